@@ -1,0 +1,128 @@
+"""The device of this process, and the environment its launcher gave it.
+
+The only module that reads environment variables or calls torch.cuda.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from roots.errors import RootsError, problem
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where tensors of this process live."""
+
+    kind: Literal["cpu", "cuda"]
+    index: int
+
+    @property
+    def torch(self) -> torch.device:
+        """The torch device, with its index on a GPU."""
+        return torch.device("cpu") if self.kind == "cpu" else torch.device("cuda", self.index)
+
+
+@dataclass(frozen=True)
+class LaunchEnvironment:
+    """Ranks and rendezvous as set by deepspeed, torchrun or launch/slurm.sbatch."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    master_addr: str
+    master_port: int
+
+
+def launch_environment(environment: Mapping[str, str] | None = None) -> LaunchEnvironment:
+    """Read RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE (or LOCAL_SIZE), MASTER_ADDR, MASTER_PORT.
+
+    Without them the process is alone. Raises RootsError for a value that is no number.
+    """
+    source = os.environ if environment is None else environment
+
+    def number(name: str, default: int) -> int:
+        text = source.get(name, "")
+        if not text:
+            return default
+        try:
+            return int(text)
+        except ValueError:
+            rule = "must be an integer"
+            fix = "start through launch/local.sh, hostfile.sh or slurm.sbatch, which set it"
+            raise RootsError(problem(f"environment {name}", text, rule, fix)) from None
+
+    world_size = number("WORLD_SIZE", 1)
+    return LaunchEnvironment(
+        rank=number("RANK", 0),
+        local_rank=number("LOCAL_RANK", 0),
+        world_size=world_size,
+        local_world_size=number("LOCAL_WORLD_SIZE", number("LOCAL_SIZE", world_size)),
+        master_addr=source.get("MASTER_ADDR", "127.0.0.1"),
+        master_port=number("MASTER_PORT", 29500),
+    )
+
+
+def set_environment(values: Mapping[str, str], overwrite: bool = True) -> None:
+    """Set environment variables that libraries read at import or at their first use."""
+    for name, value in values.items():
+        if overwrite or name not in os.environ:
+            os.environ[name] = value
+
+
+def prepend_to_path(folder: str) -> None:
+    """Put `folder` first on PATH, for the build tools that ship in the interpreter's environment."""
+    parts = os.environ.get("PATH", "").split(os.pathsep)
+    if folder not in parts:
+        os.environ["PATH"] = os.pathsep.join([folder, *parts])
+
+
+def current_device(local_rank: int = 0) -> Device:
+    """The GPU of this local rank when CUDA is usable, else the CPU. Makes the GPU current."""
+    if not torch.cuda.is_available():
+        return Device("cpu", 0)
+    index = local_rank % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return Device("cuda", index)
+
+
+def synchronize(device: Device) -> None:
+    """Wait for the work queued on `device`; nothing to wait for on a CPU."""
+    if device.kind == "cuda":
+        torch.cuda.synchronize(device.index)
+
+
+def memory_bytes(device: Device) -> int:
+    """Peak memory of this process in bytes: allocated on the GPU, resident on a CPU."""
+    if device.kind == "cuda":
+        return torch.cuda.max_memory_allocated(device.index)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_name(device: Device) -> str:
+    """The marketing name of the device, as the peak table spells it."""
+    if device.kind == "cuda":
+        return torch.cuda.get_device_name(device.index)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def device_count() -> int:
+    """Number of CUDA devices that this process sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

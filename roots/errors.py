@@ -1,0 +1,44 @@
+"""Errors a user can cause, and the exit codes that report them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process tells its launcher. Documented in the README; scripts rely on the numbers."""
+
+    DONE = 0
+    BUG = 1
+    BAD_INPUT = 2
+    INTERRUPTED = 3
+    DIVERGED = 4
+
+
+class RootsError(Exception):
+    """A mistake in the input, told in one line each: what, its value, the rule and the fix.
+
+    `lines` holds every problem that was found, so that a user sees all of them at once.
+    """
+
+    def __init__(self, *lines: str, exit_code: ExitCode = ExitCode.BAD_INPUT) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+        self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep lines and exit code when the error crosses a process boundary."""
+        return (_rebuild, (self.lines, int(self.exit_code)))
+
+
+def _rebuild(lines: tuple[str, ...], exit_code: int) -> RootsError:
+    return RootsError(*lines, exit_code=ExitCode(exit_code))
+
+
+def problem(subject: str, value: object, rule: str, fix: str) -> str:
+    """Compose the one line of an error: `subject=value: rule; fix`.
+
+    `subject` is a dotted config path, a file or a tensor. `value` None is left out.
+    """
+    shown = "" if value is None else f"={value!r}"
+    return f"{subject}{shown}: {rule}; {fix}"

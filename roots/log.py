@@ -1,0 +1,31 @@
+"""Logging of all ranks: rank 0 speaks, the others only warn."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger `roots.<name>`."""
+    return logging.getLogger(name if name.startswith("roots") else f"roots.{name}")
+
+
+def configure(level: int = logging.INFO, rank: int = 0) -> None:
+    """Send the lines of `roots` to stderr: from rank 0 at `level`, from the others warnings only."""
+    logger = logging.getLogger("roots")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    prefix = "" if rank == 0 else f"[rank {rank}] "
+    handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level if rank == 0 else max(level, logging.WARNING))
+    logger.propagate = False
+
+
+@functools.cache
+def log_once(logger: logging.Logger, message: str) -> None:
+    """Log `message` at INFO the first time this process says it."""
+    logger.info(message)
