@@ -1,0 +1,90 @@
+"""The sections `data`, `tracking`, `ops` and `run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from roots.config.section import Section
+
+
+class DataSource(Section):
+    """One preprocessed dataset and its share of the blend."""
+
+    prefix: str = Field(description="path of the .bin/.idx pair without its ending")
+    weight: float = Field(1.0, gt=0, description="share of samples, relative to the other sources")
+
+
+class DataConfig(Section):
+    """Where the tokens come from and how documents are treated."""
+
+    train: tuple[DataSource, ...] = Field((), description="training data: prefixes with weights")
+    valid: tuple[DataSource, ...] = Field(
+        (), description="held-out data; empty: split off the training data by document"
+    )
+    split: tuple[float, float, float] = Field(
+        (969.0, 30.0, 1.0), description="weights of train, valid and test where `valid` is empty"
+    )
+    tokenizer: str | None = Field(None, description="folder of the tokenizer, or `bytes`")
+    separate_documents: bool = Field(True, description="attention stays inside a document")
+    reset_positions: bool = Field(False, description="positions start again in every document")
+    mask_document_end: bool = Field(
+        False, description="no loss on what follows an end-of-document token"
+    )
+    cache_directory: str | None = Field(
+        None, description="where sample indices are kept; null: folder index-cache beside the data"
+    )
+    num_workers: int = Field(0, ge=0, le=1, description="1: read batches ahead in a thread")
+
+    @field_validator("train", "valid", mode="before")
+    @classmethod
+    def _accept_plain_prefixes(cls, value: Any) -> Any:
+        """Accept `prefix`, `[prefix, ...]` and `{prefix:, weight:}` besides the full form."""
+        if isinstance(value, (str, dict)):
+            value = [value]
+        if isinstance(value, (list, tuple)):
+            return tuple({"prefix": item} if isinstance(item, str) else item for item in value)
+        return value
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _accept_comma_list(cls, value: Any) -> Any:
+        """Accept Megatron's `969,30,1`."""
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+class TrackingConfig(Section):
+    """What is shown and where it is recorded, besides metrics.jsonl."""
+
+    log_every_steps: int = Field(10, gt=0, description="steps between log lines")
+    tensorboard: bool = Field(True, description="write TensorBoard events")
+    wandb: bool = Field(False, description="report to Weights & Biases")
+    wandb_project: str = Field("roots", description="project name there")
+    wandb_mode: Literal["online", "offline"] = Field("offline", description="offline keeps it local")
+
+
+class OpsConfig(Section):
+    """Implementation of each op: `auto`, or a name that `roots info` shows."""
+
+    attention: str = Field("auto", description="fused softmax-attention")
+    layer_norm: str = Field("auto", description="layer norm")
+    rms_norm: str = Field("auto", description="RMS norm")
+    rotary: str = Field("auto", description="rotary position embedding")
+    gelu: str = Field("auto", description="gelu with fused bias")
+    swiglu: str = Field("auto", description="gated MLP activation")
+    dropout: str = Field("auto", description="counter-based dropout")
+    cross_entropy: str = Field("auto", description="vocab-parallel cross-entropy")
+
+
+class RunSection(Section):
+    """Name and place of the run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run's folder")
+    directory: str = Field("runs", description="folder that holds the folders of runs")
+
+    @property
+    def run_directory(self) -> Path:
+        """The folder of this run."""
+        return Path(self.directory) / self.name

@@ -1,0 +1,78 @@
+"""The `model` section: the architecture, by explicit fields and never by name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from roots.config.section import Section
+
+SWIGLU_MULTIPLE = 64
+
+
+class ModelConfig(Section):
+    """A decoder-only Transformer. Defaults are a GPT-2-shaped model small enough for a laptop."""
+
+    hidden_size: int = Field(256, gt=0, description="width of the residual stream")
+    num_layers: int = Field(4, gt=0, description="number of Transformer blocks")
+    num_heads: int = Field(4, gt=0, description="number of query heads")
+    num_kv_heads: int | None = Field(
+        None, gt=0, description="number of key/value heads; null: as many as query heads"
+    )
+    ffn_hidden_size: int | None = Field(
+        None,
+        gt=0,
+        description="inner width of the MLP; null: 4 x hidden_size, or 8/3 rounded up to 64 for swiglu",
+    )
+    vocab_size: int = Field(50257, gt=0, description="number of tokens the tokenizer knows")
+    vocab_multiple: int = Field(
+        128, gt=0, description="the embedding is padded to a multiple of this, on every layout"
+    )
+    sequence_length: int = Field(256, gt=0, description="tokens per sample")
+    position: Literal["learned", "rotary"] = Field("learned", description="position encoding")
+    rotary_base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
+    rotary_fraction: float = Field(
+        1.0, gt=0, le=1, description="share of every head that is rotated"
+    )
+    norm: Literal["layer_norm", "rms_norm"] = Field("layer_norm", description="normalisation")
+    norm_epsilon: float = Field(1e-5, gt=0, description="added to the variance inside norms")
+    activation: Literal["gelu", "gelu_tanh", "swiglu"] = Field(
+        "gelu", description="MLP activation: exact gelu, its tanh form, or gated swiglu"
+    )
+    bias: bool = Field(True, description="biases in linear layers and layer norms")
+    tied_embeddings: bool = Field(True, description="one matrix for the embedding and the head")
+    dropout: float = Field(0.0, ge=0, lt=1, description="rate after embedding, attention and MLP")
+    attention_dropout: float = Field(
+        0.0, ge=0, lt=1, description="rate on the attention probabilities"
+    )
+    init_std: float = Field(0.02, gt=0, description="standard deviation of initial weights")
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads, resolved."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def ffn_size(self) -> int:
+        """Inner width of the MLP, resolved."""
+        if self.ffn_hidden_size is not None:
+            return self.ffn_hidden_size
+        if self.activation != "swiglu":
+            return 4 * self.hidden_size
+        return -(-8 * self.hidden_size // (3 * SWIGLU_MULTIPLE)) * SWIGLU_MULTIPLE
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding matrix."""
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+
+    @property
+    def rotary_size(self) -> int:
+        """Number of rotated dimensions of every head (even)."""
+        return int(self.head_size * self.rotary_fraction) // 2 * 2

@@ -1,0 +1,238 @@
+"""Rules that span fields: one small function a rule, each yielding the lines of its violations.
+
+A rule that needs only one field is a bound of that field and stands in its section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from roots.errors import problem
+
+if TYPE_CHECKING:
+    from roots.config.run import RunConfig
+
+Rule = Callable[["RunConfig"], Iterator[str]]
+
+
+def heads_divide_hidden(config: RunConfig) -> Iterator[str]:
+    """A head has a whole number of dimensions."""
+    model = config.model
+    if model.hidden_size % model.num_heads:
+        yield problem(
+            "model.num_heads",
+            model.num_heads,
+            f"must divide model.hidden_size={model.hidden_size}",
+            f"set it to one of {_divisors_near(model.hidden_size, model.num_heads)}",
+        )
+
+
+def kv_heads_divide_heads(config: RunConfig) -> Iterator[str]:
+    """Every key/value head serves the same number of query heads."""
+    model = config.model
+    if model.num_heads % model.kv_heads:
+        yield problem(
+            "model.num_kv_heads",
+            model.kv_heads,
+            f"must divide model.num_heads={model.num_heads}",
+            f"set it to one of {_divisors_near(model.num_heads, model.kv_heads)}",
+        )
+
+
+def rotary_needs_even_head(config: RunConfig) -> Iterator[str]:
+    """Rotary embeddings turn pairs of dimensions."""
+    model = config.model
+    if model.position == "rotary" and model.rotary_size < 2:
+        yield problem(
+            "model.rotary_fraction",
+            model.rotary_fraction,
+            f"must leave at least 2 of {model.head_size} dimensions to rotate",
+            "raise it, or use fewer heads",
+        )
+
+
+def tensor_divides_model(config: RunConfig) -> Iterator[str]:
+    """Tensor parallelism cuts heads, MLP columns and vocabulary evenly."""
+    model, tensor = config.model, config.parallel.tensor
+    for name, size in (
+        ("model.num_heads", model.num_heads),
+        ("model.num_kv_heads", model.kv_heads),
+        ("model.ffn_hidden_size", model.ffn_size),
+    ):
+        if size % tensor:
+            yield problem(
+                "parallel.tensor",
+                tensor,
+                f"must divide {name}={size}",
+                f"set parallel.tensor to one of {_divisors_near(size, tensor)}, or change {name}",
+            )
+    if model.padded_vocab_size % tensor:
+        yield problem(
+            "parallel.tensor",
+            tensor,
+            f"must divide the padded vocabulary of {model.padded_vocab_size}",
+            f"set model.vocab_multiple to a multiple of {tensor}",
+        )
+
+
+def enough_layers_for_stages(config: RunConfig) -> Iterator[str]:
+    """Every pipeline stage holds at least one block."""
+    stages, layers = config.parallel.pipeline, config.model.num_layers
+    if stages > layers:
+        yield problem(
+            "parallel.pipeline",
+            stages,
+            f"must be at most model.num_layers={layers}",
+            f"set parallel.pipeline to {layers} or less, or add layers",
+        )
+
+
+def zero_with_pipeline(config: RunConfig) -> Iterator[str]:
+    """DeepSpeed's pipeline engine accumulates whole gradients, which ZeRO 2 and 3 shard."""
+    parallel = config.parallel
+    if parallel.pipeline > 1 and parallel.zero_stage > 1:
+        yield problem(
+            "parallel.zero_stage",
+            parallel.zero_stage,
+            f"must be 0 or 1 with parallel.pipeline={parallel.pipeline}, because the pipeline "
+            "keeps whole gradients between micro-batches and ZeRO 2 and 3 shard them",
+            "set parallel.zero_stage=1, or parallel.pipeline=1",
+        )
+
+
+def offload_needs_zero(config: RunConfig) -> Iterator[str]:
+    """Offload is a feature of ZeRO's sharded state."""
+    parallel = config.parallel
+    if parallel.offload_optimizer and parallel.zero_stage < 1:
+        yield problem(
+            "parallel.offload_optimizer",
+            True,
+            f"needs ZeRO 1 or above, but parallel.zero_stage={parallel.zero_stage}",
+            "set parallel.zero_stage=1",
+        )
+    if parallel.offload_parameters and parallel.zero_stage != 3:
+        yield problem(
+            "parallel.offload_parameters",
+            True,
+            f"needs ZeRO 3, but parallel.zero_stage={parallel.zero_stage}",
+            "set parallel.zero_stage=3",
+        )
+
+
+def axes_of_this_version(config: RunConfig) -> Iterator[str]:
+    """Context, expert and sequence parallelism have no layers in this version."""
+    parallel = config.parallel
+    for name, value, off in (
+        ("context", parallel.context, 1),
+        ("expert", parallel.expert, 1),
+        ("sequence", parallel.sequence, False),
+    ):
+        if value != off:
+            yield problem(
+                f"parallel.{name}",
+                value,
+                f"must be {str(off).lower()} in this version of ROOTS",
+                "use parallel.tensor, parallel.pipeline and data parallelism",
+            )
+
+
+def schedule_lengths_once(config: RunConfig) -> Iterator[str]:
+    """A length is counted in steps or in tokens, not in both."""
+    schedule = config.schedule
+    if schedule.warmup_steps and schedule.warmup_tokens is not None:
+        yield problem(
+            "schedule.warmup_tokens",
+            schedule.warmup_tokens,
+            f"cannot stand beside schedule.warmup_steps={schedule.warmup_steps}",
+            "keep one of the two",
+        )
+    if schedule.decay_steps is not None and schedule.decay_tokens is not None:
+        yield problem(
+            "schedule.decay_tokens",
+            schedule.decay_tokens,
+            f"cannot stand beside schedule.decay_steps={schedule.decay_steps}",
+            "keep one of the two",
+        )
+
+
+def minimum_below_peak(config: RunConfig) -> Iterator[str]:
+    """The decay goes down."""
+    low, peak = config.schedule.min_learning_rate, config.optimizer.learning_rate
+    if low > peak:
+        yield problem(
+            "schedule.min_learning_rate",
+            low,
+            f"must be at most optimizer.learning_rate={peak}",
+            f"set it to {peak / 10:g} or less",
+        )
+
+
+def split_is_a_distribution(config: RunConfig) -> Iterator[str]:
+    """The three parts of a split are shares, and training gets one."""
+    split = config.data.split
+    if min(split) < 0 or split[0] <= 0:
+        yield problem(
+            "data.split",
+            ",".join(f"{part:g}" for part in split),
+            "must be three weights of at least 0, the first above 0",
+            "use for example 969,30,1",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    heads_divide_hidden,
+    kv_heads_divide_heads,
+    rotary_needs_even_head,
+    tensor_divides_model,
+    enough_layers_for_stages,
+    zero_with_pipeline,
+    offload_needs_zero,
+    axes_of_this_version,
+    schedule_lengths_once,
+    minimum_below_peak,
+    split_is_a_distribution,
+)
+
+
+def cross_section_problems(config: RunConfig) -> list[str]:
+    """Apply every rule; return all violations."""
+    return [line for rule in RULES for line in rule(config)]
+
+
+def batch_problems(config: RunConfig, world_size: int) -> list[str]:
+    """Violations that depend on the number of ranks."""
+    parallel, training = config.parallel, config.training
+    model_ranks = parallel.tensor * parallel.pipeline
+    if world_size % model_ranks:
+        return [
+            problem(
+                "world size",
+                world_size,
+                f"must be a multiple of parallel.tensor x parallel.pipeline = {model_ranks}",
+                f"start {model_ranks * max(1, world_size // model_ranks)} ranks, "
+                "or change the degrees",
+            )
+        ]
+    data_parallel = world_size // model_ranks
+    unit = training.micro_batch_size * data_parallel
+    if training.global_batch_size % unit:
+        near = max(unit, training.global_batch_size // unit * unit)
+        return [
+            problem(
+                "training.global_batch_size",
+                training.global_batch_size,
+                f"must be a multiple of training.micro_batch_size={training.micro_batch_size} "
+                f"x data-parallel size {data_parallel} = {unit}",
+                f"set it to {near} or {near + unit}",
+            )
+        ]
+    return []
+
+
+def _divisors_near(number: int, wish: int) -> str:
+    """List the divisors of `number` around `wish`, for the fix of a message."""
+    divisors = [value for value in range(1, number + 1) if number % value == 0]
+    below = [value for value in divisors if value <= wish][-2:]
+    above = [value for value in divisors if value > wish][:2]
+    return ", ".join(str(value) for value in [*below, *above])

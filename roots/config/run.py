@@ -1,0 +1,81 @@
+"""The whole config of a run, and the batch arithmetic that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from roots.config.data import DataConfig, OpsConfig, RunSection, TrackingConfig
+from roots.config.model import ModelConfig
+from roots.config.parallel import ParallelConfig
+from roots.config.rules import batch_problems, cross_section_problems
+from roots.config.section import Section
+from roots.config.training import (
+    CheckpointConfig,
+    EvaluationConfig,
+    LossScaleConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from roots.errors import RootsError
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is cut: global = micro x accumulation x data_parallel (samples)."""
+
+    data_parallel: int
+    micro_batch_size: int
+    accumulation: int
+    global_batch_size: int
+
+
+class RunConfig(Section):
+    """Everything that defines a run. Stored resolved beside every checkpoint."""
+
+    run: RunSection = Field(default_factory=RunSection)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    parallel: ParallelConfig = Field(default_factory=ParallelConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    loss_scale: LossScaleConfig = Field(default_factory=LossScaleConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    ops: OpsConfig = Field(default_factory=OpsConfig)
+
+    @property
+    def run_directory(self) -> Path:
+        """Folder of config.yaml, metrics.jsonl, TensorBoard events and checkpoints."""
+        return self.run.run_directory
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step consumes."""
+        return self.training.global_batch_size * self.model.sequence_length
+
+    def problems(self) -> list[str]:
+        """Every violated cross-section rule, one line each."""
+        return cross_section_problems(self)
+
+    def plan_batch(self, world_size: int) -> BatchPlan:
+        """Derive data-parallel size and gradient accumulation for `world_size` ranks.
+
+        Raises RootsError with every problem of the config on that many ranks.
+        """
+        lines = [*self.problems(), *batch_problems(self, world_size)]
+        if lines:
+            raise RootsError(*lines)
+        data_parallel = world_size // (self.parallel.tensor * self.parallel.pipeline)
+        micro = self.training.micro_batch_size
+        return BatchPlan(
+            data_parallel=data_parallel,
+            micro_batch_size=micro,
+            accumulation=self.training.global_batch_size // (micro * data_parallel),
+            global_batch_size=self.training.global_batch_size,
+        )

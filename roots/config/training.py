@@ -1,0 +1,80 @@
+"""The sections `training`, `optimizer`, `schedule`, `loss_scale`, `evaluation` and `checkpoint`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from roots.config.section import Section
+
+
+class TrainingConfig(Section):
+    """How long, with which batch and in which precision."""
+
+    steps: int = Field(1000, gt=0, description="optimizer steps of the whole run")
+    seed: int = Field(1234, ge=0, description="seed of weights, data order and dropout")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("bf16", description="compute dtype")
+    micro_batch_size: int = Field(8, gt=0, description="samples per forward pass on one replica")
+    global_batch_size: int = Field(
+        32, gt=0, description="samples per optimizer step, over all replicas"
+    )
+    gradient_clipping: float = Field(1.0, ge=0, description="largest global gradient norm; 0: off")
+
+
+class OptimizerConfig(Section):
+    """AdamW (Loshchilov, Hutter 2019)."""
+
+    name: Literal["adamw"] = Field("adamw", description="the algorithm")
+    implementation: Literal["auto", "deepspeed", "apex", "torch"] = Field(
+        "auto", description="whose kernels; auto takes the fastest that works and says why"
+    )
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.1, ge=0, description="decay of matrices; none on biases and norms")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
+    beta2: float = Field(0.95, ge=0, lt=1, description="decay of the second moment")
+    epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+
+
+class ScheduleConfig(Section):
+    """The learning rate over time. Lengths count in steps, or in tokens where a token field is set."""
+
+    name: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = Field(
+        "cosine", description="shape after the warmup"
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warmup")
+    warmup_tokens: int | None = Field(None, ge=0, description="the warmup in tokens instead")
+    decay_steps: int | None = Field(
+        None,
+        gt=0,
+        description="step at which the minimum is reached; wsd: length of the final decay; "
+        "null: training.steps (wsd: a tenth of it)",
+    )
+    decay_tokens: int | None = Field(None, gt=0, description="decay_steps in tokens instead")
+    min_learning_rate: float = Field(3e-5, ge=0, description="where the decay ends")
+
+
+class LossScaleConfig(Section):
+    """Dynamic loss scaling of fp16 (Micikevicius et al. 2018)."""
+
+    initial_power: int = Field(16, ge=0, le=32, description="the first scale is 2 to this power")
+    window: int = Field(1000, gt=0, description="clean steps before the scale doubles")
+    hysteresis: int = Field(2, gt=0, description="overflows tolerated before the scale halves")
+    minimum: float = Field(1.0, gt=0, description="floor of the scale")
+
+
+class EvaluationConfig(Section):
+    """Loss on held-out data during training."""
+
+    every_steps: int = Field(100, ge=0, description="steps between evaluations; 0: never")
+    steps: int = Field(10, gt=0, description="global batches per evaluation")
+
+
+class CheckpointConfig(Section):
+    """When to save, how many to keep, what to resume from."""
+
+    every_steps: int = Field(500, ge=0, description="steps between checkpoints; 0: only at the end")
+    keep_last: int = Field(2, ge=0, description="checkpoints kept; 0: all")
+    resume: str = Field(
+        "auto", description="auto: latest of this run if any; never; or a checkpoint folder"
+    )
