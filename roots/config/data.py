@@ -62,7 +62,9 @@ class TrackingConfig(Section):
     tensorboard: bool = Field(True, description="write TensorBoard events")
     wandb: bool = Field(False, description="report to Weights & Biases")
     wandb_project: str = Field("roots", description="project name there")
-    wandb_mode: Literal["online", "offline"] = Field("offline", description="offline keeps it local")
+    wandb_mode: Literal["online", "offline"] = Field(
+        "offline", description="offline keeps it local"
+    )
 
 
 class OpsConfig(Section):

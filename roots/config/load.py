@@ -144,7 +144,9 @@ def _help(location: tuple[int | str, ...]) -> str:
     field = section.model_fields.get(str(location[-1])) if section is not None else None
     if field is None:
         return "see configs/base.yaml"
-    default = "" if field.is_required() or field.default_factory else f" (default {field.default!r})"
+    default = (
+        "" if field.is_required() or field.default_factory else f" (default {field.default!r})"
+    )
     return f"it is: {field.description}{default}"
 
 

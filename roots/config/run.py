@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
 
 from roots.config.data import DataConfig, OpsConfig, RunSection, TrackingConfig
 from roots.config.model import ModelConfig
@@ -36,18 +35,18 @@ class BatchPlan:
 class RunConfig(Section):
     """Everything that defines a run. Stored resolved beside every checkpoint."""
 
-    run: RunSection = Field(default_factory=RunSection)
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    parallel: ParallelConfig = Field(default_factory=ParallelConfig)
-    training: TrainingConfig = Field(default_factory=TrainingConfig)
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
-    loss_scale: LossScaleConfig = Field(default_factory=LossScaleConfig)
-    data: DataConfig = Field(default_factory=DataConfig)
-    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
-    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
-    ops: OpsConfig = Field(default_factory=OpsConfig)
+    run: RunSection = RunSection()
+    model: ModelConfig = ModelConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    training: TrainingConfig = TrainingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    loss_scale: LossScaleConfig = LossScaleConfig()
+    data: DataConfig = DataConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    ops: OpsConfig = OpsConfig()
 
     @property
     def run_directory(self) -> Path:

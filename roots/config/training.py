@@ -30,7 +30,9 @@ class OptimizerConfig(Section):
         "auto", description="whose kernels; auto takes the fastest that works and says why"
     )
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.1, ge=0, description="decay of matrices; none on biases and norms")
+    weight_decay: float = Field(
+        0.1, ge=0, description="decay of matrices; none on biases and norms"
+    )
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     beta2: float = Field(0.95, ge=0, lt=1, description="decay of the second moment")
     epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment")
