@@ -1,0 +1,79 @@
+"""Parameter counts against the GPT-3 paper and against sums made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from roots.config.model import ModelConfig
+from roots.planner.parameters import block_parameters, count_parameters, norm_parameters
+
+
+# Brown et al. 2020, table 2.1: layers, width, heads, and the size the paper gives the model. The
+# 13B row has width 5140 there, which 40 heads of 128 do not make; everyone builds it with 5120.
+@pytest.mark.parametrize(
+    ("layers", "width", "heads", "billions"),
+    [
+        (12, 768, 12, 0.125),
+        (24, 1024, 16, 0.356),
+        (24, 2048, 16, 1.316),
+        (32, 2560, 32, 2.65),
+        (32, 4096, 32, 6.66),
+        (40, 5120, 40, 12.85),
+        (96, 12288, 96, 174.6),
+    ],
+)
+def test_gpt3_sizes(layers: int, width: int, heads: int, billions: float) -> None:
+    model = ModelConfig(num_layers=layers, hidden_size=width, num_heads=heads, sequence_length=2048)
+    assert count_parameters(model).total / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+def test_gpt2_small_has_its_published_count() -> None:
+    model = ModelConfig(
+        num_layers=12, hidden_size=768, num_heads=12, sequence_length=1024, vocab_multiple=1
+    )
+    assert count_parameters(model).total == 124_439_808
+
+
+def test_llama2_7b_has_its_published_count() -> None:
+    model = ModelConfig(
+        num_layers=32,
+        hidden_size=4096,
+        num_heads=32,
+        ffn_hidden_size=11008,
+        vocab_size=32000,
+        sequence_length=4096,
+        position="rotary",
+        norm="rms_norm",
+        activation="swiglu",
+        bias=False,
+        tied_embeddings=False,
+    )
+    assert count_parameters(model).total == 6_738_415_616
+
+
+def test_grouped_queries_shrink_only_keys_and_values() -> None:
+    full = ModelConfig(hidden_size=64, num_heads=8, bias=False)
+    grouped = ModelConfig(hidden_size=64, num_heads=8, num_kv_heads=2, bias=False)
+    assert block_parameters(full) - block_parameters(grouped) == 2 * 6 * 8 * 64
+
+
+def test_biases_are_one_per_output() -> None:
+    with_bias = ModelConfig(hidden_size=64, num_heads=8, num_kv_heads=2, ffn_hidden_size=100)
+    without = with_bias.model_copy(update={"bias": False})
+    linear_biases = (8 + 4) * 8 + 64 + 100 + 64
+    norm_biases = 2 * 64
+    assert block_parameters(with_bias) - block_parameters(without) == linear_biases + norm_biases
+
+
+def test_rms_norm_has_no_shift() -> None:
+    assert norm_parameters(ModelConfig(hidden_size=64, norm="rms_norm")) == 64
+    assert norm_parameters(ModelConfig(hidden_size=64)) == 128
+
+
+def test_untying_adds_one_padded_table() -> None:
+    tied = ModelConfig(hidden_size=64, vocab_size=1000, vocab_multiple=128)
+    untied = tied.model_copy(update={"tied_embeddings": False})
+    counts = count_parameters(untied)
+    assert counts.head == 1024 * 64
+    assert counts.total - count_parameters(tied).total == counts.head
+    assert counts.non_embedding == counts.total - 1024 * 64 - 256 * 64
