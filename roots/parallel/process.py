@@ -1,0 +1,115 @@
+"""Starting and ending the process group, and communication outside autograd (identity at size 1)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from roots.device import Device, LaunchEnvironment
+from roots.errors import RootsError, problem
+from roots.parallel.mesh import Axis
+
+T = TypeVar("T")
+
+
+def initialise(env: LaunchEnvironment, device: Device, timeout_seconds: float = 1800.0) -> None:
+    """Join the processes of this run into one group: NCCL on GPUs, Gloo on CPUs.
+
+    A lone process meets nobody and therefore opens no port. Does nothing if already initialised.
+    Raises RootsError if the rendezvous at MASTER_ADDR:MASTER_PORT fails.
+    """
+    if dist.is_initialized():
+        return
+    backend = "nccl" if device.kind == "cuda" else "gloo"
+    timeout = timedelta(seconds=timeout_seconds)
+    if env.world_size == 1:
+        dist.init_process_group(
+            backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout
+        )
+        return
+    address = f"{env.master_addr}:{env.master_port}"
+    try:
+        dist.init_process_group(
+            backend,
+            init_method=f"tcp://{address}",
+            rank=env.rank,
+            world_size=env.world_size,
+            timeout=timeout,
+        )
+    except dist.DistError as error:
+        reason = str(error).splitlines()[0]
+        raise RootsError(
+            problem(
+                "MASTER_ADDR:MASTER_PORT",
+                address,
+                f"all {env.world_size} processes must meet there ({reason})",
+                "check the address, that the port is free, and that every node was started",
+            )
+        ) from error
+
+
+def shutdown() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier(axis: Axis) -> None:
+    """Wait until every rank of `axis` is here."""
+    if axis.group is not None:
+        dist.barrier(group=axis.group)
+
+
+def broadcast_object(axis: Axis, value: T, source: int = 0) -> T:
+    """Give every rank of `axis` the picklable value of the rank with index `source` on it."""
+    if axis.group is None:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=axis.ranks[source], group=axis.group)
+    return box[0]
+
+
+def all_gather_object(axis: Axis, value: T) -> list[T]:
+    """The picklable values of all ranks of `axis`, in rank order."""
+    if axis.group is None:
+        return [value]
+    values: list[T | None] = [None] * axis.size
+    dist.all_gather_object(values, value, group=axis.group)
+    return values  # type: ignore[return-value]  # every None has been replaced
+
+
+def all_gather_tensors(axis: Axis, tensor: Tensor) -> list[Tensor]:
+    """The equally shaped tensors of all ranks of `axis`, in rank order; outside autograd."""
+    if axis.group is None:
+        return [tensor]
+    mine = tensor.detach().contiguous()
+    parts = [torch.empty_like(mine) for _ in range(axis.size)]
+    dist.all_gather(parts, mine, group=axis.group)
+    return parts
+
+
+def all_reduce_sum(axis: Axis, tensor: Tensor) -> Tensor:
+    """Elementwise sum over `axis` in a new tensor; at size 1 the tensor itself."""
+    return _all_reduce(axis, tensor, dist.ReduceOp.SUM)
+
+
+def all_reduce_max(axis: Axis, tensor: Tensor) -> Tensor:
+    """Elementwise maximum over `axis` in a new tensor; at size 1 the tensor itself."""
+    return _all_reduce(axis, tensor, dist.ReduceOp.MAX)
+
+
+def all_reduce_mean(axis: Axis, tensor: Tensor) -> Tensor:
+    """Elementwise mean over `axis` in a new tensor of floats; at size 1 the tensor itself."""
+    return all_reduce_sum(axis, tensor) / axis.size if axis.group is not None else tensor
+
+
+def _all_reduce(axis: Axis, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+    if axis.group is None:
+        return tensor
+    result = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(result, op=operation, group=axis.group)
+    return result
