@@ -1,0 +1,22 @@
+"""Layout-free checkpoints: weights by global name, DeepSpeed's state beside them, a manifest last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from roots.checkpoint.folders import read_config, resolve_checkpoint
+from roots.checkpoint.weights import load_weights
+from roots.parallel.shard import shard_of
+
+__all__ = ["load_decoder_weights", "read_config", "resolve_checkpoint"]
+
+
+def load_decoder_weights(checkpoint: Path, module: nn.Module) -> None:
+    """Fill every parameter of `module` from `checkpoint`, whatever layout wrote it.
+
+    Raises RootsError for a tensor that is missing or has another shape.
+    """
+    named = module.named_parameters()
+    load_weights(checkpoint, ((shard_of(parameter, name), parameter) for name, parameter in named))

@@ -1,0 +1,140 @@
+"""The manifest of a checkpoint: what belongs to it, and the proof that it is whole.
+
+A checkpoint is a folder `step_NNNNNNNN` holding
+
+    weights/*.safetensors   parameters by global name, one file per tensor and pipeline rank
+    config.yaml             the resolved config of the run
+    mp_rank_*, zero_*, ...  DeepSpeed's own files, read by its stock tools
+    manifest.json           written last: {"format": "roots-checkpoint", "version": 1, "step": ...,
+                            "consumed_samples": ..., "layout": {...},
+                            "files": {path: {"bytes": n, "blake2b": hex}}}
+
+A folder without a manifest is the remains of a save that did not end, and is never loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from roots.errors import RootsError, problem
+
+FORMAT = "roots-checkpoint"
+VERSION = 1
+MANIFEST_NAME = "manifest.json"
+CONFIG_NAME = "config.yaml"
+_BLOCK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Length and digest of one file."""
+
+    bytes: int
+    blake2b: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The degrees under which DeepSpeed's files were written."""
+
+    tensor: int
+    pipeline: int
+    data: int
+    zero_stage: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished checkpoint contains."""
+
+    step: int
+    consumed_samples: int
+    layout: Layout
+    files: dict[str, FileRecord]
+
+
+def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
+    """Measure and digest files of `folder`, and flush them to the disk."""
+    return {name: _describe(folder / name) for name in names}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest: temporary name, fsync, rename, fsync of the folder."""
+    tree = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
+    write_atomically(folder / MANIFEST_NAME, json.dumps(tree, indent=1, sort_keys=True))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text` so that a reader sees the old or the new file, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of `folder`.
+
+    Raises RootsError if there is none, or it is not of this format and version.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        rule = f"is no finished checkpoint (it has no {MANIFEST_NAME})"
+        fix = "give a folder like RUN/checkpoints/step_00000100, or the folder of a run"
+        raise RootsError(problem("checkpoint", str(folder), rule, fix))
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if tree["format"] != FORMAT or tree["version"] != VERSION:
+            found = f"{tree['format']} version {tree['version']}"
+            rule = f"is {found}, this ROOTS reads {FORMAT} version {VERSION}"
+            fix = "use the ROOTS that wrote it"
+            raise RootsError(problem("checkpoint", str(folder), rule, fix))
+        files = {name: FileRecord(**record) for name, record in tree["files"].items()}
+        return Manifest(tree["step"], tree["consumed_samples"], Layout(**tree["layout"]), files)
+    except (ValueError, KeyError, TypeError) as error:
+        rule = f"is not readable ({type(error).__name__}: {error})"
+        raise RootsError(
+            problem("manifest", str(path), rule, "use another checkpoint of the run")
+        ) from None
+
+
+def damage_of(folder: Path, manifest: Manifest, names: Iterable[str]) -> list[str]:
+    """Compare the named files with the manifest; one line per missing or changed file."""
+    lines = []
+    for name in names:
+        expected, path = manifest.files[name], folder / name
+        fix = "use another checkpoint of the run"
+        if not path.is_file():
+            lines.append(problem("checkpoint file", str(path), "is missing", fix))
+        elif path.stat().st_size != expected.bytes:
+            rule = f"has {path.stat().st_size} bytes where the manifest says {expected.bytes}"
+            lines.append(problem("checkpoint file", str(path), rule, fix))
+        elif _describe(path, flush=False) != expected:
+            rule = "does not have the checksum that the manifest records"
+            lines.append(problem("checkpoint file", str(path), rule, fix))
+    return lines
+
+
+def _describe(path: Path, flush: bool = True) -> FileRecord:
+    digest, count = hashlib.blake2b(digest_size=16), 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            count += len(block)
+        if flush:
+            os.fsync(file.fileno())
+    return FileRecord(count, digest.hexdigest())

@@ -1,0 +1,175 @@
+"""Weights by global name, written as shards of any layout and read back as shards of any other.
+
+Each file is a safetensors file whose metadata holds, per tensor, the Shard record: global shape,
+sharded dimension and the global intervals that the local rows came from. Reading intersects the
+intervals wanted with the intervals stored, so no layout has to know another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from roots.errors import RootsError, problem
+from roots.parallel.shard import Shard
+
+WEIGHTS_FOLDER = "weights"
+
+
+@dataclass(frozen=True)
+class StoredPiece:
+    """One contiguous global interval of a tensor: rows [start, stop) lie at `offset` in the file."""
+
+    file: Path
+    start: int
+    stop: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Everything stored of one global tensor. `dim` is None for a tensor stored whole."""
+
+    shape: tuple[int, ...]
+    dim: int | None
+    pieces: tuple[StoredPiece, ...]
+
+
+def save_weights(
+    folder: Path, tensors: Iterable[tuple[Shard, Tensor]], *, pipeline_rank: int, tensor_rank: int
+) -> str:
+    """Write this rank's shards to `folder/weights`; return the file's name relative to `folder`.
+
+    Called by one data-parallel rank. Tensors replicated over the tensor axis are written by tensor
+    rank 0 only.
+    """
+    records: dict[str, Any] = {}
+    arrays: dict[str, Tensor] = {}
+    for shard, tensor in tensors:
+        if shard.dim is None and tensor_rank != 0:
+            continue
+        arrays[shard.name] = tensor.detach().cpu().contiguous()
+        records[shard.name] = {
+            "shape": shard.shape,
+            "dim": shard.dim,
+            "intervals": shard.intervals,
+        }
+    name = f"{WEIGHTS_FOLDER}/pipeline_{pipeline_rank:03d}_tensor_{tensor_rank:03d}.safetensors"
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, path, metadata={"shards": json.dumps(records)})
+    return name
+
+
+class WeightStore:
+    """The weights of one checkpoint, readable by any slice of any tensor."""
+
+    def __init__(self, folder: Path) -> None:
+        """Index the files below `folder/weights`. Raises RootsError if there are none."""
+        self.folder = folder
+        files = sorted((folder / WEIGHTS_FOLDER).glob("*.safetensors"))
+        if not files:
+            rule = f"holds no {WEIGHTS_FOLDER}/*.safetensors"
+            fix = "give a checkpoint that ROOTS has saved"
+            raise RootsError(problem("checkpoint", str(folder), rule, fix))
+        self.tensors = _index(files)
+
+    def read(self, wanted: Shard) -> Tensor:
+        """Return the local tensor that `wanted` describes, in the stored dtype, on the CPU.
+
+        Raises RootsError if the tensor is not stored, has another shape, or has a gap.
+        """
+        stored = self.tensors.get(wanted.name)
+        if stored is None and wanted.tied_to is not None:
+            stored = self.tensors.get(wanted.tied_to)
+        if stored is None:
+            raise self._mismatch(wanted.name, None, "is not in the checkpoint")
+        if stored.shape != wanted.shape:
+            rule = f"has shape {list(stored.shape)} in the checkpoint, not {list(wanted.shape)}"
+            raise self._mismatch(wanted.name, list(wanted.shape), rule)
+        name = wanted.name if wanted.name in self.tensors else str(wanted.tied_to)
+        if stored.dim is None:
+            full = _read_slice(stored.pieces[0].file, name, None, 0, 0)
+            return full if wanted.dim is None else _cut(full, wanted)
+        if wanted.dim not in (None, stored.dim):
+            full = self._join(name, stored, ((0, stored.shape[stored.dim]),))
+            return _cut(full, wanted)
+        intervals = wanted.intervals or ((0, stored.shape[stored.dim]),)
+        return self._join(name, stored, intervals)
+
+    def _join(
+        self, name: str, stored: StoredTensor, intervals: tuple[tuple[int, int], ...]
+    ) -> Tensor:
+        """Concatenate the wanted global intervals from whichever files hold them."""
+        assert stored.dim is not None
+        parts = []
+        for start, stop in intervals:
+            position = start
+            for piece in stored.pieces:
+                if piece.stop <= position or piece.start >= stop or piece.start > position:
+                    continue
+                end = min(piece.stop, stop)
+                first = piece.offset + position - piece.start
+                last = piece.offset + end - piece.start
+                parts.append(_read_slice(piece.file, name, stored.dim, first, last))
+                position = end
+            if position < stop:
+                rule = f"lacks rows {position} to {stop} of dimension {stored.dim}"
+                raise self._mismatch(name, list(stored.shape), rule)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, stored.dim)
+
+    def _mismatch(self, name: str, value: object, rule: str) -> RootsError:
+        fix = f"is {self.folder} a checkpoint of another model? use the config stored beside it"
+        return RootsError(problem(f"tensor {name}", value, rule, fix))
+
+
+def load_weights(folder: Path, parameters: Iterable[tuple[Shard, Tensor]]) -> None:
+    """Copy stored weights into local `parameters`, whatever layout wrote them."""
+    store = WeightStore(folder)
+    with torch.no_grad():
+        for shard, parameter in parameters:
+            parameter.copy_(store.read(shard))
+
+
+def _index(files: list[Path]) -> dict[str, StoredTensor]:
+    """Collect the pieces of every tensor over all files, in global order."""
+    pieces: dict[str, list[StoredPiece]] = {}
+    shapes: dict[str, tuple[tuple[int, ...], int | None]] = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            records = json.loads(file.metadata()["shards"])
+        for name, record in records.items():
+            shapes[name] = (tuple(record["shape"]), record["dim"])
+            offset = 0
+            intervals = record["intervals"] or [(0, 0)]
+            for start, stop in intervals:
+                pieces.setdefault(name, []).append(StoredPiece(path, start, stop, offset))
+                offset += stop - start
+    return {
+        name: StoredTensor(shape, dim, tuple(sorted(pieces[name], key=lambda p: (p.start, p.stop))))
+        for name, (shape, dim) in shapes.items()
+    }
+
+
+def _read_slice(path: Path, name: str, dim: int | None, first: int, last: int) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        if dim is None:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+        index = (slice(None),) * dim + (slice(first, last),)
+        part: Tensor = file.get_slice(name)[index]
+        return part
+
+
+def _cut(full: Tensor, wanted: Shard) -> Tensor:
+    assert wanted.dim is not None
+    parts = [full.narrow(wanted.dim, start, stop - start) for start, stop in wanted.intervals]
+    return torch.cat(parts, wanted.dim)

@@ -1,0 +1,88 @@
+"""The DeepSpeed JSON, of which ROOTS is the only author. Pure: imports neither torch nor deepspeed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from roots.config.run import BatchPlan, RunConfig
+
+NEVER = 2**31 - 1
+
+
+def effective_zero_stage(config: RunConfig) -> int:
+    """The stage DeepSpeed is asked for: 16-bit runs at stage 0 become stage 1.
+
+    DeepSpeed's 16-bit optimizers without ZeRO take the gradient norm of the local tensor shard
+    only, so clipping would differ between layouts. At data-parallel size 1 the memory is the same.
+    """
+    stage = config.parallel.zero_stage
+    return max(stage, 1) if config.training.precision != "fp32" else stage
+
+
+def clips_outside_engine(config: RunConfig) -> bool:
+    """True where ROOTS computes and clips the gradient norm itself: fp32 without ZeRO.
+
+    There DeepSpeed reports no norm, and counts a weight tied between two stages twice.
+    """
+    return effective_zero_stage(config) == 0
+
+
+def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
+    """Compose the JSON for `config` cut as `plan` says.
+
+    Learning rates, logging and monitoring are ROOTS' own, so DeepSpeed gets no scheduler, prints
+    nothing and monitors nothing.
+    """
+    clipping = 0.0 if clips_outside_engine(config) else config.training.gradient_clipping
+    tree: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.accumulation,
+        "train_batch_size": plan.global_batch_size,
+        "gradient_clipping": clipping,
+        "steps_per_print": NEVER,
+        "wall_clock_breakdown": False,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": _zero(config),
+        **_precision(config),
+    }
+    if config.parallel.pipeline > 1:
+        tree["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
+    return tree
+
+
+def _zero(config: RunConfig) -> dict[str, Any]:
+    parallel = config.parallel
+    tree: dict[str, Any] = {"stage": effective_zero_stage(config)}
+    if tree["stage"] == 0:
+        return tree
+    # Buckets reduced in the background need CUDA streams; bit-equal resumes need one fixed order.
+    tree["overlap_comm"] = False
+    tree["contiguous_gradients"] = True
+    if parallel.offload_optimizer:
+        tree["offload_optimizer"] = {"device": "cpu"}
+    if parallel.offload_parameters:
+        tree["offload_param"] = {"device": "cpu"}
+    if tree["stage"] == 3:
+        tree["stage3_gather_16bit_weights_on_model_save"] = False
+    return tree
+
+
+def _precision(config: RunConfig) -> dict[str, Any]:
+    """Compute dtype, gradient accumulation dtype and loss scaling."""
+    precision = config.training.precision
+    if precision == "bf16":
+        return {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    if precision == "fp16":
+        scale = config.loss_scale
+        return {
+            "fp16": {
+                "enabled": True,
+                "loss_scale": 0,
+                "initial_scale_power": scale.initial_power,
+                "loss_scale_window": scale.window,
+                "hysteresis": scale.hysteresis,
+                "min_loss_scale": scale.minimum,
+            }
+        }
+    return {}

@@ -1,0 +1,203 @@
+"""One step of training through DeepSpeed: forward, backward, loss scaling, clipping, update.
+
+`Engine` is what the loop sees; `ZeroEngine` drives deepspeed.initialize's engine for models of one
+stage, `PipelineEngine` (engine_pipeline.py) DeepSpeed's 1F1B schedule for several.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from roots.config.run import BatchPlan, RunConfig
+from roots.data.batch import Batch
+from roots.device import Device
+from roots.errors import ExitCode, RootsError, problem
+from roots.models.init import weight_decay_groups
+from roots.parallel.mesh import Mesh
+from roots.parallel.mpu import DeepSpeedMpu
+from roots.parallel.process import all_reduce_mean
+from roots.parallel.shard import Shard, shard_of
+from roots.training.deepspeed_json import clips_outside_engine, deepspeed_config
+from roots.training.engine_optimizer import choose_optimizer, parameter_groups
+from roots.training.gradients import clip_gradients_, global_gradient_norm
+
+_FLOOR_MESSAGE = "loss scale already at minimum"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did. `grad_norm` is before clipping, None if it overflowed."""
+
+    loss: float
+    grad_norm: float | None
+    loss_scale: float
+    skipped: bool
+
+
+class Engine(abc.ABC):
+    """The model on this rank together with its optimizer, driven one global batch at a time."""
+
+    def __init__(self, config: RunConfig, mesh: Mesh, device: Device, engine: Any) -> None:
+        self.config = config
+        self.mesh = mesh
+        self.device = device
+        self.deepspeed = engine
+        self._norm: Tensor | None = None
+        if clips_outside_engine(config):
+            engine.basic_optimizer.register_step_pre_hook(self._clip_before_step)
+
+    def train_step(self, micro_batches: Sequence[Batch], learning_rate: float) -> StepResult:
+        """Train on this replica's micro-batches of one global batch with `learning_rate`.
+
+        The loss is the mean over the global batch, equal on every rank. An overflow of fp16
+        gradients on any rank skips the update on all of them and lowers the loss scale. Raises
+        RootsError with exit code DIVERGED when the scale cannot go lower.
+        """
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = learning_rate
+        scale = self.loss_scale
+        try:
+            loss = self._forward_backward_step([self._to_device(batch) for batch in micro_batches])
+        except Exception as error:
+            if _FLOOR_MESSAGE not in str(error):
+                raise
+            raise self._at_floor(scale) from None
+        skipped = not self.deepspeed.was_step_applied()
+        norm = self._norm if self._norm is not None else self.deepspeed.get_global_grad_norm()
+        finite = norm is not None and not skipped
+        return StepResult(float(loss), float(norm) if finite else None, scale, skipped)
+
+    @abc.abstractmethod
+    def _forward_backward_step(self, micro_batches: Sequence[Batch]) -> Tensor:
+        """Run the whole step; return the mean loss over the global batch."""
+
+    @abc.abstractmethod
+    def evaluate(self, micro_batches: Sequence[Batch]) -> float:
+        """Mean loss over this and all other replicas' micro-batches, without training."""
+
+    @property
+    @abc.abstractmethod
+    def module(self) -> nn.Module:
+        """The parameters of this rank."""
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor on the loss in the next backward pass; 1 outside fp16."""
+        if self.config.training.precision != "fp16":
+            return 1.0
+        return float(self.deepspeed.optimizer.loss_scale)
+
+    def weights(self) -> Iterator[tuple[Shard, Tensor]]:
+        """This rank's parameters with their records; gathers ZeRO-3's shards one at a time.
+
+        Communication at ZeRO-3: one all-gather over the data axis per parameter.
+        """
+        for name, parameter in self.module.named_parameters():
+            shard = shard_of(parameter, name)
+            if hasattr(parameter, "ds_id"):
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    yield shard, parameter.detach().clone()
+            else:
+                yield shard, parameter.detach()
+
+    def save(self, folder: Path, tag: str, client_state: Mapping[str, Any]) -> None:
+        """Write DeepSpeed's own files to `folder/tag`; every rank must call."""
+        self.deepspeed.save_checkpoint(
+            str(folder), tag=tag, client_state=dict(client_state), save_latest=False
+        )
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Restore weights, optimizer and loss scaler saved on the same layout."""
+        loaded, _ = self.deepspeed.load_checkpoint(str(folder), tag=tag)
+        if loaded is None:
+            rule = "holds no state that DeepSpeed can read"
+            raise RootsError(
+                problem("checkpoint", str(folder / tag), rule, "resume from another checkpoint")
+            )
+
+    def _to_device(self, batch: Batch) -> Batch:
+        return Batch(*(tensor.to(self.device.torch, non_blocking=True) for tensor in batch))
+
+    def _clip_before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Measure and clip where DeepSpeed would do neither right (fp32 at stage 0)."""
+        parameters = list(self.module.parameters())
+        self._norm = global_gradient_norm(parameters, self.mesh)
+        clip_gradients_(parameters, self._norm, self.config.training.gradient_clipping)
+
+    def _at_floor(self, scale: float) -> RootsError:
+        rule = "gradients overflow at the lowest loss scale, so training has diverged"
+        fix = (
+            "resume from an earlier checkpoint with a lower optimizer.learning_rate, "
+            "or use training.precision=bf16"
+        )
+        return RootsError(
+            problem("loss_scale.minimum", scale, rule, fix), exit_code=ExitCode.DIVERGED
+        )
+
+
+class ZeroEngine(Engine):
+    """A model of one pipeline stage under ZeRO 0 to 3."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The decoder itself."""
+        return self.deepspeed.module
+
+    def _forward_backward_step(self, micro_batches: Sequence[Batch]) -> Tensor:
+        self.deepspeed.train()
+        losses = []
+        for batch in micro_batches:
+            loss = self._loss(batch)
+            self.deepspeed.backward(loss)
+            self.deepspeed.step()
+            losses.append(loss.detach())
+        return all_reduce_mean(self.mesh.data, torch.stack(losses).mean())
+
+    def evaluate(self, micro_batches: Sequence[Batch]) -> float:
+        """Mean loss over all replicas' micro-batches, without training."""
+        self.deepspeed.eval()
+        with torch.no_grad():
+            losses = [self._loss(self._to_device(batch)) for batch in micro_batches]
+        return float(all_reduce_mean(self.mesh.data, torch.stack(losses).mean()))
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return self.deepspeed(
+            batch.tokens_BT,
+            batch.document_starts_BT,
+            batch.dropout_keys_B,
+            batch.labels_BT,
+            batch.loss_weights_BT,
+        )
+
+
+def build_zero_engine(
+    config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device, module: nn.Module
+) -> ZeroEngine:
+    """Put `module` (initialised, one stage) under DeepSpeed."""
+    engine = initialise_deepspeed(config, plan, device, module, mpu=DeepSpeedMpu(mesh))
+    return ZeroEngine(config, mesh, device, engine)
+
+
+def initialise_deepspeed(
+    config: RunConfig, plan: BatchPlan, device: Device, module: nn.Module, mpu: Any
+) -> Any:
+    """Call deepspeed.initialize with ROOTS' optimizer and JSON; return DeepSpeed's engine."""
+    factory = choose_optimizer(config, device)
+    decay, plain = weight_decay_groups(module)
+    groups = parameter_groups(config, decay, plain)
+    engine, _, _, _ = deepspeed.initialize(
+        model=module,
+        model_parameters=groups,
+        optimizer=factory,
+        config=deepspeed_config(config, plan),
+        mpu=mpu,
+    )
+    return engine

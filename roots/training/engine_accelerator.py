@@ -1,0 +1,46 @@
+"""DeepSpeed's accelerator on a CPU, with fp16 allowed.
+
+DeepSpeed refuses fp16 on processors without native half-precision arithmetic. torch computes it
+everywhere (slowly), and that is what proves loss scaling without a GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from deepspeed.accelerator.real_accelerator import set_accelerator
+
+from roots.device import Device
+
+
+class HalfPrecisionCpu(CPU_Accelerator):  # type: ignore[misc]  # deepspeed has no type hints
+    """The CPU accelerator with fp16, and without the shared-memory collectives.
+
+    Those are compiled on a user's first start (a minute and a half), sum in an order that depends
+    on the number of ranks, and leave segments in /dev/shm when a rank dies; Gloo does none of it.
+    """
+
+    def is_fp16_supported(self) -> bool:
+        """Torch emulates fp16 where the processor has none."""
+        return True
+
+    def supported_dtypes(self) -> list[torch.dtype]:
+        """The dtypes that DeepSpeed lets a config ask for."""
+        return [torch.float32, torch.bfloat16, torch.float16]
+
+    def create_op_builder(self, op_name: str) -> Any:
+        """Build nothing for shared-memory communication, everything else as DeepSpeed does."""
+        if op_name == "ShareMemCommBuilder":
+            return None
+        return super().create_op_builder(op_name)
+
+
+def prepare_accelerator(device: Device) -> None:
+    """Make DeepSpeed use `device`. Call before anything else of DeepSpeed."""
+    deepspeed.utils.logging.logger.setLevel(logging.WARNING)
+    if device.kind == "cpu":
+        set_accelerator(HalfPrecisionCpu())
