@@ -10,11 +10,12 @@ All are the identity on an axis of size 1, and none writes into its input.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
 from roots.errors import RootsError, problem
 from roots.parallel.mesh import Axis
@@ -92,42 +93,42 @@ def _split(x: Tensor, axis: Axis, dim: int) -> Tensor:
 
 class _CopyTo(Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, axis: Axis) -> Tensor:
+    def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
         ctx.axis = axis
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, dx: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None]:
         return _all_reduce(dx, ctx.axis), None
 
 
 class _ReduceFrom(Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, axis: Axis) -> Tensor:
+    def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
         return _all_reduce(x, axis)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         return dy, None
 
 
 class _GatherFrom(Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, axis: Axis, dim: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, axis: Axis, dim: int) -> Tensor:
         ctx.axis, ctx.dim = axis, dim
         return _all_gather(x, axis, dim)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         return _split(dy, ctx.axis, ctx.dim), None, None
 
 
 class _SplitTo(Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, axis: Axis, dim: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, axis: Axis, dim: int) -> Tensor:
         ctx.axis, ctx.dim = axis, dim
         return _split(x, axis, dim)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         return _all_gather(dy, ctx.axis, ctx.dim), None, None

@@ -7,11 +7,11 @@ share of the dimension.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 from roots.parallel.collectives import all_reduce_async, gather_from, reduce_from
@@ -142,16 +142,14 @@ class _ColumnLinear(Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, weight_oI: Tensor, bias_o: Tensor | None, axis: Axis
+        ctx: Any, x: Tensor, weight_oI: Tensor, bias_o: Tensor | None, axis: Axis
     ) -> Tensor:
         ctx.save_for_backward(x, weight_oI)
         ctx.axis = axis
         return functional.linear(x, weight_oI, bias_o)
 
     @staticmethod
-    def backward(
-        ctx: FunctionCtx, dy: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight_oI = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         dy_Mo = dy.reshape(-1, dy.shape[-1])

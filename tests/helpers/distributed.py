@@ -64,7 +64,7 @@ def _collect(pipes: list[Connection], timeout_seconds: float) -> list[Any]:
         if not ready:
             late = sorted(waiting.values())
             raise RankFailure(f"ranks {late} did not end within {timeout_seconds} s")
-        for pipe in ready:
+        for pipe in [pipe for pipe in waiting if pipe in ready]:
             rank = waiting.pop(pipe)
             try:
                 succeeded, results[rank] = pickle.loads(pipe.recv_bytes())
@@ -92,6 +92,6 @@ def _run_rank(
         outcome = pickle.dumps((True, function(rank, world_size, *args)))
         # A rank that ends while another still talks to it would break that one's connection.
         dist.barrier()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the parent raises what happened, whatever it was
         outcome = pickle.dumps((False, traceback.format_exc()))
     pipe.send_bytes(outcome)
