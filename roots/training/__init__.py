@@ -1,0 +1,1 @@
+"""The training loop and what surrounds it. Import the modules; this file imports nothing."""

@@ -1,0 +1,214 @@
+"""Records of a run: exact fields, valid JSON, no duplicates after a resume, torn lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from roots.errors import RootsError
+from roots.training.metrics import (
+    EvaluationRecord,
+    EvaluationWriter,
+    MetricsWriter,
+    StepRecord,
+    read_evaluations,
+    read_metrics,
+)
+
+
+def record(step: int, **changes: object) -> StepRecord:
+    made = StepRecord(
+        step=step,
+        consumed_samples=8 * step,
+        consumed_tokens=2048 * step,
+        loss=5.0 / step,
+        lr=1e-3,
+        grad_norm=0.5,
+        loss_scale=65536.0,
+        skipped=False,
+        step_seconds=0.25,
+        tokens_per_second=8192.0,
+        tflops=0.1,
+        mfu=0.4,
+        memory_bytes=123,
+    )
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+def write(path: Path, steps: range, resume_step: int = 0) -> None:
+    writer = MetricsWriter(path, resume_step)
+    for step in steps:
+        writer.write(record(step))
+    writer.close()
+
+
+def test_line_holds_exactly_the_documented_fields(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.jsonl", range(1, 2))
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert list(json.loads(line)) == [
+        "step",
+        "consumed_samples",
+        "consumed_tokens",
+        "loss",
+        "lr",
+        "grad_norm",
+        "loss_scale",
+        "skipped",
+        "step_seconds",
+        "tokens_per_second",
+        "tflops",
+        "mfu",
+        "memory_bytes",
+    ]
+
+
+def test_reading_gives_back_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "metrics.jsonl"
+    write(path, range(1, 6))
+    assert read_metrics(path) == [record(step) for step in range(1, 6)]
+
+
+def test_each_record_is_visible_before_the_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(path)
+    for step in (1, 2):
+        writer.write(record(step))
+        assert [one.step for one in read_metrics(path)] == list(range(1, step + 1))
+    writer.sync()
+    writer.close()
+
+
+def test_resume_drops_the_steps_after_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 11))
+    write(path, range(7, 9), resume_step=6)
+    assert [one.step for one in read_metrics(path)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_fresh_start_drops_everything(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 4))
+    write(path, range(1, 2))
+    assert [one.step for one in read_metrics(path)] == [1]
+
+
+def test_dropping_never_leaves_a_shorter_file_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 11))
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(RootsError, match="No space left on device"):
+        MetricsWriter(path, 6)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_not_finite_values_are_null_and_read_as_nan(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(path)
+    writer.write(record(1, loss=math.nan, grad_norm=math.inf, skipped=True))
+    writer.close()
+    values = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert values["loss"] is None
+    assert values["grad_norm"] is None
+    (back,) = read_metrics(path)
+    assert math.isnan(back.loss)
+    assert math.isnan(back.grad_norm)
+    assert back.skipped is True
+
+
+@pytest.mark.parametrize("cut", [1, 20, 100])
+def test_torn_last_line_is_left_out_and_overwritten(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 4))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:cut])
+    assert [one.step for one in read_metrics(path)] == [1, 2]
+    write(path, range(3, 5), resume_step=2)
+    assert [one.step for one in read_metrics(path)] == [1, 2, 3, 4]
+
+
+def test_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 3))
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert len(read_metrics(path)) == 2
+    write(path, range(3, 4), resume_step=2)
+    assert [one.step for one in read_metrics(path)] == [1, 2, 3]
+
+
+def test_broken_line_in_the_middle_names_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 4))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + "{broken\n" + lines[2])
+    for action in (read_metrics, MetricsWriter):
+        with pytest.raises(RootsError) as caught:
+            action(path)
+        assert str(caught.value) == (
+            f"{path}, line 2: is no JSON; repair that line or move the file away"
+        )
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("[1, 2]", "is no object with an integer 'step'"),
+        ('{"loss": 1.0}', "is no object with an integer 'step'"),
+        ('{"step": 1}', "has no field 'consumed_samples'"),
+    ],
+)
+def test_line_that_is_no_record_is_named(tmp_path: Path, line: str, what: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(RootsError) as caught:
+        read_metrics(path)
+    assert str(caught.value) == f"{path}, line 1: {what}; repair that line or move the file away"
+
+
+def test_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RootsError) as caught:
+        read_metrics(tmp_path / "none.jsonl")
+    (line,) = caught.value.lines
+    assert line == (
+        f"{tmp_path / 'none.jsonl'}: cannot be used (No such file or directory); "
+        "check the path, its rights and the disk"
+    )
+
+
+def test_evaluations_keep_their_exponential(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    writer = EvaluationWriter(path)
+    writer.write(EvaluationRecord.of(0, math.log(50.0)))
+    writer.write(EvaluationRecord.of(10, 1e6))
+    writer.close()
+    first, second = read_evaluations(path)
+    assert first.step == 0
+    assert first.perplexity == pytest.approx(50.0)
+    assert second.loss == 1e6
+    assert math.isnan(second.perplexity)
+    assert json.loads(path.read_text().splitlines()[1])["perplexity"] is None
+
+
+@pytest.mark.parametrize(("resume_step", "kept"), [(0, []), (10, [0, 10]), (15, [0, 10])])
+def test_evaluations_after_the_checkpoint_are_dropped(
+    tmp_path: Path, resume_step: int, kept: list[int]
+) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    writer = EvaluationWriter(path)
+    for step in (0, 10, 20):
+        writer.write(EvaluationRecord.of(step, 1.0))
+    writer.close()
+    EvaluationWriter(path, resume_step).close()
+    assert [one.step for one in read_evaluations(path)] == kept
