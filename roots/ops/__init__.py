@@ -1,0 +1,30 @@
+"""Operators of the models: one file an op, each with a reference and a list of implementations."""
+
+from roots.ops.attention import AttentionDropout, attention, attention_mask
+from roots.ops.bias_dropout_add import bias_dropout_add
+from roots.ops.cross_entropy import cross_entropy, softmax_gradient_, softmax_statistics
+from roots.ops.dropout import dropout
+from roots.ops.gelu import gelu
+from roots.ops.layer_norm import layer_norm
+from roots.ops.rms_norm import rms_norm
+from roots.ops.rotary import rotary, rotary_table
+from roots.ops.status import table
+from roots.ops.swiglu import swiglu
+
+__all__ = [
+    "AttentionDropout",
+    "attention",
+    "attention_mask",
+    "bias_dropout_add",
+    "cross_entropy",
+    "dropout",
+    "gelu",
+    "layer_norm",
+    "rms_norm",
+    "rotary",
+    "rotary_table",
+    "softmax_gradient_",
+    "softmax_statistics",
+    "swiglu",
+    "table",
+]

@@ -1,0 +1,30 @@
+"""The table of `roots info`: for every op, dtype and device the choice, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from roots.ops.attention import IMPLEMENTATIONS as ATTENTION
+from roots.ops.bias_dropout_add import IMPLEMENTATIONS as BIAS_DROPOUT_ADD
+from roots.ops.cross_entropy import IMPLEMENTATIONS as CROSS_ENTROPY
+from roots.ops.dispatch import OpStatus, status_of
+from roots.ops.dropout import IMPLEMENTATIONS as DROPOUT
+from roots.ops.gelu import IMPLEMENTATIONS as GELU
+from roots.ops.layer_norm import IMPLEMENTATIONS as LAYER_NORM
+from roots.ops.rms_norm import IMPLEMENTATIONS as RMS_NORM
+from roots.ops.rotary import IMPLEMENTATIONS as ROTARY
+from roots.ops.swiglu import IMPLEMENTATIONS as SWIGLU
+
+
+def table(devices: Sequence[str] = ("cpu",)) -> list[OpStatus]:
+    """Return a row for every op, case, device kind ("cpu", "cuda") and dtype."""
+    rows = status_of("attention", ATTENTION, devices, ("", "documents", "dropout"))
+    rows += status_of("layer_norm", LAYER_NORM, devices)
+    rows += status_of("rms_norm", RMS_NORM, devices)
+    rows += status_of("rotary", ROTARY, devices)
+    rows += status_of("gelu", GELU, devices)
+    rows += status_of("swiglu", SWIGLU, devices)
+    rows += status_of("cross_entropy", CROSS_ENTROPY, devices)
+    rows += status_of("dropout", DROPOUT, devices)
+    rows += status_of("bias_dropout_add", BIAS_DROPOUT_ADD, devices)
+    return rows
