@@ -18,13 +18,17 @@ class ExitCode(IntEnum):
 class RootsError(Exception):
     """A mistake in the input, told in one line each: what, its value, the rule and the fix.
 
-    `lines` holds every problem that was found, so that a user sees all of them at once.
+    `lines` holds every problem that was found, so that a user sees all of them at once. `speaks` is
+    False on a rank whose error another rank already reports.
     """
 
-    def __init__(self, *lines: str, exit_code: ExitCode = ExitCode.BAD_INPUT) -> None:
+    def __init__(
+        self, *lines: str, exit_code: ExitCode = ExitCode.BAD_INPUT, speaks: bool = True
+    ) -> None:
         super().__init__("\n".join(lines))
         self.lines = lines
         self.exit_code = exit_code
+        self.speaks = speaks
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep lines and exit code when the error crosses a process boundary."""

@@ -1,0 +1,1 @@
+"""The `roots` command: parse, call, print."""

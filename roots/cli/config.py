@@ -1,0 +1,56 @@
+"""`roots config show|schema|deepspeed`: what a config resolves to. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+config_app = typer.Typer(help="Show what a config resolves to.", no_args_is_help=True)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML file of the run.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP007  # typer evaluates this on Python 3.10 too
+    typer.Argument(metavar="[section.key=value]...", help="Values that win over the file's."),
+]
+
+
+@config_app.command()
+def show(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of YAML.")] = False,
+) -> None:
+    """Print the resolved config: every field, with the values this run would have."""
+    from roots.config import dump_config, load_config
+
+    loaded = load_config(config, overrides or ())
+    text = json.dumps(loaded.model_dump(mode="json"), indent=2) if as_json else dump_config(loaded)
+    typer.echo(text.rstrip("\n"))
+
+
+@config_app.command()
+def schema() -> None:
+    """Print the JSON schema of a config, for editors."""
+    from roots.config import RunConfig
+
+    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+@config_app.command()
+def deepspeed(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    world_size: Annotated[
+        int, typer.Option(min=0, help="Ranks; 0: the fewest the layout allows.")
+    ] = 0,
+) -> None:
+    """Print the DeepSpeed JSON that ROOTS derives from a config."""
+    from roots.config import load_config
+    from roots.training.deepspeed_json import deepspeed_config
+
+    loaded = load_config(config, overrides or ())
+    ranks = world_size or loaded.parallel.tensor * loaded.parallel.pipeline
+    typer.echo(json.dumps(deepspeed_config(loaded, loaded.plan_batch(ranks)), indent=2))

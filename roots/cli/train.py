@@ -1,0 +1,30 @@
+"""`roots train`: one rank of a training run; launch/ starts as many as the layout needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP007  # typer evaluates this on Python 3.10 too
+        typer.Argument(metavar="[section.key=value]...", help="Values that win over the file's."),
+    ] = None,
+    local_rank: Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)] = -1,
+) -> int:
+    """Train the model that CONFIG describes; start several ranks with launch/local.sh."""
+    from roots.config import load_config
+
+    loaded = load_config(config, overrides or ())
+    if not loaded.data.train:
+        from roots.errors import RootsError, problem
+
+        fix = "set data.train to the prefix that `roots preprocess --out PREFIX` wrote"
+        raise RootsError(problem("data.train", [], "must name at least one dataset", fix))
+    from roots.training.assemble import run_training
+
+    return int(run_training(loaded, local_rank))

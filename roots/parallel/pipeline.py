@@ -1,0 +1,148 @@
+"""A model cut into pipeline stages: DeepSpeed's PipelineModule over ROOTS' list of layers.
+
+The list is the one a single-stage decoder is made of, so a stage runs the same modules. Between
+stages travels the stream (x_BTH, document_starts_BT, dropout_keys_B); labels and loss weights reach
+the last stage from its own data loader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from deepspeed.runtime.pipe.module import LayerSpec, PipelineModule, TiedLayerSpec
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from torch import Tensor, nn
+
+from roots.log import get_logger
+from roots.parallel.topology import Topology
+
+_logger = get_logger(__name__)
+
+Stream = tuple[Tensor, ...]
+
+
+class Layer(Protocol):
+    """One layer, not yet built; see roots.models.build.LayerFactory."""
+
+    @property
+    def name(self) -> str:
+        """Where it stands, for people."""
+
+    @property
+    def build(self) -> Callable[[], nn.Module]:
+        """Makes the module."""
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of the whole layer: its weight when stages are balanced."""
+
+    @property
+    def tied_key(self) -> str | None:
+        """Equal for layers that share a weight."""
+
+
+class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type hints
+    """This rank's stage. The last layer of the list is the head: it makes the loss of the stream.
+
+    Communication: between neighbouring stages per micro-batch, forward the stream, backward the
+    gradient of x; per step an all-reduce of the tied weight's gradient between its two stages.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        topology: Topology,
+        *,
+        partition: str,
+        tied_weight: str,
+    ) -> None:
+        """Build this rank's share of `layers`.
+
+        partition:   "parameters" balances stages by parameters, "uniform" by number of layers
+        tied_weight: path of the tied weight inside both of its modules
+        """
+        self.layers = layers
+        specs = [_spec(layer, tied_weight, last=layer is layers[-1]) for layer in layers]
+        spoken = io.StringIO()
+        with contextlib.redirect_stdout(spoken):
+            super().__init__(
+                layers=specs,
+                topology=PipeModelDataParallelTopology(
+                    num_pp=topology.pipeline, num_mp=topology.tensor, num_dp=topology.data
+                ),
+                loss_fn=self._loss,
+                partition_method=partition,
+                activation_checkpoint_interval=0,
+            )
+        first, last = layers[self.parts[0]], layers[self.parts[-1] - 1]
+        cuts = ", ".join(layers[start].name for start in self.parts[1:-1])
+        _logger.info("pipeline: %s to %s, cut before %s", first.name, last.name, cuts)
+
+    def _count_layer_params(self) -> list[int]:
+        """Sizes of the layers, known without building them as DeepSpeed would."""
+        return [layer.parameter_count for layer in self.layers]
+
+    def _loss(self, stream: Stream, labels: Stream) -> Tensor:
+        """Loss of one micro-batch on the last stage; labels are (labels_BT, loss_weights_BT)."""
+        last = self.layers[-1]
+        if last.tied_key is not None:
+            head = self.tied_modules[last.tied_key]
+        else:
+            head = self.forward_funcs[-1].head
+        loss: Tensor = head(stream[0], *labels)
+        return loss
+
+
+class HeadSlot(nn.Module):
+    """Holds an untied head in the list of layers and lets the stream pass to the loss."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, stream: Stream) -> Stream:
+        """Return the stream as it is: the head needs the labels, which the loss brings."""
+        return stream
+
+
+class _Spec(LayerSpec):  # type: ignore[misc]  # deepspeed has no type hints
+    """A layer that DeepSpeed builds on the stage that owns it."""
+
+    def __init__(self, layer: Layer, last: bool) -> None:
+        super().__init__(nn.Module)
+        self.layer = layer
+        self.last = last
+
+    def build(self, log: bool = False) -> nn.Module:
+        module = self.layer.build()
+        return HeadSlot(module) if self.last else module
+
+
+class _TiedSpec(TiedLayerSpec):  # type: ignore[misc]  # deepspeed has no type hints
+    """One end of a tied pair; each end builds its own module around its copy of the weight."""
+
+    def __init__(self, layer: Layer, tied_weight: str, last: bool) -> None:
+        super().__init__(
+            layer.tied_key,
+            nn.Module,
+            forward_fn=_pass_through if last else None,
+            tied_weight_attr=[tied_weight],
+        )
+        self.layer = layer
+
+    def build(self, log: bool = False) -> nn.Module:
+        return self.layer.build()
+
+
+def _spec(layer: Layer, tied_weight: str, last: bool) -> Any:
+    if layer.tied_key is not None:
+        return _TiedSpec(layer, tied_weight, last)
+    return _Spec(layer, last)
+
+
+def _pass_through(module: nn.Module, stream: Stream) -> Stream:
+    """The tied head in its place of the list: the loss applies it."""
+    return stream

@@ -1,0 +1,38 @@
+"""Running a step on all ranks so that one rank's error becomes everyone's, instead of a hang."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from roots.errors import RootsError
+from roots.parallel.mesh import Axis
+from roots.parallel.process import all_gather_object
+
+T = TypeVar("T")
+
+
+def together(axis: Axis, action: Callable[[], T]) -> T:
+    """Call `action` on every rank of `axis`; return its result on each.
+
+    If any rank raises RootsError, every rank raises one with the lines of all, each line once; only
+    rank 0 speaks. An OSError (a full disk, a folder without permission) counts as a user's error.
+    Any other exception is a bug and passes as it is.
+    Communication: one all-gather of the lines.
+    """
+    failure: RootsError | None = None
+    result: T | None = None
+    try:
+        result = action()
+    except RootsError as error:
+        failure = error
+    except OSError as error:
+        failure = RootsError(f"{error.filename or 'file system'}: {error.strerror or error}")
+    reports = all_gather_object(
+        axis, None if failure is None else (failure.lines, failure.exit_code)
+    )
+    raised = [report for report in reports if report is not None]
+    if raised:
+        lines = dict.fromkeys(line for found, _ in raised for line in found)
+        raise RootsError(*lines, exit_code=raised[0][1], speaks=axis.rank == 0) from failure
+    return result  # type: ignore[return-value]  # no failure, so action has returned a T

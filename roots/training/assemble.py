@@ -1,0 +1,138 @@
+"""The composition root: from a config to a run, in the order in which the parts need each other."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from roots.checkpoint.manifest import write_atomically
+from roots.config.load import dump_config
+from roots.config.run import BatchPlan, RunConfig
+from roots.data.sources import DataSources, build_data
+from roots.device import (
+    Device,
+    LaunchEnvironment,
+    current_device,
+    launch_environment,
+    prepend_to_path,
+    set_environment,
+)
+from roots.errors import ExitCode
+from roots.log import configure, get_logger
+from roots.models.build import build_decoder
+from roots.models.init import initialise
+from roots.models.options import BuildOptions
+from roots.parallel import process
+from roots.parallel.mesh import Mesh
+from roots.parallel.together import together
+from roots.parallel.topology import Topology
+from roots.planner.flops import training_flops_per_token
+from roots.training.callback import CallbackList, MetricsCallback, ProgressCallback, TrackerCallback
+from roots.training.checkpointing import Checkpointer, ResumePoint
+from roots.training.engine import Engine, build_zero_engine
+from roots.training.engine_accelerator import prepare_accelerator
+from roots.training.engine_pipeline import build_pipeline_engine
+from roots.training.loop import Run, train_loop
+from roots.training.metrics import EvaluationWriter, MetricsWriter
+from roots.training.peak import device_peak
+from roots.training.progress import Progress
+from roots.training.throughput import Throughput, common_peak
+from roots.training.trackers import build_trackers
+
+_logger = get_logger(__name__)
+
+
+def run_training(config: RunConfig, local_rank: int = -1) -> ExitCode:
+    """Train `config` in this process, which is one rank of the run. Raises RootsError."""
+    environment = launch_environment()
+    configure(rank=environment.rank)
+    if local_rank < 0:
+        local_rank = environment.local_rank
+    device = start_process(environment, local_rank)
+    try:
+        plan = config.plan_batch(environment.world_size)
+        process.initialise(environment, device)
+        return train_loop(assemble(config, plan, device))
+    finally:
+        process.shutdown()
+
+
+def start_process(environment: LaunchEnvironment, local_rank: int) -> Device:
+    """Choose the device and set up DeepSpeed for it; before anything else of DeepSpeed is used."""
+    # DeepSpeed reads ranks from the environment and builds its ops with this interpreter's ninja.
+    set_environment(
+        {
+            "RANK": str(environment.rank),
+            "LOCAL_RANK": str(local_rank),
+            "WORLD_SIZE": str(environment.world_size),
+            "MASTER_ADDR": environment.master_addr,
+            "MASTER_PORT": str(environment.master_port),
+        }
+    )
+    prepend_to_path(str(Path(sys.executable).parent))
+    device = current_device(local_rank)
+    prepare_accelerator(device)
+    return device
+
+
+def assemble(config: RunConfig, plan: BatchPlan, device: Device) -> Run:
+    """Build every part of the run. Called by all ranks; an error of one is raised on all."""
+    parallel = config.parallel
+    mesh = Mesh.create(
+        Topology(tensor=parallel.tensor, data=plan.data_parallel, pipeline=parallel.pipeline)
+    )
+    checkpointer = Checkpointer(config, mesh)
+    found = checkpointer.find()
+    data = together(
+        mesh.world, lambda: build_data(config, plan, data_rank=mesh.data.rank)
+    )
+    engine = build_engine(config, plan, mesh, device)
+    start = ResumePoint(0, 0) if found is None else checkpointer.load(engine, found)
+    throughput = Throughput(
+        flops_per_token=training_flops_per_token(config.model),
+        peak=common_peak(device_peak(device, config.training.precision), mesh.world),
+        num_devices=mesh.world.size,
+    )
+    callbacks = together(mesh.world, lambda: build_callbacks(config, mesh, start.step))
+    _logger.info("%s", throughput.describe())
+    return Run(
+        config=config,
+        plan=plan,
+        mesh=mesh,
+        device=device,
+        engine=engine,
+        data=data,
+        callbacks=callbacks,
+        checkpointer=checkpointer,
+        throughput=throughput,
+        start=start,
+    )
+
+
+def build_engine(config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device) -> Engine:
+    """The initialised model under DeepSpeed: one stage under ZeRO, or several in a pipeline."""
+    if mesh.pipeline.size > 1:
+        return build_pipeline_engine(config, plan, mesh, device)
+    decoder = build_decoder(config.model, mesh, options=BuildOptions.of_run(config))
+    initialise(decoder, config.training.seed, config.model, device=device.torch)
+    return build_zero_engine(config, plan, mesh, device, decoder)
+
+
+def build_callbacks(config: RunConfig, mesh: Mesh, resume_step: int) -> CallbackList:
+    """What records and shows the run: on global rank 0 alone."""
+    if mesh.rank != 0:
+        return CallbackList([])
+    folder = config.run_directory
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "config.yaml", dump_config(config))
+    metrics = MetricsWriter(folder / "metrics.jsonl", resume_step)
+    evaluations = EvaluationWriter(folder / "evaluations.jsonl", resume_step)
+    trackers = build_trackers(config, folder, mesh.rank, resume_step)
+    every = config.tracking.log_every_steps
+    return CallbackList(
+        [
+            MetricsCallback(metrics, evaluations),
+            TrackerCallback(trackers, every),
+            ProgressCallback(Progress(config.training.steps, every)),
+        ]
+    )

@@ -1,0 +1,169 @@
+"""Saving and resuming a run: the engine's state, the weights by global name, the manifest last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roots.checkpoint import folders, manifest, weights
+from roots.checkpoint.zero_universal import universal_checkpoint_info
+from roots.config.load import dump_config
+from roots.config.run import RunConfig
+from roots.errors import RootsError, problem
+from roots.log import get_logger
+from roots.parallel.mesh import Mesh
+from roots.parallel.process import all_gather_object, barrier
+from roots.parallel.shard import shard_of
+from roots.parallel.together import together
+from roots.training.deepspeed_json import effective_zero_stage
+from roots.training.engine import Engine
+
+_logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where training goes on: the steps done and the samples they consumed."""
+
+    step: int
+    consumed_samples: int
+
+
+class Checkpointer:
+    """Saves to and resumes from RUN/checkpoints. Every method is called by all ranks."""
+
+    def __init__(self, config: RunConfig, mesh: Mesh) -> None:
+        self.config = config
+        self.mesh = mesh
+        self.root = config.run_directory / folders.CHECKPOINTS_FOLDER
+        self.layout = manifest.Layout(
+            tensor=mesh.tensor.size,
+            pipeline=mesh.pipeline.size,
+            data=mesh.data.size,
+            zero_stage=effective_zero_stage(config),
+            precision=config.training.precision,
+        )
+
+    def find(self) -> Path | None:
+        """The checkpoint to resume from, checked whole; None for a fresh start.
+
+        Raises RootsError if it is damaged, of another model or another layout, or if a fresh start
+        is asked for where checkpoints of this run lie.
+        """
+        return together(self.mesh.world, self._find)
+
+    def save(self, engine: Engine, point: ResumePoint) -> Path:
+        """Write the checkpoint of `point`; return its folder. Nothing counts before the manifest."""
+        name = folders.step_name(point.step)
+        folder = self.root / name
+        together(self.mesh.world, lambda: self._make_room(point.step))
+        if not (folder / manifest.MANIFEST_NAME).is_file():
+            together(self.mesh.world, lambda: self._write(engine, folder, point))
+            together(self.mesh.world, lambda: self._seal(folder, point))
+        barrier(self.mesh.world)
+        return folder
+
+    def load(self, engine: Engine, folder: Path) -> ResumePoint:
+        """Restore `engine` from `folder`, which `find` has returned."""
+        engine.load(folder.parent, folder.name)
+        found = manifest.read_manifest(folder)
+        _logger.info("resumed from %s at step %d", folder, found.step)
+        return ResumePoint(found.step, found.consumed_samples)
+
+    def _find(self) -> Path | None:
+        folder = self._choose()
+        if folder is None:
+            return None
+        found = manifest.read_manifest(folder)
+        lines = [*self._model_differences(folder), *self._layout_differences(folder, found.layout)]
+        share = sorted(found.files)[self.mesh.rank :: self.mesh.world.size]
+        lines.extend(manifest.damage_of(folder, found, share))
+        if lines:
+            raise RootsError(*lines)
+        return folder
+
+    def _choose(self) -> Path | None:
+        wish = self.config.checkpoint.resume
+        latest = folders.latest_checkpoint(self.root)
+        if wish == "auto":
+            return latest
+        if wish == "never":
+            if latest is None:
+                return None
+            fix = "set checkpoint.resume=auto to go on from there, or another run.name"
+            rule = f"cannot start afresh over {latest}"
+            raise RootsError(problem("checkpoint.resume", wish, rule, fix))
+        return folders.resolve_checkpoint(wish)
+
+    def _model_differences(self, folder: Path) -> list[str]:
+        stored = folders.read_config(folder).model.model_dump()
+        fix = f"use the config stored as {folder / manifest.CONFIG_NAME}, or another run.name"
+        return [
+            problem(f"model.{name}", value, f"is {stored[name]!r} in checkpoint {folder}", fix)
+            for name, value in self.config.model.model_dump().items()
+            if stored[name] != value and name not in ("dropout", "attention_dropout")
+        ]
+
+    def _layout_differences(self, folder: Path, stored: manifest.Layout) -> list[str]:
+        if stored == self.layout:
+            return []
+
+        def show(layout: manifest.Layout) -> str:
+            return (
+                f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}, "
+                f"ZeRO {layout.zero_stage}, {layout.precision}"
+            )
+
+        rule = f"was saved on {show(stored)}, and its optimizer state resumes on that layout only"
+        fix = f"start the run that way; this one is {show(self.layout)}"
+        return [problem("checkpoint", str(folder), rule, fix)]
+
+    def _make_room(self, step: int) -> None:
+        if self.mesh.rank == 0:
+            self.root.mkdir(parents=True, exist_ok=True)
+            folders.discard_unfinished(self.root, step)
+
+    def _write(self, engine: Engine, folder: Path, point: ResumePoint) -> None:
+        """DeepSpeed's files from every rank, weights from the first replica, config from rank 0."""
+        state = self._client_state(engine, point)
+        engine.save(self.root, folder.name, state)
+        tensors = engine.weights()
+        if self.mesh.data.rank == 0:
+            weights.save_weights(
+                folder,
+                tensors,
+                pipeline_rank=self.mesh.pipeline.rank,
+                tensor_rank=self.mesh.tensor.rank,
+            )
+        else:
+            # At ZeRO-3 reading a weight is a collective, so the other replicas read along.
+            for _ in tensors:
+                pass
+        if self.mesh.rank == 0:
+            text = dump_config(self.config)
+            manifest.write_atomically(folder / manifest.CONFIG_NAME, text)
+
+    def _client_state(self, engine: Engine, point: ResumePoint) -> dict[str, Any]:
+        mine = [(name, shard_of(p, name)) for name, p in engine.module.named_parameters()]
+        everyone = dict(
+            entry for part in all_gather_object(self.mesh.pipeline, mine) for entry in part
+        )
+        info = universal_checkpoint_info(everyone.items(), self.mesh.tensor.size)
+        return {"step": point.step, "consumed_samples": point.consumed_samples, **info}
+
+    def _seal(self, folder: Path, point: ResumePoint) -> None:
+        """Digest the files, a share per rank; rank 0 writes the manifest and removes old saves."""
+        names = sorted(
+            str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+        )
+        share = names[self.mesh.rank :: self.mesh.world.size]
+        parts = all_gather_object(self.mesh.world, manifest.describe_files(folder, share))
+        if self.mesh.rank != 0:
+            return
+        files = {name: record for part in parts for name, record in part.items()}
+        sealed = manifest.Manifest(point.step, point.consumed_samples, self.layout, files)
+        manifest.write_manifest(folder, sealed)
+        folders.point_latest(self.root, folder)
+        for removed in folders.keep_last(self.root, self.config.checkpoint.keep_last):
+            _logger.info("removed old checkpoint %s", removed.name)

@@ -1,0 +1,65 @@
+"""Training several pipeline stages through DeepSpeed's 1F1B engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from roots.config.run import BatchPlan, RunConfig
+from roots.data.batch import Batch
+from roots.device import Device
+from roots.models.build import TIED_WEIGHT, decoder_layers
+from roots.models.init import initialise
+from roots.models.options import BuildOptions
+from roots.parallel.mesh import Mesh
+from roots.parallel.pipeline import Pipeline
+from roots.training.engine import Engine, initialise_deepspeed
+
+PipelineItem = tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class PipelineEngine(Engine):
+    """The stage of this rank, driven by DeepSpeed's schedule."""
+
+    @property
+    def module(self) -> nn.Module:
+        """This rank's stage."""
+        return self.deepspeed.module
+
+    def _forward_backward_step(self, micro_batches: Sequence[Batch]) -> Tensor:
+        return self.deepspeed.train_batch(_items(micro_batches))
+
+    def evaluate(self, micro_batches: Sequence[Batch]) -> float:
+        """Mean loss over all replicas' micro-batches, without training."""
+        batches = [self._to_device(batch) for batch in micro_batches]
+        with torch.no_grad():
+            loss = self.deepspeed.eval_batch(
+                _items(batches), num_micro_batches=len(batches), reduce_output="avg"
+            )
+        return float(loss)
+
+
+def build_pipeline_engine(
+    config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device
+) -> PipelineEngine:
+    """Build and initialise this rank's stage and put it under DeepSpeed."""
+    options = replace(BuildOptions.of_run(config), device=device.torch)
+    stage = Pipeline(
+        decoder_layers(config.model, mesh, options),
+        mesh.topology,
+        partition=config.parallel.pipeline_partition,
+        tied_weight=TIED_WEIGHT,
+    )
+    initialise(stage, config.training.seed, config.model, device=device.torch)
+    engine = initialise_deepspeed(config, plan, device, stage, mpu=None)
+    return PipelineEngine(config, mesh, device, engine)
+
+
+def _items(micro_batches: Sequence[Batch]) -> Iterator[PipelineItem]:
+    """Micro-batches in the form of DeepSpeed's pipeline: (inputs of stage 0, labels of the last)."""
+    for batch in micro_batches:
+        inputs = (batch.tokens_BT, batch.document_starts_BT, batch.dropout_keys_B)
+        yield inputs, (batch.labels_BT, batch.loss_weights_BT)

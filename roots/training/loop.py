@@ -1,0 +1,139 @@
+"""The training loop: steps, stop conditions, and the order in which callbacks hear of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from roots.config.run import BatchPlan, RunConfig
+from roots.data.batch import Batch
+from roots.data.sources import DataSources
+from roots.device import Device, memory_bytes, synchronize
+from roots.errors import ExitCode
+from roots.log import get_logger
+from roots.parallel.mesh import Mesh
+from roots.parallel.process import all_reduce_max
+from roots.training.callback import CallbackList
+from roots.training.checkpointing import Checkpointer, ResumePoint
+from roots.training.engine import Engine, StepResult
+from roots.training.metrics import StepRecord
+from roots.training.schedule import learning_rate
+from roots.training.signals import StopSignals
+from roots.training.throughput import Throughput
+
+_logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run consists of, put together by assemble.py."""
+
+    config: RunConfig
+    plan: BatchPlan
+    mesh: Mesh
+    device: Device
+    engine: Engine
+    data: DataSources
+    callbacks: CallbackList
+    checkpointer: Checkpointer
+    throughput: Throughput
+    start: ResumePoint
+
+
+def train_loop(run: Run) -> ExitCode:
+    """Train from `run.start` to training.steps, or until a signal asks to stop.
+
+    Evaluates and saves as the config says, and always saves at the end. Returns DONE, or INTERRUPTED
+    after the checkpoint that a stop leaves behind.
+    """
+    config, point = run.config, run.start
+    saved: Path | None = None
+    with StopSignals() as signals, ExitStack() as stack:
+        stack.callback(run.callbacks.on_train_end)
+        run.callbacks.on_train_start(point.step)
+        for micro_batches, state in run.data.train.iterate(point.step):
+            if point.step >= config.training.steps:
+                break
+            record = _one_step(run, point, micro_batches)
+            point = ResumePoint(record.step, state.consumed_samples)
+            run.callbacks.on_step_end(record)
+            last = point.step >= config.training.steps
+            if _evaluation_due(config, point.step, last):
+                _evaluate(run, point.step)
+            stop = _anyone_stops(run, signals)
+            if stop or last or _due(point.step, config.checkpoint.every_steps):
+                saved = run.checkpointer.save(run.engine, point)
+                run.callbacks.on_checkpoint_end(saved)
+            if stop:
+                break
+    if point.step < config.training.steps:
+        name = signals.received or "a signal on another rank"
+        _logger.info("stopped by %s after step %d, saved %s", name, point.step, saved)
+        return ExitCode.INTERRUPTED
+    return ExitCode.DONE
+
+
+def _one_step(run: Run, point: ResumePoint, micro_batches: list[Batch]) -> StepRecord:
+    """Train one global batch and measure it."""
+    step = point.step
+    run.callbacks.on_step_start(step + 1)
+    rate = learning_rate(
+        run.config.schedule,
+        run.config.optimizer.learning_rate,
+        step,
+        run.config.training.steps,
+        run.config.tokens_per_step,
+    )
+    started = time.perf_counter()
+    result = run.engine.train_step(micro_batches, rate)
+    synchronize(run.device)
+    return _record(run, point, result, rate, time.perf_counter() - started)
+
+
+def _record(
+    run: Run, point: ResumePoint, result: StepResult, rate: float, seconds: float
+) -> StepRecord:
+    tokens = run.config.tokens_per_step
+    rates = run.throughput.rates(tokens, seconds)
+    samples = point.consumed_samples + run.plan.global_batch_size
+    return StepRecord(
+        step=point.step + 1,
+        consumed_samples=samples,
+        consumed_tokens=samples * run.config.model.sequence_length,
+        loss=result.loss,
+        lr=rate,
+        grad_norm=math.nan if result.grad_norm is None else result.grad_norm,
+        loss_scale=result.loss_scale,
+        skipped=result.skipped,
+        step_seconds=seconds,
+        tokens_per_second=rates.tokens_per_second,
+        tflops=rates.tflops,
+        mfu=rates.mfu,
+        memory_bytes=memory_bytes(run.device),
+    )
+
+
+def _evaluate(run: Run, step: int) -> None:
+    batches = run.data.valid.batches(run.config.evaluation.steps)
+    losses = [run.engine.evaluate(micro_batches) for micro_batches in batches]
+    run.callbacks.on_evaluate_end(step, sum(losses) / len(losses))
+
+
+def _anyone_stops(run: Run, signals: StopSignals) -> bool:
+    """Whether any rank was asked to stop, equal on all ranks, since a step needs all of them."""
+    flag = torch.tensor([float(signals.stop_requested())], device=run.device.torch)
+    return bool(all_reduce_max(run.mesh.world, flag).item())
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _evaluation_due(config: RunConfig, step: int, last: bool) -> bool:
+    every = config.evaluation.every_steps
+    return _due(step, every) or (last and every > 0)
