@@ -1,0 +1,71 @@
+"""`roots tokenizer train`: learn a vocabulary from text files. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+tokenizer_app = typer.Typer(help="Make tokenizers.", no_args_is_help=True)
+
+
+@tokenizer_app.callback()
+def _tokenizer() -> None:
+    """Make tokenizers."""
+
+
+@tokenizer_app.command()
+def train(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help=".txt, .jsonl[.gz|.zst], .parquet, folders of them, any text file."),
+    ],
+    *,
+    vocab_size: Annotated[int, typer.Option(help="Number of ids, special tokens included.")],
+    out: Annotated[Path, typer.Option(help="Folder for tokenizer.json.")],
+    special_token: Annotated[
+        Optional[list[str]],  # noqa: UP007, UP045  # typer evaluates this on Python 3.10 too
+        typer.Option(help="Further special token; may be repeated."),
+    ] = None,
+    min_frequency: Annotated[
+        int, typer.Option(min=1, help="How often a pair must occur to be merged.")
+    ] = 2,
+    text_key: Annotated[str, typer.Option(help="Key or column that holds the text.")] = "text",
+    skip_errors: Annotated[
+        bool, typer.Option("--skip-errors", help="Leave broken lines out instead of stopping.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Train a byte-level BPE tokenizer; every text can be encoded, whatever it is trained on."""
+    from roots.data.readers import find_files, read_texts
+    from roots.log import get_logger
+    from roots.tokenizer.train import save_tokenizer, train_bpe
+
+    texts = read_texts(
+        find_files(files),
+        text_key,
+        "skip" if skip_errors else "stop",
+        lambda line: get_logger("tokenizer").warning("skipped: %s", line),
+    )
+    trained = train_bpe(
+        texts,
+        vocab_size,
+        special_tokens=special_token or (),
+        min_frequency=min_frequency,
+        show_progress=not as_json,
+    )
+    tokenizer = save_tokenizer(trained, out)
+    if as_json:
+        report = {
+            "folder": str(out),
+            "vocab_size": tokenizer.vocab_size,
+            "end_of_document": tokenizer.end_of_document,
+            "fingerprint": tokenizer.fingerprint,
+        }
+        typer.echo(json.dumps(report))
+        return
+    typer.echo(f"{out}: {tokenizer.vocab_size} ids, {tokenizer.end_of_document} ends a document")
+    if tokenizer.vocab_size < vocab_size:
+        typer.echo(f"The text supports {tokenizer.vocab_size} ids of the {vocab_size} asked for.")

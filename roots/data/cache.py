@@ -1,0 +1,109 @@
+"""Arrays on disk under a fingerprint: built once per node, memory-mapped by every rank.
+
+In the cache folder, for a fingerprint F:
+    F.<name>.npy   one file per array, numpy's own format
+    F.json         format "roots-index", version 1, what the arrays are for, and the type and
+                   shape of each; written last, so that its presence means that all are whole
+    F.lock         held while building (see roots.data.lock)
+The folder may be removed at any time between runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roots.data.atomic import publish
+from roots.data.lock import file_lock
+from roots.errors import RootsError, problem
+from roots.log import get_logger
+
+Arrays = Mapping[str, NDArray[Any]]
+Purpose = Mapping[str, str | int | float | list[float]]
+
+DEFAULT_FOLDER = "index-cache"
+LOCK_TIMEOUT_SECONDS = 3600.0
+_FORMAT = "roots-index"
+_VERSION = 1
+
+
+def fingerprint(purpose: Purpose) -> str:
+    """Hash what determines the content of the arrays, and the version of this format."""
+    text = json.dumps({"version": _VERSION, **purpose}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def cached_arrays(
+    folder: Path,
+    purpose: Purpose,
+    build: Callable[[], Arrays],
+    *,
+    timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+) -> Arrays:
+    """Return the arrays of `purpose`, memory-mapped, building them where they are not cached.
+
+    The first process to ask builds, the others wait for just that. Raises RootsError where the
+    folder cannot be written, or after waiting `timeout_seconds` for another process.
+    """
+    name = fingerprint(purpose)
+    found = _load(folder, name)
+    if found is not None:
+        return found
+    with file_lock(
+        folder / f"{name}.lock", timeout_seconds, done=lambda: _load(folder, name) is not None
+    ) as held:
+        if held:
+            _store(folder, name, purpose, build())
+    found = _load(folder, name)
+    if found is None:
+        rule = "was removed while it was being used"
+        raise RootsError(problem(str(folder / f"{name}.json"), None, rule, "start again"))
+    return found
+
+
+def _load(folder: Path, name: str) -> Arrays | None:
+    """Map the arrays; None where they are absent or not whole."""
+    manifest = folder / f"{name}.json"
+    try:
+        described = json.loads(manifest.read_bytes())["arrays"]
+        arrays = {
+            key: np.load(folder / f"{name}.{key}.npy", mmap_mode="r", allow_pickle=False)
+            for key in described
+        }
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, OSError) as error:
+        get_logger("data").warning("%s: cached index is damaged (%s); building it", manifest, error)
+        return None
+    if {key: _describe(array) for key, array in arrays.items()} != described:
+        get_logger("data").warning("%s: cached index is damaged; building it again", manifest)
+        return None
+    return arrays
+
+
+def _store(folder: Path, name: str, purpose: Purpose, arrays: Arrays) -> None:
+    described = {key: _describe(array) for key, array in arrays.items()}
+    content = {"format": _FORMAT, "version": _VERSION, "purpose": purpose, "arrays": described}
+    try:
+        for key, array in arrays.items():
+            temporary = folder / f"{name}.{key}.partial"
+            with open(temporary, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+            publish(temporary, folder / f"{name}.{key}.npy")
+        temporary = folder / f"{name}.partial"
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        publish(temporary, folder / f"{name}.json")
+    except OSError as error:
+        rule = f"cannot be written ({error.strerror}), and the sample index is kept there"
+        fix = "free some space, or set data.cache_directory to another folder"
+        raise RootsError(problem("index cache", str(folder), rule, fix)) from None
+
+
+def _describe(array: NDArray[Any]) -> dict[str, object]:
+    return {"dtype": array.dtype.str, "shape": list(array.shape)}

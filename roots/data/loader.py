@@ -1,0 +1,112 @@
+"""Batches of a run: one item a step, with the state that continues behind it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from roots.config.run import BatchPlan
+from roots.data.batch import Batch, DocumentRules, make_batch
+from roots.data.blend import Blend
+from roots.data.sampler import DataState, dropout_keys, places_in_step
+
+_STEPS_AHEAD = 2
+Item = TypeVar("Item")
+
+
+class StepReader:
+    """Reads the micro-batches of any of `num_steps` steps, for one data-parallel rank."""
+
+    def __init__(
+        self,
+        blend: Blend | None,
+        plan: BatchPlan,
+        data_rank: int,
+        *,
+        num_steps: int,
+        rules: DocumentRules,
+        seed: int,
+    ) -> None:
+        """Keep what stays the same over the steps; nothing is read yet.
+
+        Without a blend (a pipeline stage that needs no data) every step is an empty list.
+        """
+        self.global_batch_size = plan.global_batch_size
+        self.num_steps = num_steps
+        self._blend = blend
+        self._places = places_in_step(plan, data_rank)
+        self._rules = rules
+        self._seed = seed
+
+    def read(self, step: int) -> list[Batch]:
+        """Read the micro-batches of step `step`, a pure function of it."""
+        if self._blend is None:
+            return []
+        first = step * self.global_batch_size
+        return [
+            make_batch(
+                [self._blend[first + place] for place in places],
+                dropout_keys(self._seed, step, places),
+                self._rules,
+            )
+            for places in self._places
+        ]
+
+
+class TrainSource:
+    """The training data: an iterator over steps, from any of them on."""
+
+    def __init__(self, reader: StepReader, num_workers: int = 0) -> None:
+        """Read one step at a time; with workers, a few steps ahead in that many threads."""
+        self._reader = reader
+        self._num_workers = num_workers
+
+    def iterate(self, start_step: int = 0) -> Iterator[tuple[list[Batch], DataState]]:
+        """Yield (micro-batches of the step, state after it) from `start_step` to the last step.
+
+        The state belongs to its item: it says what is consumed once this step is done, however
+        far has been read ahead. `DataState.next_step` turns it into a start step.
+        """
+        size = self._reader.global_batch_size
+        steps = range(start_step, self._reader.num_steps)
+        for step, batches in _read(self._reader.read, steps, self._num_workers):
+            yield batches, DataState((step + 1) * size)
+
+
+class ValidSource:
+    """The held-out data: the same batches every time they are asked for."""
+
+    def __init__(self, reader: StepReader) -> None:
+        """Keep the reader; nothing is read yet."""
+        self._reader = reader
+
+    def batches(self, num_steps: int | None = None) -> Iterator[list[Batch]]:
+        """Yield the micro-batches of the first `num_steps` global batches (None: of all)."""
+        available = self._reader.num_steps
+        for step in range(available if num_steps is None else min(num_steps, available)):
+            yield self._reader.read(step)
+
+
+def _read(
+    read: Callable[[int], Item], steps: range, num_workers: int
+) -> Iterator[tuple[int, Item]]:
+    """Yield (step, what was read) in order; with workers, threads read ahead."""
+    if num_workers == 0:
+        yield from ((step, read(step)) for step in steps)
+        return
+    executor = ThreadPoolExecutor(num_workers, thread_name_prefix="roots-data")
+    waiting: deque[tuple[int, Future[Item]]] = deque()
+    try:
+        for step in steps:
+            waiting.append((step, executor.submit(read, step)))
+            if len(waiting) > _STEPS_AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        # Also when the consumer leaves early: no thread outlives the iterator.
+        executor.shutdown(wait=True, cancel_futures=True)

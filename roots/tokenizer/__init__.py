@@ -1,0 +1,1 @@
+"""Text to token ids and back: Hugging Face `tokenizers` (train, load), and bytes."""
