@@ -53,7 +53,7 @@ class ScheduleConfig(Section):
         "null: training.steps (wsd: a tenth of it)",
     )
     decay_tokens: int | None = Field(None, gt=0, description="decay_steps in tokens instead")
-    min_learning_rate: float = Field(3e-5, ge=0, description="where the decay ends")
+    min_learning_rate: float = Field(0.0, ge=0, description="where the decay ends")
 
 
 class LossScaleConfig(Section):

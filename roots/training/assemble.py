@@ -8,7 +8,7 @@ from pathlib import Path
 from roots.checkpoint.manifest import write_atomically
 from roots.config.load import dump_config
 from roots.config.run import BatchPlan, RunConfig
-from roots.data.sources import DataSources, build_data
+from roots.data.build import build_data
 from roots.device import (
     Device,
     LaunchEnvironment,
@@ -34,9 +34,9 @@ from roots.training.engine_accelerator import prepare_accelerator
 from roots.training.engine_pipeline import build_pipeline_engine
 from roots.training.loop import Run, train_loop
 from roots.training.metrics import EvaluationWriter, MetricsWriter
-from roots.training.peak import device_peak
+from roots.training.peak import Peak, device_peak
 from roots.training.progress import Progress
-from roots.training.throughput import Throughput, common_peak
+from roots.training.throughput import Throughput
 from roots.training.trackers import build_trackers
 
 _logger = get_logger(__name__)
@@ -83,14 +83,15 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device) -> Run:
     )
     checkpointer = Checkpointer(config, mesh)
     found = checkpointer.find()
+    reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
     data = together(
-        mesh.world, lambda: build_data(config, plan, data_rank=mesh.data.rank)
+        mesh.world, lambda: build_data(config, plan, mesh.data.rank, needs_data=reads)
     )
     engine = build_engine(config, plan, mesh, device)
     start = ResumePoint(0, 0) if found is None else checkpointer.load(engine, found)
     throughput = Throughput(
         flops_per_token=training_flops_per_token(config.model),
-        peak=common_peak(device_peak(device, config.training.precision), mesh.world),
+        peak=mean_peak(device_peak(device, config.training.precision), mesh),
         num_devices=mesh.world.size,
     )
     callbacks = together(mesh.world, lambda: build_callbacks(config, mesh, start.step))
@@ -116,6 +117,12 @@ def build_engine(config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device)
     decoder = build_decoder(config.model, mesh, options=BuildOptions.of_run(config))
     initialise(decoder, config.training.seed, config.model, device=device.torch)
     return build_zero_engine(config, plan, mesh, device, decoder)
+
+
+def mean_peak(mine: Peak, mesh: Mesh) -> Peak:
+    """The mean over all ranks, since a measured peak differs a little on each."""
+    peaks = process.all_gather_object(mesh.world, mine.flops_per_second)
+    return Peak(sum(peaks) / len(peaks), mine.source)
 
 
 def build_callbacks(config: RunConfig, mesh: Mesh, resume_step: int) -> CallbackList:

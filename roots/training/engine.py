@@ -45,8 +45,11 @@ class StepResult:
 class Engine(abc.ABC):
     """The model on this rank together with its optimizer, driven one global batch at a time."""
 
-    def __init__(self, config: RunConfig, mesh: Mesh, device: Device, engine: Any) -> None:
+    def __init__(
+        self, config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device, engine: Any
+    ) -> None:
         self.config = config
+        self.plan = plan
         self.mesh = mesh
         self.device = device
         self.deepspeed = engine
@@ -183,7 +186,7 @@ def build_zero_engine(
 ) -> ZeroEngine:
     """Put `module` (initialised, one stage) under DeepSpeed."""
     engine = initialise_deepspeed(config, plan, device, module, mpu=DeepSpeedMpu(mesh))
-    return ZeroEngine(config, mesh, device, engine)
+    return ZeroEngine(config, plan, mesh, device, engine)
 
 
 def initialise_deepspeed(

@@ -37,7 +37,7 @@ class PipelineEngine(Engine):
         batches = [self._to_device(batch) for batch in micro_batches]
         with torch.no_grad():
             loss = self.deepspeed.eval_batch(
-                _items(batches), num_micro_batches=len(batches), reduce_output="avg"
+                _items(batches), num_micro_batches=self.plan.accumulation, reduce_output="avg"
             )
         return float(loss)
 
@@ -55,7 +55,7 @@ def build_pipeline_engine(
     )
     initialise(stage, config.training.seed, config.model, device=device.torch)
     engine = initialise_deepspeed(config, plan, device, stage, mpu=None)
-    return PipelineEngine(config, mesh, device, engine)
+    return PipelineEngine(config, plan, mesh, device, engine)
 
 
 def _items(micro_batches: Sequence[Batch]) -> Iterator[PipelineItem]:

@@ -31,9 +31,7 @@ def global_gradient_norm(parameters: Iterable[torch.nn.Parameter], mesh: Mesh) -
     return all_reduce_sum(mesh.model, total).sqrt()
 
 
-def clip_gradients_(
-    parameters: Iterable[torch.nn.Parameter], norm: Tensor, largest: float
-) -> None:
+def clip_gradients_(parameters: Iterable[torch.nn.Parameter], norm: Tensor, largest: float) -> None:
     """Scale every gradient in place so that the global norm is at most `largest` (0: leave it)."""
     if largest == 0:
         return
@@ -47,4 +45,3 @@ def _counts_here(parameter: torch.nn.Parameter, mesh: Mesh) -> bool:
     if getattr(parameter, "ds_pipe_replicated", False):
         return False
     return shard_of(parameter).dim is not None or mesh.tensor.rank == 0
-

@@ -12,7 +12,7 @@ import torch
 
 from roots.config.run import BatchPlan, RunConfig
 from roots.data.batch import Batch
-from roots.data.sources import DataSources
+from roots.data.build import DataSources
 from roots.device import Device, memory_bytes, synchronize
 from roots.errors import ExitCode
 from roots.log import get_logger
@@ -119,6 +119,7 @@ def _record(
 
 
 def _evaluate(run: Run, step: int) -> None:
+    assert run.data.valid is not None, "evaluation is due without held-out data"
     batches = run.data.valid.batches(run.config.evaluation.steps)
     losses = [run.engine.evaluate(micro_batches) for micro_batches in batches]
     run.callbacks.on_evaluate_end(step, sum(losses) / len(losses))

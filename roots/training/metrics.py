@@ -146,7 +146,10 @@ def _records(path: Path, kind: type[Record]) -> Iterator[Record]:
             if missing:
                 raise _broken(path, number, f"has no field {missing[0]!r}")
             # null stands for a number that was not finite; no field is null otherwise.
-            yield kind(*(math.nan if values[name] is None else values[name] for name in names))
+            fields: dict[str, Any] = {
+                name: math.nan if values[name] is None else values[name] for name in names
+            }
+            yield kind(**fields)
     except OSError as error:
         raise _unusable(path, error) from error
 

@@ -1,0 +1,189 @@
+"""Hooks of the training loop, and the callbacks that show and record a run.
+
+The loop knows steps and stop conditions; whatever watches it is a callback. Hooks run on every rank
+that holds the callback and must not communicate; recording callbacks exist on global rank 0 alone.
+Each is called in the order of falling `priority`, equal ones in the order they were given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from roots.log import get_logger
+from roots.training.metrics import EvaluationRecord, EvaluationWriter, MetricsWriter, StepRecord
+from roots.training.progress import Progress
+from roots.training.trackers import Tracker
+
+_LOGGER = get_logger("training.callback")
+
+
+class Callback:
+    """Base of callbacks: every hook does nothing. Steps count finished updates.
+
+    `priority`: higher is called earlier. `name` keys the callback's state in checkpoints and must
+    differ between the callbacks of a run; it is the class name unless set.
+    """
+
+    priority: int = 0
+
+    @property
+    def name(self) -> str:
+        """Key of this callback's state in a checkpoint."""
+        return type(self).__name__
+
+    def on_train_start(self, step: int) -> None:
+        """Training begins, with `step` updates already done (0 in a new run)."""
+
+    def on_step_start(self, step: int) -> None:
+        """The update that will be number `step` begins (counted from 1)."""
+
+    def on_step_end(self, record: StepRecord) -> None:
+        """An update is finished, or was skipped for overflow."""
+
+    def on_evaluate_end(self, step: int, loss: float) -> None:
+        """The mean held-out loss in nats a token, after `step` updates."""
+
+    def on_checkpoint_end(self, path: Path) -> None:
+        """A checkpoint is complete in `path`."""
+
+    def on_train_end(self) -> None:
+        """Training is over, for whatever reason; close what is open."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs of this callback; plain JSON values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state made by `state_dict`. Called before `on_train_start`."""
+
+
+class CallbackList(Callback):
+    """Passes every hook on to callbacks, in the order of their priority."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = sorted(callbacks, key=lambda callback: -callback.priority)
+        names = [callback.name for callback in self._callbacks]
+        assert len(set(names)) == len(names), f"callbacks share a name: {sorted(names)}"
+
+    def __iter__(self) -> Iterator[Callback]:
+        return iter(self._callbacks)
+
+    def on_train_start(self, step: int) -> None:
+        for callback in self._callbacks:
+            callback.on_train_start(step)
+
+    def on_step_start(self, step: int) -> None:
+        for callback in self._callbacks:
+            callback.on_step_start(step)
+
+    def on_step_end(self, record: StepRecord) -> None:
+        for callback in self._callbacks:
+            callback.on_step_end(record)
+
+    def on_evaluate_end(self, step: int, loss: float) -> None:
+        for callback in self._callbacks:
+            callback.on_evaluate_end(step, loss)
+
+    def on_checkpoint_end(self, path: Path) -> None:
+        for callback in self._callbacks:
+            callback.on_checkpoint_end(path)
+
+    def on_train_end(self) -> None:
+        """Call every callback even if one of them raises: each has files of its own to close."""
+        with ExitStack() as stack:
+            for callback in reversed(self._callbacks):
+                stack.callback(callback.on_train_end)
+
+    def state_dict(self) -> dict[str, Any]:
+        """States by name, without the callbacks that have none."""
+        states = {callback.name: callback.state_dict() for callback in self._callbacks}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hand every callback its state; one that is no longer used is left out, and said so."""
+        known = {callback.name: callback for callback in self._callbacks}
+        for name, part in state.items():
+            if name in known:
+                known[name].load_state_dict(part)
+            else:
+                _LOGGER.info("the checkpoint's state of callback %s is not used any more", name)
+
+
+class MetricsCallback(Callback):
+    """Writes metrics.jsonl and evaluations.jsonl. First in order: the record must not be lost."""
+
+    priority = 100
+
+    def __init__(self, metrics: MetricsWriter, evaluations: EvaluationWriter) -> None:
+        self._metrics = metrics
+        self._evaluations = evaluations
+
+    def on_step_end(self, record: StepRecord) -> None:
+        self._metrics.write(record)
+
+    def on_evaluate_end(self, step: int, loss: float) -> None:
+        self._evaluations.write(EvaluationRecord.of(step, loss))
+
+    def on_checkpoint_end(self, path: Path) -> None:
+        # A run resumed from here keeps these lines, so they must outlive a crash as it does.
+        self._metrics.sync()
+        self._evaluations.sync()
+
+    def on_train_end(self) -> None:
+        self._metrics.close()
+        self._evaluations.close()
+
+
+class TrackerCallback(Callback):
+    """Hands records to trackers, every `every_steps` steps, and every evaluation."""
+
+    priority = 50
+
+    def __init__(self, trackers: Sequence[Tracker], every_steps: int) -> None:
+        self._trackers = tuple(trackers)
+        self._every_steps = every_steps
+
+    def on_step_end(self, record: StepRecord) -> None:
+        if record.step % self._every_steps:
+            return
+        values = dataclasses.asdict(record)
+        step = values.pop("step")
+        self._log(step, {f"train/{name}": float(value) for name, value in values.items()})
+
+    def on_evaluate_end(self, step: int, loss: float) -> None:
+        perplexity = EvaluationRecord.of(step, loss).perplexity
+        self._log(step, {"evaluation/loss": loss, "evaluation/perplexity": perplexity})
+
+    def on_train_end(self) -> None:
+        with ExitStack() as stack:
+            for tracker in self._trackers:
+                stack.callback(tracker.close)
+
+    def _log(self, step: int, values: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.log(step, values)
+
+
+class ProgressCallback(Callback):
+    """Drives the line that a person watches. Last in order: it shows what is already recorded."""
+
+    priority = -100
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_train_start(self, step: int) -> None:
+        self._progress.start()
+
+    def on_step_end(self, record: StepRecord) -> None:
+        self._progress.update(record)
+
+    def on_evaluate_end(self, step: int, loss: float) -> None:
+        self._progress.show_evaluation(step, loss)
+
+    def on_train_end(self) -> None:
+        self._progress.stop()

@@ -1,0 +1,133 @@
+"""What a person sees of a run: one live line on a terminal, plain lines anywhere else.
+
+Only global rank 0 shows it. Log lines of any logger appear above the live line instead of through
+it; where stdout is a file or a pipe there is no control character at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from roots.training.metrics import StepRecord
+
+
+class Progress:
+    """Shows records of a run of `total_steps`; use between `start` and `stop`.
+
+    `log_every_steps` spaces the plain lines (the last step always has one); the live line follows
+    every step. `clock` gives seconds.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        log_every_steps: int,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total_steps = total_steps
+        self._log_every_steps = log_every_steps
+        self._console = Console(soft_wrap=True, highlight=False) if console is None else console
+        self._clock = clock
+        self._first: tuple[int, float] | None = None
+        self._evaluation = ""
+        self._live: Live | None = None
+        self._moved: list[tuple[logging.StreamHandler[Any], Any]] = []
+
+    def start(self) -> None:
+        """Begin the live line, if there is a terminal to show it on."""
+        if not self._console.is_terminal:
+            return
+        # Only refreshed when a step ends: a thread that redraws would take time from the step.
+        self._live = Live(console=self._console, auto_refresh=False, transient=False)
+        before = (sys.stdout, sys.stderr)
+        self._live.start()
+        self._move_log_handlers(before)
+
+    def update(self, record: StepRecord) -> None:
+        """Show one finished step."""
+        if self._first is None:
+            # The first step also warms up; time left counts from its end.
+            self._first = (record.step, self._clock())
+        line = self._line(record)
+        if self._live is not None:
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+        elif record.step % self._log_every_steps == 0 or record.step >= self._total_steps:
+            self._console.print(line)
+
+    def show_evaluation(self, step: int, loss: float) -> None:
+        """Show a held-out loss: a line of its own, and kept in the live line."""
+        self._evaluation = f"  held-out {loss:.4f}"
+        self._console.print(f"step {step}/{self._total_steps}  held-out loss {loss:.4f}")
+
+    def stop(self) -> None:
+        """End the live line and leave the terminal and the loggers as they were."""
+        if self._live is None:
+            return
+        for handler, stream in self._moved:
+            handler.setStream(stream)
+        self._moved.clear()
+        self._live.stop()
+        self._live = None
+
+    def _line(self, record: StepRecord) -> str:
+        """The one line about a step."""
+        skipped = "  skipped (overflow)" if record.skipped else ""
+        return (
+            f"step {record.step}/{self._total_steps}  loss {record.loss:.4f}{self._evaluation}  "
+            f"lr {record.lr:.3g}  {record.tokens_per_second:,.0f} tokens/s  "
+            f"MFU {100 * record.mfu:.1f}%  {self._time_left(record)} left{skipped}"
+        )
+
+    def _time_left(self, record: StepRecord) -> str:
+        """Remaining steps at the mean pace since the first one, evaluations and saving included."""
+        assert self._first is not None
+        first_step, first_time = self._first
+        seconds = record.step_seconds
+        if record.step > first_step:
+            seconds = (self._clock() - first_time) / (record.step - first_step)
+        return format_duration(seconds * max(0, self._total_steps - record.step))
+
+    def _move_log_handlers(self, before: tuple[object, object]) -> None:
+        """Point log handlers at the redirected streams: they hold the ones they were made with."""
+        for handler in _stream_handlers():
+            for old, new in zip(before, (sys.stdout, sys.stderr), strict=True):
+                if handler.stream is old and new is not old:
+                    self._moved.append((handler, old))
+                    handler.setStream(new)
+                    break
+
+
+def format_duration(seconds: float) -> str:
+    """Write seconds as `42s`, `3m 05s`, `2h 07m` or `5d 03h`; `?` if that is not known."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:
+    """Every handler of every logger that writes to a stream (files excepted)."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    for logger in loggers:
+        if isinstance(logger, logging.Logger):
+            for handler in logger.handlers:
+                if isinstance(handler, logging.StreamHandler) and not isinstance(
+                    handler, logging.FileHandler
+                ):
+                    yield handler

@@ -1,0 +1,173 @@
+"""Where curves go besides metrics.jsonl: TensorBoard, and Weights & Biases when asked for.
+
+All trackers take (step, {name: value}) with names like `train/loss`. A run that resumes from step k
+repeats the steps it had logged after k; each tracker makes sure that they do not show up twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from roots.config import RunConfig
+from roots.errors import RootsError, problem
+from roots.log import get_logger
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+TENSORBOARD_FOLDER = "tensorboard"
+WANDB_STATE_FILE = "wandb.json"
+FLUSH_SECONDS = 30
+
+_LOGGER = get_logger("training.trackers")
+
+
+class Tracker(Protocol):
+    """Something that keeps curves."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the values of a step; steps never decrease."""
+
+    def close(self) -> None:
+        """Write out what is pending. Nothing is logged afterwards."""
+
+
+def build_trackers(
+    config: RunConfig, run_directory: Path, rank: int, resume_step: int
+) -> list[Tracker]:
+    """Open the trackers that `config.tracking` asks for; none on ranks other than global rank 0.
+
+    `resume_step` is the step of the checkpoint that the run continues from, 0 for a new run. Raises
+    RootsError when a package is missing or Weights & Biases refuses.
+    """
+    trackers: list[Tracker] = []
+    if rank != 0:
+        return trackers
+    if config.tracking.tensorboard:
+        trackers.append(TensorBoardTracker(run_directory / TENSORBOARD_FOLDER, resume_step))
+    if config.tracking.wandb:
+        trackers.append(WandbTracker(config, run_directory, resume_step))
+    return trackers
+
+
+class TensorBoardTracker:
+    """Writes TensorBoard events into `directory`; a resumed run appends a file to the earlier ones.
+
+    The new file begins with a mark at which TensorBoard forgets every event of a later step.
+    """
+
+    def __init__(self, directory: Path, resume_step: int = 0) -> None:
+        # The mark hides its own step as well; a new run may have evaluated at step 0.
+        purge_step = resume_step + 1 if resume_step > 0 else 0
+        self._writer: SummaryWriter = _summary_writer()(
+            str(directory), purge_step=purge_step, flush_secs=FLUSH_SECONDS
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbTracker:
+    """Reports to Weights & Biases, online or into an offline folder for a later `wandb sync`.
+
+    The run's id and the last step of every curve stand in `wandb.json` of the run directory: a
+    resumed run continues under the same id and leaves out the steps that it had already reported
+    (history there can only grow). Values that are not finite are left out.
+    """
+
+    def __init__(self, config: RunConfig, run_directory: Path, resume_step: int = 0) -> None:
+        wandb = _wandb()
+        self._state_path = run_directory / WANDB_STATE_FILE
+        state = self._read_state() if resume_step > 0 else {}
+        self._id = str(state.get("id") or secrets.token_hex(4))
+        self._reported: dict[str, int] = dict(state.get("last_steps", {}))
+        self._last_steps = dict(self._reported)
+        run_directory.mkdir(parents=True, exist_ok=True)
+        online = config.tracking.wandb_mode == "online"
+        try:
+            self._run = wandb.init(
+                project=config.tracking.wandb_project,
+                name=config.run.name,
+                id=self._id,
+                dir=str(run_directory),
+                mode=config.tracking.wandb_mode,
+                resume="allow" if online else None,
+                config=config.model_dump(mode="json"),
+                # Its capture of the console would break the live line.
+                settings=wandb.Settings(console="off", silent=True),
+            )
+        except wandb.errors.Error as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+            rule = f"Weights & Biases refused: {reason}"
+            fix = "run `wandb login`, or set tracking.wandb_mode=offline"
+            mode = config.tracking.wandb_mode
+            raise RootsError(problem("tracking.wandb_mode", mode, rule, fix)) from error
+        self._write_state()
+        _LOGGER.info("Weights & Biases run %s, %s", self._id, config.tracking.wandb_mode)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        new = {
+            name: value
+            for name, value in values.items()
+            if step > self._reported.get(name, -1) and math.isfinite(value)
+        }
+        if not new:
+            return
+        self._run.log(new, step=step)
+        self._last_steps.update(dict.fromkeys(new, step))
+        self._write_state()
+
+    def close(self) -> None:
+        self._run.finish()
+
+    def _read_state(self) -> dict[str, Any]:
+        """The state left by the run that is resumed; empty if it did not report."""
+        if not self._state_path.exists():
+            return {}
+        try:
+            state = json.loads(self._state_path.read_text(encoding="utf-8"))
+        except ValueError:
+            state = None
+        if not isinstance(state, dict):
+            rule = "is no JSON object with the id of the Weights & Biases run"
+            fix = "delete it; the run then reports under a new id"
+            raise RootsError(problem(str(self._state_path), None, rule, fix))
+        return state
+
+    def _write_state(self) -> None:
+        temporary = self._state_path.with_name(self._state_path.name + ".tmp")
+        state = {"id": self._id, "last_steps": self._last_steps}
+        temporary.write_text(json.dumps(state) + "\n", encoding="utf-8")
+        os.replace(temporary, self._state_path)
+
+
+def _summary_writer() -> type[SummaryWriter]:
+    """Import TensorBoard only where it is used: it costs a second."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        rule = "needs the package tensorboard, which cannot be imported here"
+        fix = "pip install tensorboard, or set tracking.tensorboard=false"
+        raise RootsError(problem("tracking.tensorboard", True, rule, fix)) from error
+    return SummaryWriter
+
+
+def _wandb() -> Any:
+    """Import wandb only where it is asked for."""
+    try:
+        import wandb
+    except ImportError as error:
+        rule = "needs the package wandb, which cannot be imported here"
+        fix = 'pip install "roots[wandb]", or set tracking.wandb=false'
+        raise RootsError(problem("tracking.wandb", True, rule, fix)) from error
+    return wandb

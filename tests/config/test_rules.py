@@ -1,0 +1,122 @@
+"""Rules that span fields, each with the exact line it gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from roots.config import parse_config
+from roots.config.rules import RULES
+from roots.errors import RootsError
+
+CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "heads_divide_hidden": (
+        {"model": {"hidden_size": 64, "num_heads": 5, "num_kv_heads": 5}},
+        "model.num_heads=5: must divide model.hidden_size=64; set it to one of 2, 4, 8, 16",
+    ),
+    "kv_heads_divide_heads": (
+        {"model": {"num_heads": 8, "num_kv_heads": 3}},
+        "model.num_kv_heads=3: must divide model.num_heads=8; set it to one of 1, 2, 4, 8",
+    ),
+    "rotary_needs_even_head": (
+        {"model": {"position": "rotary", "rotary_fraction": 0.01}},
+        "model.rotary_fraction=0.01: must leave at least 2 of 64 dimensions to rotate; "
+        "raise it, or use fewer heads",
+    ),
+    "tensor_divides_model": (
+        {"parallel": {"tensor": 8}, "model": {"num_heads": 8, "num_kv_heads": 4}},
+        "parallel.tensor=8: must divide model.num_kv_heads=4; "
+        "set parallel.tensor to one of 2, 4, or change model.num_kv_heads",
+    ),
+    "enough_layers_for_stages": (
+        {"parallel": {"pipeline": 5}},
+        "parallel.pipeline=5: must be at most model.num_layers=4; "
+        "set parallel.pipeline to 4 or less, or add layers",
+    ),
+    "zero_with_pipeline": (
+        {"parallel": {"pipeline": 2, "zero_stage": 2}},
+        "parallel.zero_stage=2: must be 0 or 1 with parallel.pipeline=2, because the pipeline "
+        "keeps whole gradients between micro-batches and ZeRO 2 and 3 shard them; "
+        "set parallel.zero_stage=1, or parallel.pipeline=1",
+    ),
+    "offload_needs_zero": (
+        {"parallel": {"offload_parameters": True, "zero_stage": 2}},
+        "parallel.offload_parameters=True: needs ZeRO 3, but parallel.zero_stage=2; "
+        "set parallel.zero_stage=3",
+    ),
+    "axes_of_this_version": (
+        {"parallel": {"context": 2}},
+        "parallel.context=2: must be 1 in this version of ROOTS; "
+        "use parallel.tensor, parallel.pipeline and data parallelism",
+    ),
+    "schedule_lengths_once": (
+        {"schedule": {"warmup_steps": 3, "warmup_tokens": 9}},
+        "schedule.warmup_tokens=9: cannot stand beside schedule.warmup_steps=3; "
+        "keep one of the two",
+    ),
+    "minimum_below_peak": (
+        {"schedule": {"min_learning_rate": 0.1}, "optimizer": {"learning_rate": 0.01}},
+        "schedule.min_learning_rate=0.1: must be at most optimizer.learning_rate=0.01; "
+        "set it to 0.001 or less",
+    ),
+    "split_is_a_distribution": (
+        {"data": {"split": "0,1,1"}},
+        "data.split='0,1,1': must be three weights of at least 0, the first above 0; "
+        "use for example 969,30,1",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", [rule.__name__ for rule in RULES])
+def test_violated_rule_says_field_value_rule_and_fix(rule: str) -> None:
+    tree, line = CASES[rule]
+    with pytest.raises(RootsError) as caught:
+        parse_config(tree)
+    assert caught.value.lines == (line,)
+
+
+def test_tensor_degree_that_does_not_divide_heads_is_named_for_every_size() -> None:
+    with pytest.raises(RootsError) as caught:
+        parse_config({"parallel": {"tensor": 3}})
+    assert caught.value.lines[0] == (
+        "parallel.tensor=3: must divide model.num_heads=4; "
+        "set parallel.tensor to one of 1, 2, 4, or change model.num_heads"
+    )
+
+
+def test_offloaded_optimizer_needs_zero() -> None:
+    with pytest.raises(RootsError, match=r"needs ZeRO 1 or above, but parallel.zero_stage=0"):
+        parse_config({"parallel": {"offload_optimizer": True, "zero_stage": 0}})
+
+
+def test_batch_plan_derives_data_parallel_size_and_accumulation() -> None:
+    config = parse_config(
+        {
+            "parallel": {"tensor": 2, "pipeline": 2},
+            "training": {"micro_batch_size": 2, "global_batch_size": 24},
+        }
+    )
+    plan = config.plan_batch(world_size=12)
+    assert (plan.data_parallel, plan.accumulation) == (3, 4)
+    assert plan.micro_batch_size * plan.accumulation * plan.data_parallel == 24
+
+
+def test_global_batch_that_does_not_divide_is_refused() -> None:
+    config = parse_config({"training": {"micro_batch_size": 4, "global_batch_size": 12}})
+    with pytest.raises(RootsError) as caught:
+        config.plan_batch(world_size=2)
+    assert caught.value.lines == (
+        "training.global_batch_size=12: must be a multiple of training.micro_batch_size=4 "
+        "x data-parallel size 2 = 8; set it to 8 or 16",
+    )
+
+
+def test_world_size_that_does_not_fit_the_layout_is_refused() -> None:
+    config = parse_config({"parallel": {"tensor": 2, "pipeline": 2}})
+    with pytest.raises(RootsError) as caught:
+        config.plan_batch(world_size=6)
+    assert caught.value.lines == (
+        "world size=6: must be a multiple of parallel.tensor x parallel.pipeline = 4; "
+        "start 4 ranks, or change the degrees",
+    )
