@@ -1,0 +1,90 @@
+"""Causal self-attention with fused QKV projection and grouped key/value heads.
+
+Legend: B micro-batch, T query tokens, S key tokens, H hidden, D head size; n and k are this tensor
+rank's query and key/value heads, r the concatenated size (n + 2k) D of its projections.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from roots.config.model import ModelConfig
+from roots.models.cache import LayerCache
+from roots.models.geometry import Geometry
+from roots.models.options import BuildOptions
+from roots.ops import AttentionDropout, attention, rotary
+from roots.parallel.linear import ColumnParallelLinear, RowParallelLinear
+from roots.parallel.mesh import Axis
+
+
+class SelfAttention(nn.Module):
+    """y_BTH = concat over heads(softmax(q k^T / sqrt(D)) v) W_out^T.
+
+    Each tensor rank computes whole heads (Megatron-LM, arXiv:1909.08053, section 3); `num_kv_heads`
+    below `num_heads` shares each key/value head among a group (GQA, arXiv:2305.13245).
+
+    Communication: forward all-reduce of y; backward all-reduce of dx.
+    """
+
+    def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
+        super().__init__()
+        query_size, kv_size = model.num_heads * model.head_size, model.kv_heads * model.head_size
+        chunks = [query_size, kv_size, kv_size]
+        self.qkv = ColumnParallelLinear(
+            model.hidden_size,
+            sum(chunks),
+            name=f"{name}.qkv",
+            axis=axis,
+            bias=model.bias,
+            chunks=chunks,
+            device=options.device,
+            dtype=options.dtype,
+        )
+        self.output = RowParallelLinear(
+            query_size,
+            model.hidden_size,
+            name=f"{name}.output",
+            axis=axis,
+            bias=model.bias,
+            device=options.device,
+            dtype=options.dtype,
+        )
+        self.head_size = model.head_size
+        self.local_sizes = [size // axis.size for size in chunks]
+        self.first_head = axis.rank * (model.num_heads // axis.size)
+        self.dropout_rate = model.attention_dropout
+        self.site = f"{name}.probabilities"
+        self.ops = options.ops
+
+    def forward(
+        self,
+        x_BTH: Tensor,
+        dropout_keys_B: Tensor,
+        geometry: Geometry,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """x_BTH -> y_BTH. A cache is appended to."""
+        qkv_BTr = self.qkv(x_BTH)
+        q_BTnD, k_BSkD, v_BSkD = (
+            part.unflatten(-1, (-1, self.head_size)) for part in qkv_BTr.split(self.local_sizes, -1)
+        )
+        if geometry.cos is not None and geometry.sin is not None:
+            q_BTnD = rotary(q_BTnD, geometry.cos, geometry.sin, implementation=self.ops.rotary)
+            k_BSkD = rotary(k_BSkD, geometry.cos, geometry.sin, implementation=self.ops.rotary)
+        if cache is not None:
+            k_BSkD, v_BSkD = cache.append(k_BSkD, v_BSkD)
+        o_BTnD = attention(
+            q_BTnD,
+            k_BSkD,
+            v_BSkD,
+            mask=geometry.mask,
+            dropout=self._dropout(dropout_keys_B),
+            implementation=self.ops.attention,
+        )
+        y_BTH: Tensor = self.output(o_BTnD.flatten(-2))
+        return y_BTH
+
+    def _dropout(self, dropout_keys_B: Tensor) -> AttentionDropout | None:
+        if not self.training or self.dropout_rate == 0.0:
+            return None
+        return AttentionDropout(self.dropout_rate, dropout_keys_B, self.site, self.first_head)

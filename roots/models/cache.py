@@ -1,0 +1,71 @@
+"""Keys and values of the tokens that were already generated.
+
+Legend: B rows, S capacity in tokens, T new tokens, k this rank's key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roots.config.model import ModelConfig
+from roots.errors import RootsError, problem
+from roots.parallel.mesh import Axis
+
+
+@dataclass
+class LayerCache:
+    """Keys and values of one layer, preallocated; the first `length` tokens are filled."""
+
+    k_BSkD: Tensor
+    v_BSkD: Tensor
+    length: int = 0
+
+    def append(self, k_BTkD: Tensor, v_BTkD: Tensor) -> tuple[Tensor, Tensor]:
+        """Add T tokens; return all keys and values so far as views, [B, length, k, D].
+
+        Raises RootsError if the capacity is exceeded.
+        """
+        start, stop = self.length, self.length + k_BTkD.shape[1]
+        if stop > self.k_BSkD.shape[1]:
+            rule = f"is more than the cache's capacity of {self.k_BSkD.shape[1]} tokens"
+            raise RootsError(problem("tokens", stop, rule, "make a larger KVCache"))
+        self.k_BSkD[:, start:stop] = k_BTkD
+        self.v_BSkD[:, start:stop] = v_BTkD
+        self.length = stop
+        return self.k_BSkD[:, :stop], self.v_BSkD[:, :stop]
+
+
+class KVCache:
+    """One LayerCache per block. Filled by Decoder.forward, under torch.no_grad."""
+
+    def __init__(self, layers: list[LayerCache]) -> None:
+        self.layers = layers
+
+    @staticmethod
+    def allocate(
+        model: ModelConfig,
+        axis: Axis,
+        *,
+        rows: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> KVCache:
+        """An empty cache for `rows` sequences of at most `capacity` tokens.
+
+        Memory: 2 x num_layers x rows x capacity x local key/value heads x head size elements.
+        """
+        shape = (rows, capacity, model.kv_heads // axis.size, model.head_size)
+
+        def empty() -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        return KVCache([LayerCache(empty(), empty()) for _ in range(model.num_layers)])
+
+    @property
+    def length(self) -> int:
+        """Tokens held of every row."""
+        return self.layers[0].length

@@ -1,0 +1,76 @@
+"""The decoder as one module: what a single pipeline stage trains, evaluates and generates with.
+
+Legend: B micro-batch, T tokens, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from roots.config.model import ModelConfig
+from roots.errors import RootsError, problem
+from roots.models.cache import KVCache
+from roots.models.embedding import Embedding
+from roots.models.norm import FinalNorm
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks, final norm and head (None: the embedding's matrix is the head).
+
+    Every parameter is used inside the forward of the module that owns it, as ZeRO-3 demands.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        embedding: Embedding,
+        layers: Sequence[nn.Module],
+        final_norm: FinalNorm,
+        head: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.embedding = embedding
+        self.layers = nn.ModuleList(layers)
+        self.final_norm = final_norm
+        self.head = head
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        document_starts_BT: Tensor,
+        dropout_keys_B: Tensor,
+        labels_BT: Tensor | None = None,
+        loss_weights_BT: Tensor | None = None,
+        cache: KVCache | None = None,
+        *,
+        logits_at_B: Tensor | None = None,
+    ) -> Tensor:
+        """The loss (scalar, see roots.parallel.loss) with labels, else logits_BTV.
+
+        cache:       tokens follow those it holds and are added to it; document starts, in positions
+                     of the whole row, then mark left padding
+        logits_at_B: only the logits of one token per row, logits_B1V
+        Raises RootsError if the row becomes longer than learned positions reach.
+        """
+        past = None if cache is None else cache.length
+        if cache is None and tokens_BT.shape[1] > self.model.sequence_length:
+            self._check_length(tokens_BT.shape[1])
+        stream = self.embedding((tokens_BT, document_starts_BT, dropout_keys_B), past)
+        for index, layer in enumerate(self.layers):
+            stream = layer(stream) if cache is None else layer(stream, cache.layers[index])
+        x_BTH = self.final_norm(stream)[0]
+        if logits_at_B is not None:
+            x_BTH = x_BTH[torch.arange(len(x_BTH), device=x_BTH.device), logits_at_B].unsqueeze(1)
+        head = self.embedding.tokens if self.head is None else self.head
+        result: Tensor = head(x_BTH, labels_BT, loss_weights_BT)
+        return result
+
+    def _check_length(self, length: int) -> None:
+        if self.model.position == "learned":
+            limit = self.model.sequence_length
+            rule = f"is more than the {limit} positions that the model has learned"
+            raise RootsError(problem("tokens in a row", length, rule, "shorten the text"))

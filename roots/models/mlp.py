@@ -1,0 +1,60 @@
+"""The feed-forward network of a block.
+
+Legend: B micro-batch, T tokens, H hidden; f this tensor rank's share of the inner width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from roots.config.model import ModelConfig
+from roots.models.options import BuildOptions
+from roots.ops import gelu, swiglu
+from roots.parallel.linear import ColumnParallelLinear, RowParallelLinear
+from roots.parallel.mesh import Axis
+
+
+class MLP(nn.Module):
+    """y_BTH = gelu(x W_up^T + b) W_down^T, or (silu(x W_gate^T) * x W_up^T) W_down^T.
+
+    For swiglu (Shazeer, arXiv:2002.05202) gate and up are the two halves of one matrix.
+
+    Communication: forward all-reduce of y; backward all-reduce of dx.
+    """
+
+    def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
+        super().__init__()
+        self.gated = model.activation == "swiglu"
+        self.approximate = "tanh" if model.activation == "gelu_tanh" else "none"
+        self.ops = options.ops
+        chunks = [model.ffn_size] * (2 if self.gated else 1)
+        self.up = ColumnParallelLinear(
+            model.hidden_size,
+            sum(chunks),
+            name=f"{name}.up",
+            axis=axis,
+            bias=model.bias,
+            chunks=chunks,
+            device=options.device,
+            dtype=options.dtype,
+        )
+        self.down = RowParallelLinear(
+            model.ffn_size,
+            model.hidden_size,
+            name=f"{name}.down",
+            axis=axis,
+            bias=model.bias,
+            device=options.device,
+            dtype=options.dtype,
+        )
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        """x_BTH -> y_BTH."""
+        z_BTf = self.up(x_BTH)
+        if self.gated:
+            gate_BTf, up_BTf = z_BTf.chunk(2, dim=-1)
+            a_BTf = swiglu(gate_BTf, up_BTf, implementation=self.ops.swiglu)
+        else:
+            a_BTf = gelu(z_BTf, None, self.approximate, implementation=self.ops.gelu)
+        y_BTH: Tensor = self.down(a_BTf)
+        return y_BTH

@@ -1,0 +1,61 @@
+"""LayerNorm (Ba, Kiros, Hinton 2016) and RMSNorm (Zhang, Sennrich 2019) as modules.
+
+Legend: B micro-batch, T tokens, H hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from roots.config.model import ModelConfig
+from roots.models.options import BuildOptions
+from roots.ops import layer_norm, rms_norm
+from roots.parallel.mesh import Axis
+from roots.parallel.shard import attach, replicated
+
+
+class Norm(nn.Module):
+    """y_BTH = norm(x_BTH) by `model.norm`, whole on every tensor rank.
+
+    Communication: none. Every tensor rank sees the same x and the same gradient of y, so the
+    gradients of weight and bias agree without a reduction.
+    """
+
+    def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
+        super().__init__()
+        self.kind = model.norm
+        self.epsilon = model.norm_epsilon
+        self.ops = options.ops
+        self.weight = _vector(f"{name}.weight", model.hidden_size, axis, options)
+        self.bias: nn.Parameter | None = None
+        if model.norm == "layer_norm" and model.bias:
+            self.bias = _vector(f"{name}.bias", model.hidden_size, axis, options)
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        """x_BTH -> y_BTH; statistics in fp32."""
+        if self.kind == "rms_norm":
+            return rms_norm(x_BTH, self.weight, self.epsilon, implementation=self.ops.rms_norm)
+        implementation = self.ops.layer_norm
+        return layer_norm(
+            x_BTH, self.weight, self.bias, self.epsilon, implementation=implementation
+        )
+
+    def extra_repr(self) -> str:
+        """Kind and size, for printing the module."""
+        return f"{self.kind}, size={self.weight.shape[0]}, bias={self.bias is not None}"
+
+
+class FinalNorm(Norm):
+    """The norm before the head, as a layer of the stream."""
+
+    def forward(self, stream: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """(x_BTH, document_starts_BT, dropout_keys_B) -> the same with x_BTH normalised."""
+        x_BTH, *others = stream
+        return (super().forward(x_BTH), *others)
+
+
+def _vector(name: str, size: int, axis: Axis, options: BuildOptions) -> nn.Parameter:
+    parameter = nn.Parameter(torch.empty(size, device=options.device, dtype=options.dtype))
+    attach(parameter, replicated(name, (size,)), axis)
+    return parameter

@@ -1,0 +1,175 @@
+"""The decoder: documents, positions, dropout, recompute, tensor-parallel equality."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from roots.errors import RootsError
+from roots.models.decoder import Decoder
+from roots.parallel.mesh import Mesh
+from roots.parallel.shard import gather_full, shard_of
+from roots.parallel.topology import Topology
+from tests.helpers.decoders import Inputs, random_inputs, small_decoder, small_model
+from tests.helpers.distributed import run_distributed
+
+
+def loss_and_gradients(decoder: Decoder, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+    decoder.zero_grad()
+    loss = decoder(*inputs)
+    loss.backward()
+    gradients = {name: p.grad for name, p in decoder.named_parameters() if p.grad is not None}
+    return loss.detach(), gradients
+
+
+@pytest.mark.parametrize("position", ["learned", "rotary"])
+def test_no_document_sees_another(position: str) -> None:
+    model = small_model(position=position)
+    decoder = small_decoder(model).eval()
+    tokens, _, keys, *_ = random_inputs(model, rows=1)
+    starts = torch.tensor([[0] * 10 + [10] * 14])
+    changed = tokens.clone()
+    changed[:, :10] = (changed[:, :10] + 1) % model.vocab_size
+    before, after = (decoder(t, starts, keys) for t in (tokens, changed))
+    assert torch.equal(before[:, 10:], after[:, 10:])
+    assert not torch.allclose(before[:, :10], after[:, :10])
+    joined = small_decoder(model, separate_documents=False).eval()
+    assert not torch.allclose(joined(tokens, starts, keys)[:, 10:], after[:, 10:])
+
+
+@pytest.mark.parametrize("position", ["learned", "rotary"])
+def test_reset_positions_make_a_document_independent_of_its_place(position: str) -> None:
+    model = small_model(position=position)
+    decoder = small_decoder(model, reset_positions=True).eval()
+    tokens, _, keys, *_ = random_inputs(model, rows=1)
+    starts = torch.tensor([[0] * 10 + [10] * 14])
+    packed = decoder(tokens, starts, keys)[:, 10:]
+    alone = decoder(tokens[:, 10:], torch.zeros(1, 14, dtype=torch.int64), keys)
+    torch.testing.assert_close(packed, alone)
+
+
+def test_future_tokens_are_not_seen() -> None:
+    model = small_model()
+    decoder = small_decoder(model).eval()
+    tokens, starts, keys, *_ = random_inputs(model)
+    changed = tokens.clone()
+    changed[:, 12:] = 0
+    assert torch.equal(
+        decoder(tokens, starts, keys)[:, :12], decoder(changed, starts, keys)[:, :12]
+    )
+
+
+def test_logits_leave_out_the_padded_vocabulary_and_agree_with_the_loss() -> None:
+    model = small_model()
+    decoder = small_decoder(model).eval()
+    inputs = random_inputs(model)
+    logits = decoder(*inputs[:3])
+    assert logits.shape == (3, 24, model.vocab_size)
+    log_probabilities = logits.log_softmax(-1).gather(-1, inputs.labels_BT[..., None])[..., 0]
+    torch.testing.assert_close(decoder(*inputs), -(log_probabilities / 24).sum() / 3)
+    last = decoder(*inputs[:3], logits_at_B=torch.tensor([3, 23, 0]))
+    torch.testing.assert_close(last[:, 0], logits[[0, 1, 2], [3, 23, 0]])
+
+
+def test_dropout_follows_the_keys_and_ends_in_evaluation() -> None:
+    model = small_model(dropout=0.2, attention_dropout=0.2)
+    decoder = small_decoder(model)
+    inputs = random_inputs(model)
+    first = decoder(*inputs)
+    assert torch.equal(first, decoder(*inputs))
+    assert not torch.equal(
+        first, decoder(*inputs._replace(dropout_keys_B=inputs.dropout_keys_B + 1))
+    )
+    decoder.eval()
+    plain = small_decoder(small_model()).eval()
+    assert torch.equal(decoder(*inputs), plain(*inputs))
+
+
+def test_dropout_of_a_row_does_not_depend_on_the_batch_around_it() -> None:
+    model = small_model(dropout=0.2, attention_dropout=0.2)
+    decoder = small_decoder(model)
+    inputs = random_inputs(model, rows=4)
+    whole = decoder(*inputs)
+    halves = [decoder(*(tensor[rows] for tensor in inputs)) for rows in (slice(0, 2), slice(2, 4))]
+    torch.testing.assert_close(whole, torch.stack(halves).mean())
+
+
+@pytest.mark.parametrize("position", ["learned", "rotary"])
+def test_recompute_changes_nothing(position: str) -> None:
+    model = small_model(position=position, dropout=0.1, attention_dropout=0.1)
+    inputs = random_inputs(model)
+    kept = loss_and_gradients(small_decoder(model), inputs)
+    again = loss_and_gradients(small_decoder(model, recompute="full"), inputs)
+    assert torch.equal(kept[0], again[0])
+    for name, gradient in kept[1].items():
+        assert torch.equal(gradient, again[1][name]), name
+
+
+def test_recompute_is_right_for_interleaved_micro_batches() -> None:
+    model = small_model(position="rotary")
+    decoder = small_decoder(model, recompute="full", reset_positions=True)
+    batches = [random_inputs(model, seed=seed) for seed in (1, 2)]
+    expected = [loss_and_gradients(decoder, batch)[1] for batch in batches]
+    losses = [decoder(*batch) for batch in batches]  # both forwards first, as in 1F1B
+    for loss, gradients in zip(losses, expected, strict=True):
+        decoder.zero_grad()
+        loss.backward()
+        for name, parameter in decoder.named_parameters():
+            assert torch.equal(parameter.grad, gradients[name]), name
+
+
+def test_row_longer_than_learned_positions_is_refused() -> None:
+    model = small_model()
+    inputs = random_inputs(model, length=25)
+    with pytest.raises(RootsError) as error:
+        small_decoder(model)(*inputs)
+    assert error.value.lines == (
+        "tokens in a row=25: is more than the 24 positions that the model has learned; "
+        "shorten the text",
+    )
+    rotary = small_model(position="rotary")
+    assert small_decoder(rotary)(*inputs).isfinite()
+
+
+FAMILIES: list[dict[str, Any]] = [
+    {"dropout": 0.1, "attention_dropout": 0.1},
+    {
+        "position": "rotary",
+        "norm": "rms_norm",
+        "activation": "swiglu",
+        "num_kv_heads": 2,
+        "bias": False,
+        "tied_embeddings": False,
+        "dropout": 0.1,
+    },
+]
+
+
+def tensor_parallel_step(rank: int, world_size: int, features: dict[str, Any]) -> Any:
+    model = small_model(**features)
+    mesh = Mesh.create(Topology(tensor=world_size))
+    decoder = small_decoder(model, mesh)
+    loss, gradients = loss_and_gradients(decoder, random_inputs(model))
+    shards = {name: shard_of(parameter) for name, parameter in decoder.named_parameters()}
+    full = {name: gather_full(g, shards[name], mesh.tensor) for name, g in gradients.items()}
+    logits = decoder.eval()(*random_inputs(model)[:3]).detach()
+    return loss, full, logits
+
+
+@pytest.mark.parametrize("features", FAMILIES, ids=["gpt", "llama"])
+def test_tensor_parallel_decoder_equals_one_process(features: dict[str, Any]) -> None:
+    model = small_model(**features)
+    decoder = small_decoder(model)
+    loss, gradients = loss_and_gradients(decoder, random_inputs(model))
+    logits = decoder.eval()(*random_inputs(model)[:3]).detach()
+    for other_loss, other_gradients, other_logits in run_distributed(
+        tensor_parallel_step, 2, features
+    ):
+        torch.testing.assert_close(other_loss, loss, rtol=1e-6, atol=0)
+        torch.testing.assert_close(other_logits, logits, rtol=1e-5, atol=1e-6)
+        for name, gradient in gradients.items():
+            difference = (other_gradients[name] - gradient).norm() / gradient.norm()
+            assert difference < 1e-5, (name, difference)

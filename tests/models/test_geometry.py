@@ -1,0 +1,59 @@
+"""The memo of masks and rotary tables: built once, never stale."""
+
+from __future__ import annotations
+
+import torch
+
+from roots.models.geometry import GeometryMemo, token_positions
+from roots.models.options import BuildOptions
+from tests.helpers.decoders import random_inputs, small_decoder, small_model
+
+
+def memo() -> GeometryMemo:
+    return GeometryMemo(small_model(position="rotary"), BuildOptions(reset_positions=True))
+
+
+def test_equal_starts_are_not_computed_twice() -> None:
+    geometry = memo()
+    starts = torch.zeros(2, 8, dtype=torch.int64)
+    first = geometry(starts)
+    assert geometry(starts).mask is first.mask
+    # What ZeRO-3 hands to a module: a detached alias.
+    assert geometry(starts.detach()).cos is first.cos
+
+
+def test_changed_starts_are_noticed() -> None:
+    geometry = memo()
+    starts = torch.zeros(2, 8, dtype=torch.int64)
+    before = geometry(starts)
+    starts[:, 4:] = 4
+    after = geometry(starts)
+    assert not torch.equal(before.mask, after.mask)
+    assert torch.equal(after.cos[:, 4:], before.cos[:, :4])
+    assert geometry(starts[:, :4]).mask.shape == (2, 1, 4, 4)
+    assert geometry(starts.clone()).mask is not after.mask
+
+
+def test_starts_that_were_seen_are_kept_alive() -> None:
+    """A new tensor can therefore never lie where the remembered one lay."""
+    geometry = memo()
+    first = geometry(torch.zeros(2, 8, dtype=torch.int64))
+    for _ in range(20):
+        other = geometry(torch.full((2, 8), 0, dtype=torch.int64))
+        assert other.mask is not first.mask
+
+
+def test_blocks_of_a_decoder_share_one_memo() -> None:
+    model = small_model(num_layers=3)
+    decoder = small_decoder(model)
+    assert len({id(layer.geometry) for layer in decoder.layers}) == 1
+    other = small_decoder(model)
+    assert other.layers[0].geometry is not decoder.layers[0].geometry
+    decoder(*random_inputs(model))
+
+
+def test_positions_restart_and_stay_valid_before_the_start() -> None:
+    starts = torch.tensor([[0, 0, 2, 2], [3, 3, 3, 3]])
+    assert token_positions(starts, 0, reset=True).tolist() == [[0, 1, 0, 1], [0, 0, 0, 0]]
+    assert token_positions(starts, 5, reset=True).tolist() == [[5, 6, 5, 6], [2, 3, 4, 5]]
+    assert token_positions(starts, 5, reset=False).tolist() == [5, 6, 7, 8]
