@@ -1,0 +1,112 @@
+"""What one rank of a layout test does: train some steps and report losses, norms and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roots.config import RunConfig
+from roots.data.build import build_data
+from roots.device import launch_environment
+from roots.parallel.mesh import Mesh
+from roots.parallel.process import all_gather_object
+from roots.parallel.shard import Shard
+from roots.parallel.topology import Topology
+from roots.training.assemble import build_engine, start_process
+from roots.training.engine import Engine
+from roots.training.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a layout produced: per step, and the final parameters by global name."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float | None] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
+    skipped: list[bool] = field(default_factory=list)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    evaluation: float = 0.0
+
+
+Tamper = Callable[[Engine, int], None]
+
+
+def train_curve(
+    rank: int, world_size: int, config: RunConfig, tamper: Tamper | None = None
+) -> Curve:
+    """Train `config` as rank `rank`; every rank returns the same whole weights.
+
+    `tamper(engine, step)` runs before each step, for tests that provoke an overflow.
+    """
+    environment = launch_environment()
+    device = start_process(environment, environment.local_rank)
+    plan = config.plan_batch(world_size)
+    mesh = Mesh.create(
+        Topology(config.parallel.tensor, plan.data_parallel, config.parallel.pipeline)
+    )
+    data = build_data(config, plan, mesh.data.rank)
+    engine = build_engine(config, plan, mesh, device)
+    curve = Curve()
+    for step, (micro_batches, _) in enumerate(data.train.iterate(0)):
+        if tamper is not None:
+            tamper(engine, step)
+        rate = learning_rate(
+            config.schedule,
+            config.optimizer.learning_rate,
+            step,
+            config.training.steps,
+            config.tokens_per_step,
+        )
+        result = engine.train_step(micro_batches, rate)
+        curve.losses.append(result.loss)
+        curve.norms.append(result.grad_norm)
+        curve.scales.append(result.loss_scale)
+        curve.skipped.append(result.skipped)
+    assert data.valid is not None
+    losses = [engine.evaluate(batches) for batches in data.valid.batches(2)]
+    parts = all_gather_object(mesh.model, [(s, t.clone()) for s, t in engine.weights()])
+    weights = _join(entry for part in parts for entry in part)
+    return Curve(
+        curve.losses, curve.norms, curve.scales, curve.skipped, weights, sum(losses) / len(losses)
+    )
+
+
+def _join(entries: Any) -> dict[str, Tensor]:
+    """Put the shards of every tensor together by their records."""
+    full: dict[str, Tensor] = {}
+    for shard, tensor in entries:
+        whole = full.setdefault(shard.tied_to or shard.name, torch.full(shard.shape, torch.nan))
+        _place(whole, shard, tensor.float())
+    return full
+
+
+def _place(whole: Tensor, shard: Shard, tensor: Tensor) -> None:
+    if shard.dim is None:
+        whole.copy_(tensor)
+        return
+    offset = 0
+    for start, stop in shard.intervals:
+        length = stop - start
+        whole.narrow(shard.dim, start, length).copy_(tensor.narrow(shard.dim, offset, length))
+        offset += length
+
+
+def largest_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+    """Largest difference of any parameter, relative to the largest entry of its tensor."""
+    assert first.keys() == second.keys()
+    return max(
+        float((second[name] - tensor).abs().max() / tensor.abs().max())
+        for name, tensor in first.items()
+        if tensor.abs().max() > 0
+    )
+
+
+def dataset_prefix(folder: Path) -> Path:
+    """Where the module's dataset lies."""
+    return folder / "data"

@@ -1,0 +1,94 @@
+"""Every layout gives the numbers of one process: real Gloo ranks, the real engine, 20 steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from roots.config import RunConfig
+from tests.helpers.distributed import run_distributed
+from tests.helpers.runs import small_config, write_dataset
+from tests.parallel.layouts import Curve, largest_difference, train_curve
+
+STEPS = 20
+FP32_TOLERANCE = 1e-5
+
+# name, world size, fields of `parallel`
+LAYOUTS: list[tuple[str, int, dict[str, Any]]] = [
+    (f"{name}-zero{stage}", world_size, {**degrees, "zero_stage": stage})
+    for name, world_size, degrees in (
+        ("tp2", 2, {"tensor": 2}),
+        ("pp2", 2, {"pipeline": 2}),
+        ("dp2", 2, {}),
+        ("tp2-pp2", 4, {"tensor": 2, "pipeline": 2}),
+        ("tp2-dp2", 4, {"tensor": 2}),
+        ("pp2-dp2", 4, {"pipeline": 2}),
+    )
+    for stage in (0, 1)
+] + [
+    ("dp2-zero2", 2, {"zero_stage": 2}),
+    ("dp2-zero3", 2, {"zero_stage": 3}),
+    ("tp2-dp2-zero3", 4, {"tensor": 2, "zero_stage": 3}),
+    ("tp2-pp2-recompute", 4, {"tensor": 2, "pipeline": 2, "recompute": "full"}),
+    ("pp2-uniform", 2, {"pipeline": 2, "pipeline_partition": "uniform"}),
+]
+IDS = [name for name, _, _ in LAYOUTS]
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("layouts") / "data")
+
+
+def config_of(prefix: Path, parallel: dict[str, Any], precision: str = "fp32") -> RunConfig:
+    """Clipping bites, dropout is on, heads are grouped and the embedding is tied."""
+    return small_config(
+        prefix,
+        prefix.parent,
+        parallel=parallel,
+        model={
+            "num_kv_heads": 2,
+            "dropout": 0.1,
+            "attention_dropout": 0.1,
+            "position": "rotary",
+            "norm": "rms_norm",
+            "activation": "swiglu",
+        },
+        training={"steps": STEPS, "precision": precision, "gradient_clipping": 0.5},
+        evaluation={"every_steps": 1},
+        loss_scale={"initial_power": 10},
+    )
+
+
+@pytest.fixture(scope="module")
+def single(prefix: Path) -> dict[str, Curve]:
+    """The curves of one process, by precision."""
+    curves: dict[str, Curve] = {}
+    for precision in ("fp32", "fp16"):
+        config = config_of(prefix, {"zero_stage": 1}, precision)
+        (curves[precision],) = run_distributed(train_curve, 1, config)
+    return curves
+
+
+def test_one_process_learns(single: dict[str, Curve]) -> None:
+    """The curves that everything is compared with must move, and clip."""
+    curve = single["fp32"]
+    assert curve.losses[-1] < 0.9 * curve.losses[0]
+    assert min(norm for norm in curve.norms if norm is not None) > 0.5
+
+
+@pytest.mark.parametrize(("name", "world_size", "parallel"), LAYOUTS, ids=IDS)
+def test_layout_matches_one_process_in_fp32(
+    name: str, world_size: int, parallel: dict[str, Any], prefix: Path, single: dict[str, Curve]
+) -> None:
+    curves = run_distributed(train_curve, world_size, config_of(prefix, parallel))
+    reference = single["fp32"]
+    for curve in curves:
+        assert curve.losses == pytest.approx(reference.losses, rel=FP32_TOLERANCE)
+        assert curve.norms == pytest.approx(reference.norms, rel=FP32_TOLERANCE)
+        assert curve.evaluation == pytest.approx(reference.evaluation, rel=FP32_TOLERANCE)
+        assert largest_difference(curve.weights, reference.weights) < FP32_TOLERANCE
+    assert torch.tensor([curve.losses for curve in curves]).unique(dim=0).shape[0] == 1
