@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Train on N ranks of this machine through the deepspeed launcher.
+#
+#   launch/local.sh N CONFIG [section.key=value ...]
+#
+# On GPUs, N is the number of GPUs; without, N processes share the cores (OMP_NUM_THREADS decides otherwise).
+# INT, TERM and USR1 go to every rank, which finishes its step, saves and exits 3; so does Ctrl-C.
+# Exit code: that of ROOTS (0 done, 2 bad input, 3 interrupted after a good checkpoint, 4 diverged; 1 anything else).
+set -euo pipefail
+
+# shellcheck source=launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+readonly USAGE="usage: launch/local.sh N CONFIG [section.key=value ...]"
+
+records=""
+launcher=""
+stopped=""
+
+main() {
+    (($# >= 2)) || fail "$USAGE"
+    local ranks="$1" config="$2"
+    [[ "$ranks" =~ ^[1-9][0-9]*$ ]] || fail "N=$ranks: must be a positive number of ranks; $USAGE"
+    [[ -f "$config" ]] || fail "CONFIG=$config: no such file; $USAGE"
+    shift
+    use_python
+    records="$(mktemp -d)"
+    trap 'rm -rf "$records"' EXIT
+    export ROOTS_RANK_RECORDS="$records"
+    start "$ranks" "$@"
+    local code=0
+    wait_for_launcher || code=$?
+    exit "$(decide_code "$ranks" "$code")"
+}
+
+# start N CONFIG ...: job control gives the launcher a process group of its own. Otherwise Ctrl-C would reach it too,
+# and it kills ranks that are still saving.
+start() {
+    local ranks="$1" port devices=()
+    shift
+    choose_devices "$ranks"
+    # A port the system says is free, so that two runs on one machine do not meet.
+    port="$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
+    set -m
+    deepspeed "${devices[@]}" --master_port "$port" --hostfile /dev/null/none --no_local_rank \
+        --log_level critical "$ROOTS_HOME/launch/rank.py" train "$@" </dev/null &
+    launcher=$!
+    set +m
+    trap 'forward INT' INT
+    trap 'forward TERM' TERM HUP
+    trap 'forward USR1' USR1
+}
+
+# choose_devices N: sets `devices` of the caller. DeepSpeed overrules CUDA_VISIBLE_DEVICES when it is given a number.
+choose_devices() {
+    local ranks="$1" visible
+    devices=(--num_accelerators "$ranks")
+    if ! has_gpu; then
+        # Said here, DeepSpeed need not guess and warn; an AMD GPU is for it to find.
+        if [[ ! -e /dev/kfd ]]; then export DS_ACCELERATOR="${DS_ACCELERATOR:-cpu}"; fi
+        return
+    fi
+    if [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then
+        IFS=, read -ra visible <<<"$CUDA_VISIBLE_DEVICES"
+        ((${#visible[@]} >= ranks)) ||
+            fail "N=$ranks: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES names ${#visible[@]} GPUs; one is needed for each rank"
+        CUDA_VISIBLE_DEVICES="$(IFS=,; echo "${visible[*]:0:ranks}")"
+        export CUDA_VISIBLE_DEVICES
+        devices=()
+    elif (($(count_gpus) < ranks)); then
+        fail "N=$ranks: this machine has $(count_gpus) GPUs; one is needed for each rank"
+    fi
+}
+
+# forward SIGNAL: to the ranks alone; the launcher ends when they do. Before there are ranks there is nothing to save.
+# shellcheck disable=SC2329 # called by traps
+forward() {
+    local file any=""
+    stopped="$1"
+    for file in "$records"/*.pid; do
+        if [[ -f "$file" ]]; then
+            any=yes
+            kill -s "$1" "$(<"$file")" 2>/dev/null || true
+        fi
+    done
+    if [[ -z "$any" ]]; then kill -s TERM -- "-$launcher" 2>/dev/null || true; fi
+}
+
+# A trapped signal ends `wait` early; the launcher's own code is what it gives when the process is gone.
+wait_for_launcher() {
+    local code=0
+    wait "$launcher" || code=$?
+    while kill -0 "$launcher" 2>/dev/null; do
+        code=0
+        wait "$launcher" || code=$?
+    done
+    return "$code"
+}
+
+# decide_code N CODE: the rank that failed first knows the reason; later ones failed because of it. A rank without a
+# record was killed, and the launcher may call that success.
+decide_code() {
+    local ranks="$1" code="$2" first ended
+    ended="$(find "$records" -name '*.code' | wc -l)"
+    first="$(find "$records" -name '*.code' -exec cat {} + | sort -n | awk '$2 != 0 { print $2; exit }')"
+    if [[ -n "$first" ]]; then
+        echo "$first"
+    elif [[ -n "$stopped" ]] && ((ended < ranks)); then
+        echo "local.sh: stopped by SIG$stopped before training began, nothing to save" >&2
+        echo 1
+    elif ((ended < ranks)); then
+        printf 'local.sh: %s of %s ranks ended without an exit code: killed, perhaps for lack of memory\n' \
+            "$((ranks - ended))" "$ranks" >&2
+        echo 1
+    else
+        echo "$code"
+    fi
+}
+
+main "$@"
