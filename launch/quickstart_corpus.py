@@ -3,7 +3,7 @@
     python launch/quickstart_corpus.py FOLDER
 
 Writes FOLDER/train.jsonl and FOLDER/valid.jsonl, one {"name": ..., "text": ...} a line. A document
-is the source of a module, or, for modules in C, its docstrings. Which documents are held out depends
+is the source of a module, or, for modules in C, its docstrings. Which of them are held out depends
 on a hash of their names alone, about one in twelve; a second machine holds out the same ones.
 """
 
