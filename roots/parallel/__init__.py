@@ -1,1 +1,1 @@
-"""Parallel layers: topology, process groups as values, collectives, sharded linear, embedding, loss and pipeline."""
+"""Parallel layers: topology, groups as values, collectives, sharded linear, embedding and loss."""

@@ -1,4 +1,4 @@
-"""Collectives with gradients, as conjugate pairs: the backward of each is the forward of its partner.
+"""Collectives with gradients, as conjugate pairs: each one's backward is its partner's forward.
 
     copy_to     forward identity      backward all-reduce
     reduce_from forward all-reduce    backward identity

@@ -79,7 +79,7 @@ class ColumnParallelLinear(nn.Module):
 
 
 class RowParallelLinear(nn.Module):
-    """y_O = sum over ranks of x_i W_Oi^T, + b_O once: each rank holds a share of the input features.
+    """y_O = (sum over ranks of x_i W_Oi^T) + b_O: each rank holds a share of the input features.
 
     With `skip_bias` the result is (y without bias, bias or None), for a fused bias add.
     Values are uninitialised; models/init.py fills them.

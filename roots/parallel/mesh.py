@@ -14,8 +14,8 @@ from roots.parallel.topology import Topology
 class Axis:
     """The processes that this one works with along one axis of the mesh.
 
-    `rank` is this process's index in `ranks` (global ranks, ascending). `group` is None exactly when
-    `size` is 1: there is nothing to communicate then, and every collective is the identity.
+    `rank` is this process's index in `ranks` (global ranks, ascending). `group` is None exactly
+    when `size` is 1: nothing is to be communicated then, and every collective is the identity.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Mesh:
 
     @staticmethod
     def create(topology: Topology) -> Mesh:
-        """Build this process's groups; called by every rank, after torch.distributed is initialised.
+        """Build this process's groups; every rank calls it, after torch.distributed is initialised.
 
-        Communication: one group creation per axis larger than 1, synchronised among its members only,
-        so the cost does not grow with the number of groups. Every rank creates its groups in the same
-        order of axes, which keeps creation free of deadlock.
+        Communication: one group creation per axis larger than 1, synchronised among its members
+        only, so the cost does not grow with the number of groups. Every rank creates its groups in
+        the same order of axes, which keeps creation free of deadlock.
         Raises RootsError if the topology does not have exactly the world's number of ranks.
         """
         world_size = dist.get_world_size()

@@ -1,4 +1,4 @@
-"""Starting and ending the process group, and communication outside autograd (identity at size 1)."""
+"""Start and end of the process group, and communication outside autograd (identity at size 1)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where a local parameter lies in its global tensor: the record that every parameter carries.
 
-From it follow initial values, checkpoints, export, and the flags by which DeepSpeed counts a sharded
-parameter's gradient on every rank and a replicated one's only once.
+From it follow initial values, checkpoints, export, and the flags by which DeepSpeed counts the
+gradient of a sharded parameter on every rank and that of a replicated one only once.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def chunked(
 ) -> Shard:
     """The record of a fused parameter, such as [Q; K; V] or [gate; up].
 
-    `chunks` are the sizes of the parts along `dim`; each part is cut evenly over the axis, so that a
-    rank holds its share of every part. Raises RootsError for a part that is not divisible.
+    `chunks` are the sizes of the parts along `dim`; each part is cut evenly over the axis, so that
+    a rank holds its share of every part. Raises RootsError for a part that is not divisible.
     """
     assert sum(chunks) == shape[dim], f"{name}: chunks {list(chunks)} do not add up to {shape[dim]}"
     uneven = [size for size in chunks if size % axis.size]

@@ -65,7 +65,9 @@ class Topology:
 
     def rank_of(self, tensor: int = 0, data: int = 0, pipeline: int = 0) -> int:
         """Global rank at a coordinate."""
-        assert 0 <= tensor < self.tensor and 0 <= data < self.data and 0 <= pipeline < self.pipeline
+        assert 0 <= tensor < self.tensor, f"tensor index {tensor} of {self.tensor}"
+        assert 0 <= data < self.data, f"data index {data} of {self.data}"
+        assert 0 <= pipeline < self.pipeline, f"pipeline index {pipeline} of {self.pipeline}"
         return (pipeline * self.data + data) * self.tensor + tensor
 
     def group_of(self, axis: str, rank: int) -> list[int]:
