@@ -44,3 +44,9 @@ def prepare_accelerator(device: Device) -> None:
     deepspeed.utils.logging.logger.setLevel(logging.WARNING)
     if device.kind == "cpu":
         set_accelerator(HalfPrecisionCpu())
+
+
+def join_process_group(device: Device) -> None:
+    """Let DeepSpeed communicate over the process group that is already initialised."""
+    backend = "nccl" if device.kind == "cuda" else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)

@@ -17,6 +17,7 @@ from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.parallel.pipeline import Pipeline
 from roots.training.engine import Engine, initialise_deepspeed
+from roots.training.engine_accelerator import join_process_group
 
 PipelineItem = tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -46,6 +47,8 @@ def build_pipeline_engine(
     config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device
 ) -> PipelineEngine:
     """Build and initialise this rank's stage and put it under DeepSpeed."""
+    # PipelineModule communicates while it is built.
+    join_process_group(device)
     options = replace(BuildOptions.of_run(config), device=device.torch)
     stage = Pipeline(
         decoder_layers(config.model, mesh, options),

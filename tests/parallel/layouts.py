@@ -98,15 +98,10 @@ def _place(whole: Tensor, shard: Shard, tensor: Tensor) -> None:
 
 
 def largest_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
-    """Largest difference of any parameter, relative to the largest entry of its tensor."""
+    """Largest relative difference ||a - b|| / ||b|| of any parameter tensor."""
     assert first.keys() == second.keys()
     return max(
-        float((second[name] - tensor).abs().max() / tensor.abs().max())
-        for name, tensor in first.items()
-        if tensor.abs().max() > 0
+        float((first[name] - tensor).norm() / tensor.norm())
+        for name, tensor in second.items()
+        if tensor.norm() > 0
     )
-
-
-def dataset_prefix(folder: Path) -> Path:
-    """Where the module's dataset lies."""
-    return folder / "data"
