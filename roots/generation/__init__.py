@@ -1,0 +1,1 @@
+"""Text from a trained decoder: loading a checkpoint, sampling, cached decoding."""

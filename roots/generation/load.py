@@ -1,0 +1,67 @@
+"""A checkpoint of any layout as one module on this process, for generation and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from roots.checkpoint import load_decoder_weights, read_config, resolve_checkpoint
+from roots.config.run import RunConfig
+from roots.device import Device
+from roots.errors import RootsError, problem
+from roots.models.build import build_decoder
+from roots.models.decoder import Decoder
+from roots.models.init import materialise
+from roots.models.options import BuildOptions, compute_dtype
+from roots.parallel.mesh import Mesh
+from roots.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A decoder ready for use, in evaluation mode, and the config it was trained with."""
+
+    checkpoint: Path
+    config: RunConfig
+    decoder: Decoder
+
+
+def load_model(path: Path, device: Device) -> LoadedModel:
+    """Load the checkpoint meant by `path`: a step folder, or a run's folder (then its latest).
+
+    Raises RootsError if there is none or its tensors do not fit its config.
+    """
+    checkpoint = resolve_checkpoint(path)
+    config = read_config(checkpoint)
+    # The parameters of an inference model do not depend on how the training was laid out.
+    options = BuildOptions(
+        dtype=inference_dtype(config, device),
+        separate_documents=config.data.separate_documents,
+        reset_positions=config.data.reset_positions,
+        ops=config.ops,
+    )
+    decoder = build_decoder(config.model, Mesh.single(), options=options)
+    materialise(decoder, device.torch)
+    load_decoder_weights(checkpoint, decoder)
+    return LoadedModel(checkpoint, config, decoder.eval())
+
+
+def inference_dtype(config: RunConfig, device: Device) -> torch.dtype:
+    """The precision of the training; fp32 for fp16 on a CPU, which has no fast fp16."""
+    if device.kind == "cpu" and config.training.precision == "fp16":
+        return torch.float32
+    return compute_dtype(config.training.precision)
+
+
+def tokenizer_of(model: LoadedModel, given: str | None) -> Tokenizer:
+    """The tokenizer `given`, else the one named in the checkpoint's config.
+
+    Raises RootsError if neither names one, or it cannot be loaded.
+    """
+    where = given or model.config.data.tokenizer
+    if where is None:
+        rule = f"is not set in the config of {model.checkpoint}"
+        raise RootsError(problem("data.tokenizer", None, rule, "give --tokenizer DIR"))
+    return load_tokenizer(where)

@@ -1,0 +1,70 @@
+"""The choice of a token: greedy, temperature, top-k, top-p."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from roots.errors import RootsError
+from roots.generation.sampling import SamplingOptions, choose_tokens
+
+# Probabilities 0.5, 0.25, 0.125, 0.075, 0.05 of five tokens, not in order.
+PROBABILITIES = torch.tensor([0.125, 0.5, 0.05, 0.25, 0.075])
+DRAWS = 20_000
+
+
+def frequencies(options: SamplingOptions) -> Tensor:
+    logits = PROBABILITIES.log().expand(DRAWS, -1)
+    tokens = choose_tokens(logits, options, torch.Generator().manual_seed(1))
+    return torch.bincount(tokens, minlength=5) / DRAWS
+
+
+def assert_drawn_from(options: SamplingOptions, weights: list[float]) -> None:
+    expected = torch.tensor(weights) / sum(weights)
+    measured = frequencies(options)
+    # Five standard errors of a frequency.
+    assert ((measured - expected).abs() <= 5 * (expected * (1 - expected) / DRAWS).sqrt()).all()
+    assert torch.equal(measured == 0, expected == 0)
+
+
+def test_plain_sampling_follows_the_probabilities() -> None:
+    assert_drawn_from(SamplingOptions(), PROBABILITIES.tolist())
+
+
+def test_greedy_takes_the_likeliest() -> None:
+    assert_drawn_from(SamplingOptions(greedy=True, temperature=5.0), [0, 1, 0, 0, 0])
+
+
+def test_temperature_flattens_and_sharpens() -> None:
+    assert_drawn_from(SamplingOptions(temperature=2.0), PROBABILITIES.sqrt().tolist())
+    assert_drawn_from(SamplingOptions(temperature=0.5), PROBABILITIES.square().tolist())
+
+
+def test_top_k_keeps_the_k_likeliest() -> None:
+    assert_drawn_from(SamplingOptions(top_k=2), [0, 0.5, 0, 0.25, 0])
+    assert_drawn_from(SamplingOptions(top_k=99), PROBABILITIES.tolist())
+
+
+@pytest.mark.parametrize(
+    "top_p, kept",
+    [(0.01, [1]), (0.5, [1]), (0.51, [1, 3]), (0.8, [0, 1, 3]), (0.999, [0, 1, 2, 3, 4])],
+)
+def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, kept: list[int]) -> None:
+    weights = [p if token in kept else 0.0 for token, p in enumerate(PROBABILITIES.tolist())]
+    assert_drawn_from(SamplingOptions(top_p=top_p), weights)
+
+
+def test_top_p_counts_what_top_k_has_left() -> None:
+    # Of 0.5 and 0.25 the first alone has two thirds.
+    assert_drawn_from(SamplingOptions(top_k=2, top_p=0.6), [0, 1, 0, 0, 0])
+
+
+def test_bad_options_are_all_told() -> None:
+    with pytest.raises(RootsError) as error:
+        SamplingOptions(temperature=0.0, top_k=-1, top_p=1.5)
+    assert error.value.lines == (
+        "temperature=0.0: must be above 0; use --greedy for the limit at 0",
+        "top_k=-1: must not be negative; use 0 for all",
+        "top_p=1.5: must be in (0, 1]; use 1 for all",
+    )
