@@ -1,0 +1,114 @@
+"""local.sh with the real deepspeed launcher, and ranks that end as each test wants."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.sources import ROOT
+from tests.launch.machine import environment_with
+
+pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+pytestmark = [pytest.mark.distributed]
+
+# A package in ROOTS' place. Overrides reach it as they are; the last one says how the rank ends.
+RANKS = """
+import os, signal, sys
+from pathlib import Path
+
+def main():
+    rank, folder = os.environ["RANK"], Path(os.environ["FOLDER"])
+    facts = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")]
+    folder.joinpath(f"rank{rank}").write_text(" ".join(facts + sys.argv[1:]))
+    how = sys.argv[-1]
+    if how.startswith("code="):
+        # Rank 1 has the reason; rank 0 fails because its neighbour is gone.
+        sys.exit(int(how[5:]) if rank == "1" else wait_for_end_of_neighbour(folder))
+    if how == "killed" and rank == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "signal":
+        received = []
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        for number in numbers:
+            signal.signal(number, lambda number, frame: received.append(number))
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        folder.joinpath(f"ready{rank}").touch()
+        received.append(signal.sigwait(numbers))
+        folder.joinpath(f"saved{rank}").write_text(signal.Signals(received[0]).name)
+        sys.exit(3)
+
+def wait_for_end_of_neighbour(folder):
+    records = Path(os.environ["ROOTS_RANK_RECORDS"])
+    while not records.joinpath("1.code").exists():
+        pass
+    return 1
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    package = tmp_path / "fake" / "roots" / "cli"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    (package / "main.py").write_text(RANKS, encoding="utf-8")
+    (tmp_path / "run.yaml").touch()
+    return ["bash", str(ROOT / "launch" / "local.sh"), "2", str(tmp_path / "run.yaml")]
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return environment_with(
+        PYTHONPATH=str(tmp_path / "fake"),
+        FOLDER=str(tmp_path),
+        VIRTUAL_ENV=str(Path(sys.executable).parents[1]),
+    )
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_code_of_the_rank_that_failed_first_is_passed_on(
+    tmp_path: Path, command: list[str], code: int
+) -> None:
+    result = subprocess.run(
+        [*command, "model.num_layers=2", f"code={code}"], env=environment(tmp_path), check=False
+    )
+    assert result.returncode == code
+    ranks = [(tmp_path / f"rank{rank}").read_text("utf-8").split() for rank in (0, 1)]
+    assert [facts[:3] for facts in ranks] == [["0", "0", "2"], ["1", "1", "2"]]
+    assert ranks[0][3] == ranks[1][3]
+    overrides = ["train", str(tmp_path / "run.yaml"), "model.num_layers=2", f"code={code}"]
+    assert ranks[0][4:] == ranks[1][4:] == overrides
+
+
+def test_killed_rank_is_no_success(tmp_path: Path, command: list[str]) -> None:
+    result = subprocess.run(
+        [*command, "killed"],
+        env=environment(tmp_path),
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr.endswith(
+        "local.sh: 1 of 2 ranks ended without an exit code: killed, perhaps for lack of memory\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_signal_lets_every_rank_save(
+    tmp_path: Path, command: list[str], number: signal.Signals
+) -> None:
+    process = subprocess.Popen([*command, "signal"], env=environment(tmp_path))
+    deadline = time.monotonic() + 60
+    ready = [tmp_path / f"ready{rank}" for rank in (0, 1)]
+    while not all(path.exists() for path in ready):
+        assert process.poll() is None, "ended before it began"
+        assert time.monotonic() < deadline, "the ranks did not start"
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 3
+    saved = {(tmp_path / f"saved{rank}").read_text("utf-8") for rank in (0, 1)}
+    assert saved == {number.name}
