@@ -36,7 +36,7 @@ def preprocess(
         OnErrorChoice, typer.Option(help="Whether a broken line ends the run or is left out.")
     ] = OnErrorChoice.STOP,
     workers: Annotated[
-        Optional[int],  # noqa: UP007, UP045  # typer evaluates this on Python 3.10 too
+        Optional[int],  # noqa: UP045  # typer evaluates this on Python 3.10 too
         typer.Option(min=0, help="Tokenizing processes; 0: none besides this one."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,

@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from roots.cli.preprocess import OnErrorChoice
+
 tokenizer_app = typer.Typer(help="Make tokenizers.", no_args_is_help=True)
 
 
@@ -26,16 +28,16 @@ def train(
     vocab_size: Annotated[int, typer.Option(help="Number of ids, special tokens included.")],
     out: Annotated[Path, typer.Option(help="Folder for tokenizer.json.")],
     special_token: Annotated[
-        Optional[list[str]],  # noqa: UP007, UP045  # typer evaluates this on Python 3.10 too
+        Optional[list[str]],  # noqa: UP045  # typer evaluates this on Python 3.10 too
         typer.Option(help="Further special token; may be repeated."),
     ] = None,
     min_frequency: Annotated[
         int, typer.Option(min=1, help="How often a pair must occur to be merged.")
     ] = 2,
     text_key: Annotated[str, typer.Option(help="Key or column that holds the text.")] = "text",
-    skip_errors: Annotated[
-        bool, typer.Option("--skip-errors", help="Leave broken lines out instead of stopping.")
-    ] = False,
+    on_error: Annotated[
+        OnErrorChoice, typer.Option(help="Whether a broken line ends the run or is left out.")
+    ] = OnErrorChoice.STOP,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Train a byte-level BPE tokenizer; every text can be encoded, whatever it is trained on."""
@@ -46,7 +48,7 @@ def train(
     texts = read_texts(
         find_files(files),
         text_key,
-        "skip" if skip_errors else "stop",
+        on_error.value,
         lambda line: get_logger("tokenizer").warning("skipped: %s", line),
     )
     trained = train_bpe(

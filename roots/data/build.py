@@ -44,8 +44,9 @@ def build_data(
     train, valid = _sources(config, train_set, valid_set)
 
     def reader(sources: Sequence[Source], num_steps: int) -> StepReader:
+        num_samples = num_steps * batch_plan.global_batch_size
         return StepReader(
-            _blend(config, sources, num_steps * batch_plan.global_batch_size) if needs_data else None,
+            _blend(config, sources, num_samples) if needs_data else None,
             batch_plan,
             data_rank,
             num_steps=num_steps,

@@ -139,7 +139,10 @@ def _parse(kind: Kind, item: object, text_key: str) -> str:
             raise ValueError(f"the value is no string but {type(item).__name__}")
         return item
     assert isinstance(item, bytes)
-    content = json.loads(item)
+    try:
+        content = json.loads(item.strip())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} (column {error.colno})") from None
     if not isinstance(content, dict):
         raise ValueError(f"the line is no object but {type(content).__name__}")
     if text_key not in content:

@@ -1,0 +1,69 @@
+"""`roots preprocess`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from roots.cli.preprocess import preprocess
+from roots.data.indexed import IndexedDataset
+from roots.errors import RootsError
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Call the command with a .jsonl file of three lines, one of them broken, and one empty."""
+    app = typer.Typer()
+    app.command()(preprocess)
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\n{"text":\n{"text": ""}\n{"text": "two"}\n')
+
+    def call(*options):
+        arguments = ["--tokenizer", "bytes", "--out", str(tmp_path / "out"), *options, str(path)]
+        return CliRunner().invoke(app, arguments)
+
+    return call
+
+
+def test_report_for_people(run, tmp_path):
+    result = run("--on-error", "skip")
+    assert result.exit_code == 0
+    assert result.stdout == (
+        f"{tmp_path}/out: 8 tokens in 2 documents from 1 files\n"
+        "Left out: 1 empty, 1 broken documents.\n"
+    )
+    assert len(IndexedDataset(tmp_path / "out")) == 2
+
+
+def test_report_for_machines(run, tmp_path):
+    result = run("--on-error", "skip", "--json", "--workers", "0")
+    assert json.loads(result.stdout) == {
+        "prefix": f"{tmp_path}/out",
+        "files": 1,
+        "tokenizer": "bytes",
+        "vocab_size": 257,
+        "end_of_document": 256,
+        "max_token_id": 256,
+        "documents": 2,
+        "tokens": 8,
+        "empty": 1,
+        "skipped": 1,
+    }
+
+
+def test_broken_line_stops_by_default(run, tmp_path):
+    result = run()
+    assert isinstance(result.exception, RootsError)
+    assert str(result.exception) == (
+        f"{tmp_path}/a.jsonl line 2: must hold a text under 'text': Expecting value (column 9); "
+        "repair it, or continue without it by --on-error skip"
+    )
+    assert not (tmp_path / "out.bin").exists()
+
+
+def test_unknown_policy(run):
+    result = run("--on-error", "ignore")
+    assert result.exit_code == 2

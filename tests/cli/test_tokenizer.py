@@ -1,0 +1,60 @@
+"""`roots tokenizer train`."""
+
+from __future__ import annotations
+
+import json
+
+from typer.testing import CliRunner
+
+from roots.cli.tokenizer import tokenizer_app
+from roots.errors import RootsError
+from roots.tokenizer.tokenizer import load_tokenizer
+
+
+def train(tmp_path, *options, content="the cat sat on the mat, the cat sat\n" * 9):
+    (tmp_path / "a.txt").write_text(content)
+    out = tmp_path / "tokenizer"
+    return CliRunner().invoke(
+        tokenizer_app, ["train", "--out", str(out), *options, str(tmp_path / "a.txt")]
+    )
+
+
+def test_train_writes_a_tokenizer(tmp_path):
+    result = train(tmp_path, "--vocab-size", "260", "--special-token", "<|user|>")
+    assert result.exit_code == 0
+    assert result.stdout.endswith(f"{tmp_path}/tokenizer: 260 ids, 0 ends a document\n")
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    assert tokenizer.encode("<|user|>", special_tokens=True) == [1]
+
+
+def test_report_for_machines(tmp_path):
+    result = train(tmp_path, "--vocab-size", "260", "--json")
+    report = json.loads(result.stdout)
+    assert report == {
+        "folder": f"{tmp_path}/tokenizer",
+        "vocab_size": 260,
+        "end_of_document": 0,
+        "fingerprint": load_tokenizer(tmp_path / "tokenizer").fingerprint,
+    }
+
+
+def test_a_text_too_small_for_the_vocabulary_is_said(tmp_path):
+    result = train(tmp_path, "--vocab-size", "9999")
+    size = load_tokenizer(tmp_path / "tokenizer").vocab_size
+    assert f"The text supports {size} ids of the 9999 asked for." in result.stdout
+
+
+def test_vocabulary_too_small(tmp_path):
+    result = train(tmp_path, "--vocab-size", "12")
+    assert isinstance(result.exception, RootsError)
+    assert str(result.exception) == (
+        "--vocab-size=12: must be at least 257 (256 bytes and 1 special tokens); "
+        "ask for a larger vocabulary"
+    )
+
+
+def test_broken_lines_can_be_left_out(tmp_path):
+    (tmp_path / "b.jsonl").write_text('{"text": "one"}\n{\n')
+    arguments = ["train", "--vocab-size", "260", "--out", str(tmp_path), f"{tmp_path}/b.jsonl"]
+    assert isinstance(CliRunner().invoke(tokenizer_app, arguments).exception, RootsError)
+    assert CliRunner().invoke(tokenizer_app, [*arguments, "--on-error", "skip"]).exit_code == 0

@@ -1,0 +1,196 @@
+"""Samples of one dataset."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from roots.data.gpt import GPTDataset, split_documents
+from roots.data.index import build_sample_indices, plan_epochs
+from roots.data.indexed import IndexedDataset
+from roots.errors import RootsError
+
+T = 4
+# Every example writes a dataset of its own, so the shared folder of a fixture does no harm.
+per_example = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def open_samples(indexed, num_samples, documents=None, seed=5, sequence_length=T, **options):
+    return GPTDataset(
+        indexed,
+        range(len(indexed)) if documents is None else documents,
+        sequence_length=sequence_length,
+        num_samples=num_samples,
+        seed=seed,
+        **options,
+    )
+
+
+@per_example
+@given(
+    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=8),
+    first=st.integers(0, 2),
+    size=st.integers(1, 7),
+    num_samples=st.integers(1, 20),
+    seed=st.integers(0, 3),
+)
+def test_samples_are_windows_of_the_stream(numbered, lengths, first, size, num_samples, seed):
+    if sum(lengths[first:]) == 0:
+        return
+    indexed = numbered(lengths)
+    documents = range(first, len(lengths))
+    plan = plan_epochs(sum(lengths[first:]), size, num_samples)
+    indices = build_sample_indices(indexed, documents, size, plan, seed)
+    stream = [(t, d) for d in indices.order for t in range(*indexed.document_span(first + d))]
+    epoch_tokens = sum(lengths[first:])
+    dataset = open_samples(indexed, num_samples, documents, seed, size)
+    assert len(dataset) == plan.num_samples >= num_samples
+    seen = []
+    for i in range(len(dataset)):
+        row = int(indices.shuffle[i])
+        window = stream[row * size : row * size + size + 1]
+        sample = dataset[i]
+        assert sample.tokens.tolist() == [token for token, _ in window]
+        assert (
+            sample.document_starts.tolist()
+            == starts_of(row * size, stream, indexed, first)[: size + 1]
+        )
+        seen.append(row)
+    assert sorted(seen) == list(range(len(dataset)))
+    for epoch in range(len(plan.bounds) - 1):
+        tokens = [t for t, _ in stream[epoch * epoch_tokens : (epoch + 1) * epoch_tokens]]
+        assert len(set(tokens)) == epoch_tokens, "an epoch shows every token once"
+
+
+def starts_of(begin, stream, indexed, first):
+    """Walk the stream from `begin` on: where does the document of each token start in the row?"""
+    starts = []
+    for index, (token, document) in enumerate(stream[begin:]):
+        is_first = token == indexed.document_span(first + int(document))[0]
+        starts.append(index if index == 0 or is_first else starts[-1])
+    return starts
+
+
+def test_document_boundaries_are_those_of_the_dataset(write_dataset):
+    indexed = IndexedDataset(write_dataset([[1, 1, 0], [2, 0], [3, 3, 3, 3, 3, 0]]))
+    dataset = open_samples(indexed, 1, sequence_length=10)
+    sample = dataset[0]
+    assert len(sample.tokens) == 11
+    after_end = [0] + [t + 1 for t in range(10) if sample.tokens[t] == 0]
+    assert sorted(set(sample.document_starts.tolist())) == after_end
+
+
+def test_another_seed_gives_another_order(numbered):
+    indexed = numbered([50, 60, 70, 80])
+    orders = [
+        [open_samples(indexed, 60, seed=seed)[i].tokens[0] for i in range(60)] for seed in (1, 1, 2)
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+
+
+def test_sample_does_not_depend_on_how_many_follow(numbered):
+    indexed = numbered([13, 7, 21])
+    few, many = open_samples(indexed, 5), open_samples(indexed, 100)
+    for i in range(len(few)):
+        assert few[i].tokens.tolist() == many[i].tokens.tolist()
+
+
+def test_samples_do_not_leave_their_split(numbered):
+    indexed = numbered([10, 10, 10, 10])
+    dataset = open_samples(indexed, 30, documents=range(2, 3))
+    for i in range(30):
+        assert {int(token) // 10 for token in dataset[i].tokens} == {2}
+
+
+def test_index_is_built_once_and_again_for_another_dataset(numbered, tmp_path, monkeypatch):
+    built = []
+    real = build_sample_indices
+    monkeypatch.setattr(
+        "roots.data.gpt.build_sample_indices",
+        lambda *arguments: built.append(1) or real(*arguments),
+    )
+    indexed = numbered([10, 20])
+    open_samples(indexed, 3)
+    open_samples(indexed, 4)  # the same whole epoch
+    assert len(built) == 1
+    open_samples(indexed, 3, seed=6)
+    assert len(built) == 2
+    open_samples(numbered([20, 10]), 3)
+    assert len(built) == 3
+    assert len(list((tmp_path / "index-cache").glob("*.json"))) == 3
+
+
+def test_cache_directory_is_used(numbered, tmp_path):
+    open_samples(numbered([10, 20]), 3, cache_directory=tmp_path / "elsewhere")
+    assert len(list((tmp_path / "elsewhere").glob("*.samples.npy"))) == 1
+    assert not (tmp_path / "index-cache").exists()
+
+
+def test_read_only_cache_that_is_complete_is_enough(numbered, tmp_path):
+    indexed = numbered([10, 20])
+    open_samples(indexed, 3)
+    for path in (tmp_path / "index-cache").iterdir():
+        if path.suffix == ".lock":
+            path.unlink()
+            os.mkdir(path)  # opening it as a file would fail
+    assert open_samples(indexed, 3)[0].tokens.shape == (T + 1,)
+
+
+def test_split_without_tokens(numbered):
+    indexed = numbered([3, 0, 4])
+    with pytest.raises(RootsError) as caught:
+        open_samples(indexed, 3, documents=range(1, 2))
+    assert str(caught.value) == (
+        f"{indexed.prefix}: documents 1 to 2 hold no tokens; "
+        "change data.split, or give data.valid a dataset of its own"
+    )
+
+
+@per_example
+@given(
+    count=st.integers(0, 5000),
+    weights=st.tuples(st.floats(0, 1000), st.floats(0, 100), st.floats(0.1, 10)),
+)
+def test_split_cuts_all_documents_in_three(count, weights):
+    train, valid, test = split_documents(count, weights)
+    assert [*train, *valid, *test] == list(range(count))
+    for part, weight in zip((train, valid, test), weights):
+        assert abs(len(part) - count * weight / sum(weights)) <= 1.0 + 1e-6
+
+
+@pytest.fixture(scope="module")
+def megatron_config():
+    """Megatron-core's own splitting."""
+    return pytest.importorskip(
+        "megatron.core.datasets.blended_megatron_dataset_config",
+        reason="megatron-core is not installed (`pip install megatron-core`)",
+        exc_type=ImportError,
+    )
+
+
+def test_split_equals_megatrons(megatron_config):
+    vector = megatron_config.parse_and_normalize_split("969,30,1")
+    matrix = megatron_config.convert_split_vector_to_split_matrix(vector)
+    for count in (1, 7, 168, 1000, 12345):
+        theirs = [range(round(a * count), round(b * count)) for a, b in matrix]
+        assert list(split_documents(count, (969.0, 30.0, 1.0))) == theirs
+
+
+def test_reading_a_sample_touches_only_its_documents(numbered, monkeypatch):
+    indexed = numbered([3] * 500)
+    dataset = open_samples(indexed, 100)
+    touched = []
+    real = IndexedDataset.document_span
+    monkeypatch.setattr(
+        IndexedDataset, "document_span", lambda self, d: touched.append(d) or real(self, d)
+    )
+    dataset[17]
+    assert len(touched) <= 3
+    assert np.all(np.diff(dataset[17].document_starts) >= 0)
