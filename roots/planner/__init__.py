@@ -1,1 +1,1 @@
-"""Closed forms about a model and a run, in pure Python: parameters and FLOPs. Never imports torch."""
+"""Closed forms about a model and a run, in pure Python, never torch: parameters and FLOPs."""

@@ -78,7 +78,7 @@ def _draw(
     if len(losses) < SMOOTH_FROM_POINTS:
         loss_axes.plot(numbers, losses, color="tab:blue", label="training loss")
     else:
-        window = max(3, round(SMOOTH_SHARE * len(losses)))
+        window = max(3, round(SMOOTH_SHARE * len(losses)) | 1)  # odd: as many on both sides
         loss_axes.plot(numbers, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
         label = f"training loss (mean of {window} steps)"
         loss_axes.plot(numbers, smoothed(losses, window), color="tab:blue", label=label)

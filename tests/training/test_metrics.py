@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,35 +13,16 @@ from roots.training.metrics import (
     EvaluationRecord,
     EvaluationWriter,
     MetricsWriter,
-    StepRecord,
     read_evaluations,
     read_metrics,
 )
-
-
-def record(step: int, **changes: object) -> StepRecord:
-    made = StepRecord(
-        step=step,
-        consumed_samples=8 * step,
-        consumed_tokens=2048 * step,
-        loss=5.0 / step,
-        lr=1e-3,
-        grad_norm=0.5,
-        loss_scale=65536.0,
-        skipped=False,
-        step_seconds=0.25,
-        tokens_per_second=8192.0,
-        tflops=0.1,
-        mfu=0.4,
-        memory_bytes=123,
-    )
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+from tests.helpers.records import step_record
 
 
 def write(path: Path, steps: range, resume_step: int = 0) -> None:
     writer = MetricsWriter(path, resume_step)
     for step in steps:
-        writer.write(record(step))
+        writer.write(step_record(step))
     writer.close()
 
 
@@ -69,14 +49,14 @@ def test_line_holds_exactly_the_documented_fields(tmp_path: Path) -> None:
 def test_reading_gives_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "run" / "metrics.jsonl"
     write(path, range(1, 6))
-    assert read_metrics(path) == [record(step) for step in range(1, 6)]
+    assert read_metrics(path) == [step_record(step) for step in range(1, 6)]
 
 
 def test_each_record_is_visible_before_the_file_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = MetricsWriter(path)
     for step in (1, 2):
-        writer.write(record(step))
+        writer.write(step_record(step))
         assert [one.step for one in read_metrics(path)] == list(range(1, step + 1))
     writer.sync()
     writer.close()
@@ -117,7 +97,7 @@ def test_dropping_never_leaves_a_shorter_file_behind(
 def test_not_finite_values_are_null_and_read_as_nan(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = MetricsWriter(path)
-    writer.write(record(1, loss=math.nan, grad_norm=math.inf, skipped=True))
+    writer.write(step_record(1, loss=math.nan, grad_norm=math.inf, skipped=True))
     writer.close()
     values = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert values["loss"] is None

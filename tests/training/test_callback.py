@@ -1,0 +1,200 @@
+"""Callbacks: order, state, closing, and what the recording ones leave behind."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from roots.training.callback import (
+    Callback,
+    CallbackList,
+    MetricsCallback,
+    ProgressCallback,
+    TrackerCallback,
+)
+from roots.training.metrics import (
+    EvaluationWriter,
+    MetricsWriter,
+    read_evaluations,
+    read_metrics,
+)
+from roots.training.progress import Progress
+from tests.helpers.records import step_record
+
+HOOKS = (
+    "on_train_start",
+    "on_step_start",
+    "on_step_end",
+    "on_evaluate_end",
+    "on_checkpoint_end",
+    "on_train_end",
+    "state_dict",
+    "load_state_dict",
+)
+
+
+class Noting(Callback):
+    """Notes every call in a shared list; `broken` makes the end raise."""
+
+    def __init__(
+        self, name: str, calls: list[str], priority: int = 0, broken: bool = False
+    ) -> None:
+        self._name = name
+        self._calls = calls
+        self._broken = broken
+        self.priority = priority
+        self.state: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def on_train_start(self, step: int) -> None:
+        self._calls.append(f"{self._name} start {step}")
+
+    def on_step_start(self, step: int) -> None:
+        self._calls.append(f"{self._name} step {step}")
+
+    def on_step_end(self, record: object) -> None:
+        self._calls.append(f"{self._name} record")
+
+    def on_evaluate_end(self, step: int, loss: float) -> None:
+        self._calls.append(f"{self._name} loss {loss}")
+
+    def on_checkpoint_end(self, path: Path) -> None:
+        self._calls.append(f"{self._name} saved {path}")
+
+    def on_train_end(self) -> None:
+        self._calls.append(f"{self._name} end")
+        if self._broken:
+            raise OSError("disk full")
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.state = dict(state)
+
+
+def test_there_are_at_most_ten_hooks_and_each_is_passed_on() -> None:
+    hooks = [name for name in vars(Callback) if name.startswith("on_") or "state_dict" in name]
+    assert sorted(hooks) == sorted(HOOKS)
+    assert all(name in vars(CallbackList) for name in hooks)
+
+
+def test_higher_priority_is_called_first_and_ties_keep_their_order() -> None:
+    calls: list[str] = []
+    callbacks = CallbackList(
+        [Noting("low", calls, -1), Noting("a", calls), Noting("high", calls, 9), Noting("b", calls)]
+    )
+    order = ["high", "a", "b", "low"]
+    for call, expected in [
+        (lambda: callbacks.on_train_start(3), "start 3"),
+        (lambda: callbacks.on_step_start(4), "step 4"),
+        (lambda: callbacks.on_step_end(step_record(4)), "record"),
+        (lambda: callbacks.on_evaluate_end(4, 1.5), "loss 1.5"),
+        (lambda: callbacks.on_checkpoint_end(Path("c")), "saved c"),
+        (lambda: callbacks.on_train_end(), "end"),
+    ]:
+        calls.clear()
+        call()
+        assert calls == [f"{name} {expected}" for name in order]
+
+
+def test_every_callback_is_closed_even_if_one_fails() -> None:
+    calls: list[str] = []
+    callbacks = CallbackList([Noting("a", calls, broken=True), Noting("b", calls)])
+    with pytest.raises(OSError, match="disk full"):
+        callbacks.on_train_end()
+    assert calls == ["a end", "b end"]
+
+
+def test_states_travel_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    a, b, c = (Noting(name, []) for name in "abc")
+    a.state, b.state = {"seen": 3}, {"seen": 4}
+    saved = CallbackList([a, b, c]).state_dict()
+    assert saved == {"a": {"seen": 3}, "b": {"seen": 4}}
+    new = Noting("b", [])
+    logger = logging.getLogger("roots.training.callback")
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.INFO)
+    try:
+        CallbackList([new]).load_state_dict(saved)
+    finally:
+        logger.removeHandler(caplog.handler)
+        logger.setLevel(logging.NOTSET)
+    assert new.state == {"seen": 4}
+    assert "the checkpoint's state of callback a is not used any more" in caplog.messages
+
+
+def test_two_callbacks_of_one_name_are_a_bug() -> None:
+    with pytest.raises(AssertionError, match="share a name"):
+        CallbackList([Noting("a", []), Noting("a", [])])
+
+
+def test_metrics_callback_writes_both_files(tmp_path: Path) -> None:
+    metrics, evaluations = tmp_path / "metrics.jsonl", tmp_path / "evaluations.jsonl"
+    callback = MetricsCallback(MetricsWriter(metrics), EvaluationWriter(evaluations))
+    callbacks = CallbackList([callback])
+    callbacks.on_evaluate_end(0, 5.0)
+    callbacks.on_step_end(step_record(1))
+    callbacks.on_checkpoint_end(tmp_path)
+    callbacks.on_train_end()
+    assert read_metrics(metrics) == [step_record(1)]
+    assert [(one.step, one.loss) for one in read_evaluations(evaluations)] == [(0, 5.0)]
+
+
+class KeepingTracker:
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.closed = False
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.rows.append((step, dict(values)))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_tracker_callback_logs_at_its_interval() -> None:
+    trackers = [KeepingTracker(), KeepingTracker()]
+    callbacks = CallbackList([TrackerCallback(trackers, every_steps=2)])
+    for step in range(1, 6):
+        callbacks.on_step_end(step_record(step, skipped=step == 4))
+    callbacks.on_evaluate_end(5, 0.0)
+    callbacks.on_train_end()
+    for tracker in trackers:
+        assert [step for step, _ in tracker.rows] == [2, 4, 5]
+        assert tracker.rows[0][1]["train/loss"] == step_record(2).loss
+        assert tracker.rows[1][1]["train/skipped"] == 1.0
+        assert "train/step" not in tracker.rows[0][1]
+        assert tracker.rows[2][1] == {"evaluation/loss": 0.0, "evaluation/perplexity": 1.0}
+        assert tracker.closed
+
+
+def test_progress_callback_drives_the_lines() -> None:
+    out = io.StringIO()
+    progress = Progress(2, 1, Console(file=out, soft_wrap=True, highlight=False))
+    callbacks = CallbackList([ProgressCallback(progress)])
+    callbacks.on_train_start(0)
+    callbacks.on_step_end(step_record(1))
+    callbacks.on_evaluate_end(1, 4.0)
+    callbacks.on_step_end(step_record(2))
+    callbacks.on_train_end()
+    assert [line.split("  ")[0] for line in out.getvalue().splitlines()] == [
+        "step 1/2",
+        "step 1/2",
+        "step 2/2",
+    ]
+
+
+def test_records_are_written_before_they_are_shown() -> None:
+    assert MetricsCallback.priority > TrackerCallback.priority > ProgressCallback.priority
