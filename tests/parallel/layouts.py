@@ -105,3 +105,19 @@ def largest_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]
         for name, tensor in second.items()
         if tensor.norm() > 0
     )
+
+
+OVERFLOW_STEP = 3
+
+
+def overflow_on_last_rank(engine: Engine, step: int) -> None:
+    """Make one gradient of the last rank infinite in step OVERFLOW_STEP, and of no other rank."""
+    if step != OVERFLOW_STEP or engine.mesh.rank != engine.mesh.world.size - 1:
+        return
+    parameter = next(engine.module.parameters())
+
+    def explode(gradient: Tensor) -> Tensor:
+        handle.remove()
+        return torch.full_like(gradient, torch.inf)
+
+    handle = parameter.register_hook(explode)

@@ -11,10 +11,21 @@ import torch
 from roots.config import RunConfig
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import small_config, write_dataset
-from tests.parallel.layouts import Curve, largest_difference, train_curve
+from tests.parallel.layouts import (
+    OVERFLOW_STEP,
+    Curve,
+    largest_difference,
+    overflow_on_last_rank,
+    train_curve,
+)
 
 STEPS = 20
 FP32_TOLERANCE = 1e-5
+# Eight units in the last place of fp16: rounding of 20 steps, far below what a wrong norm would do.
+FP16_TOLERANCE = 8 * 2.0**-10
+
+# Rounding errors grow with every update: in fp16 the updates are smaller, the tolerance stays.
+LEARNING_RATE = {"fp32": 1e-2, "fp16": 3e-3}
 
 # name, world size, fields of `parallel`
 LAYOUTS: list[tuple[str, int, dict[str, Any]]] = [
@@ -63,8 +74,8 @@ def config_of(prefix: Path, parallel: dict[str, Any], precision: str = "fp32") -
         },
         training={"steps": STEPS, "precision": precision, "gradient_clipping": 0.5},
         evaluation={"every_steps": 1},
-        optimizer={"learning_rate": 1e-2, "epsilon": 1e-6},
-        loss_scale={"initial_power": 10},
+        optimizer={"learning_rate": LEARNING_RATE[precision], "epsilon": 1e-6},
+        loss_scale={"initial_power": 10, "hysteresis": 1},
     )
 
 
@@ -72,9 +83,9 @@ def config_of(prefix: Path, parallel: dict[str, Any], precision: str = "fp32") -
 def single(prefix: Path) -> dict[str, Curve]:
     """The curves of one process, by precision."""
     curves: dict[str, Curve] = {}
-    for precision in ("fp32", "fp16"):
+    for precision, tamper in (("fp32", None), ("fp16", overflow_on_last_rank)):
         config = config_of(prefix, {"zero_stage": 1}, precision)
-        (curves[precision],) = run_distributed(train_curve, 1, config)
+        (curves[precision],) = run_distributed(train_curve, 1, config, tamper)
     return curves
 
 
@@ -97,3 +108,26 @@ def test_layout_matches_one_process_in_fp32(
         assert curve.evaluation == pytest.approx(reference.evaluation, rel=FP32_TOLERANCE)
         assert largest_difference(curve.weights, reference.weights) < FP32_TOLERANCE
     assert torch.tensor([curve.losses for curve in curves]).unique(dim=0).shape[0] == 1
+
+
+@pytest.mark.parametrize(("name", "world_size", "parallel"), LAYOUTS, ids=IDS)
+def test_layout_matches_one_process_in_fp16_with_one_overflow(
+    name: str, world_size: int, parallel: dict[str, Any], prefix: Path, single: dict[str, Curve]
+) -> None:
+    """An infinite gradient on one rank: every rank skips, halves the scale and goes on alike."""
+    config = config_of(prefix, parallel, "fp16")
+    curves = run_distributed(train_curve, world_size, config, overflow_on_last_rank)
+    reference = single["fp16"]
+    for curve in curves:
+        assert curve.skipped == [step == OVERFLOW_STEP for step in range(STEPS)]
+        assert curve.scales == [2.0**10 if step <= OVERFLOW_STEP else 2.0**9 for step in range(STEPS)]
+        assert curve.losses == pytest.approx(reference.losses, rel=FP16_TOLERANCE)
+        assert clean(curve.norms) == pytest.approx(clean(reference.norms), rel=FP16_TOLERANCE)
+        assert curve.evaluation == pytest.approx(reference.evaluation, rel=FP16_TOLERANCE)
+    assert torch.tensor([curve.losses for curve in curves]).unique(dim=0).shape[0] == 1
+
+
+def clean(norms: list[float | None]) -> list[float]:
+    """Norms of the steps that were applied."""
+    assert [step for step, norm in enumerate(norms) if norm is None] == [OVERFLOW_STEP]
+    return [norm for norm in norms if norm is not None]

@@ -1,0 +1,64 @@
+"""Rank arithmetic, also for worlds that no test could start."""
+
+from __future__ import annotations
+
+import pytest
+
+from roots.errors import RootsError
+from roots.parallel.topology import AXES, Coordinate, Topology
+
+SIZES = [(1, 1, 1), (2, 1, 1), (1, 3, 2), (2, 3, 4), (8, 160, 8)]
+
+
+@pytest.mark.parametrize("tensor, data, pipeline", SIZES)
+def test_rank_and_coordinate_are_inverse(tensor: int, data: int, pipeline: int) -> None:
+    topology = Topology(tensor, data, pipeline)
+    coordinates = [topology.coordinate(rank) for rank in range(topology.world_size)]
+    assert [topology.rank_of(*coordinate) for coordinate in coordinates] == list(
+        range(tensor * data * pipeline)
+    )
+    assert len(set(coordinates)) == topology.world_size
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("tensor, data, pipeline", SIZES)
+def test_groups_of_an_axis_partition_the_world(
+    tensor: int, data: int, pipeline: int, axis: str
+) -> None:
+    topology = Topology(tensor, data, pipeline)
+    groups = topology.groups(axis)
+    assert sorted(rank for group in groups for rank in group) == list(range(topology.world_size))
+    assert {len(group) for group in groups} == {topology.axis_size(axis)}
+    assert groups == sorted(groups)
+    for group in groups:
+        assert group == sorted(group)
+        assert topology.group_of(axis, group[-1]) == group
+
+
+def test_tensor_ranks_are_neighbours_and_pipeline_ranks_are_farthest_apart() -> None:
+    topology = Topology(tensor=8, data=160, pipeline=8)
+    assert topology.world_size == 10_240
+    assert topology.coordinate(10_239) == Coordinate(tensor=7, data=159, pipeline=7)
+    assert topology.group_of("tensor", 9_000) == list(range(9_000, 9_008))
+    assert topology.group_of("data", 3) == list(range(3, 1_280, 8))
+    assert topology.group_of("pipeline", 3) == list(range(3, 10_240, 1_280))
+    assert topology.group_of("model", 0)[:9] == [0, 1, 2, 3, 4, 5, 6, 7, 1_280]
+
+
+def test_order_is_that_of_deepspeed() -> None:
+    from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+
+    ours = Topology(tensor=2, data=3, pipeline=4)
+    theirs = PipeModelDataParallelTopology(num_pp=4, num_mp=2, num_dp=3)
+    assert theirs.world_size() == ours.world_size
+    for rank in range(ours.world_size):
+        place = theirs.get_coord(rank)
+        assert ours.coordinate(rank) == Coordinate(place.model, place.data, place.pipe)
+    for axis, name in (("tensor", "model"), ("data", "data"), ("pipeline", "pipe")):
+        assert sorted(ours.groups(axis)) == sorted(theirs.get_axis_comm_lists(name))
+
+
+def test_a_degree_below_one_is_refused() -> None:
+    with pytest.raises(RootsError) as error:
+        Topology(tensor=2, pipeline=0)
+    assert str(error.value) == ("parallel.pipeline=0: a degree is at least 1; set it to 1 or more")
