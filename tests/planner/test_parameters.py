@@ -1,10 +1,13 @@
-"""Parameter counts against the GPT-3 paper and against sums made by hand."""
+"""Parameter counts against the GPT-3 paper, sums made by hand, and the built model."""
 
 from __future__ import annotations
 
 import pytest
 
 from roots.config.model import ModelConfig
+from roots.models.build import build_decoder
+from roots.models.options import BuildOptions
+from roots.parallel.mesh import Mesh
 from roots.planner.parameters import block_parameters, count_parameters, norm_parameters
 
 
@@ -77,3 +80,30 @@ def test_untying_adds_one_padded_table() -> None:
     assert counts.head == 1024 * 64
     assert counts.total - count_parameters(tied).total == counts.head
     assert counts.non_embedding == counts.total - 1024 * 64 - 256 * 64
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_counts_are_those_of_the_built_model(
+    norm: str, activation: str, bias: bool, tied: bool
+) -> None:
+    model = ModelConfig.model_validate(
+        {
+            "hidden_size": 48,
+            "num_layers": 3,
+            "num_heads": 6,
+            "num_kv_heads": 2,
+            "vocab_size": 300,
+            "sequence_length": 20,
+            "position": "learned" if tied else "rotary",
+            "norm": norm,
+            "activation": activation,
+            "bias": bias,
+            "tied_embeddings": tied,
+        }
+    )
+    # nn.Module.parameters yields a shared parameter once, and the meta device holds no memory.
+    decoder = build_decoder(model, Mesh.single(), options=BuildOptions(device="meta"))
+    assert count_parameters(model).total == sum(one.numel() for one in decoder.parameters())
