@@ -37,8 +37,8 @@ class StepRecord:
     """One optimizer step, over all ranks. Written field by field, in this order.
 
     `tflops` is achieved model TFLOP/s of one device, `mfu` a share of 1 (planner/flops.py),
-    `memory_bytes` the peak of global rank 0. `loss` is the mean over the global batch and `grad_norm`
-    the global norm before clipping; both may be NaN or infinite in a skipped step.
+    `memory_bytes` the peak of global rank 0. `loss` is the mean over the global batch and
+    `grad_norm` the global norm before clipping; both may be NaN or infinite in a skipped step.
     """
 
     step: int
