@@ -13,6 +13,7 @@ from roots.data.gpt import split_documents
 from roots.data.indexed import IndexedDataset
 from roots.data.loader import StepReader, TrainSource, ValidSource
 from roots.errors import RootsError, problem
+from roots.tokenizer.tokenizer import load_tokenizer
 
 _TRAIN, _VALID = 0, 1
 
@@ -40,7 +41,7 @@ def build_data(
     evaluates = config.evaluation.every_steps > 0
     train_set = _open(config.data.train, "data.train")
     valid_set = _open(config.data.valid, "data.valid") if evaluates else []
-    _check_tokenizers([*train_set, *valid_set])
+    _check_tokenizers([*train_set, *valid_set], config.data.tokenizer)
     train, valid = _sources(config, train_set, valid_set)
 
     def reader(sources: Sequence[Source], num_steps: int) -> StepReader:
@@ -122,16 +123,21 @@ def _parts(source: Source, split: tuple[float, float, float]) -> tuple[range, ..
     return split_documents(source.indexed.num_documents, split)
 
 
-def _check_tokenizers(sources: Sequence[Source]) -> None:
-    """Refuse datasets made by different tokenizers, as far as their side files tell."""
-    first: IndexedDataset | None = None
+def _check_tokenizers(sources: Sequence[Source], configured: str | None) -> None:
+    """Refuse data of different tokenizers, or of another than `data.tokenizer`.
+
+    As far as the side files tell: a dataset without one passes.
+    """
+    origin, expected = "", ""
+    if configured is not None:
+        origin, expected = f"data.tokenizer {configured}", load_tokenizer(configured).fingerprint
     for source in sources:
         description = source.indexed.description
         if description is None:
             continue
-        if first is None or first.description is None:
-            first = source.indexed
-        elif first.description.tokenizer != description.tokenizer:
-            rule = f"was made with another tokenizer than {first.prefix}"
-            fix = "preprocess both with the same one"
+        if not expected:
+            origin, expected = source.indexed.prefix, description.tokenizer
+        elif description.tokenizer != expected:
+            rule = f"was made with another tokenizer than {origin}"
+            fix = "preprocess the text with the same one"
             raise RootsError(problem(source.indexed.prefix, None, rule, fix))

@@ -131,5 +131,17 @@ def test_datasets_of_different_tokenizers(write_dataset):
         build(config_of({"train": prefixes}))
     assert str(caught.value) == (
         f"{prefixes[1]}: was made with another tokenizer than {prefixes[0]}; "
-        "preprocess both with the same one"
+        "preprocess the text with the same one"
     )
+
+
+def test_dataset_of_another_tokenizer_than_the_configured_one(write_dataset):
+    config = {"train": str(write_dataset([[1, 2, 0]] * 99)), "tokenizer": "bytes"}
+    with pytest.raises(RootsError) as caught:
+        build(config_of(config))
+    assert str(caught.value) == (
+        f"{config['train']}: was made with another tokenizer than data.tokenizer bytes; "
+        "preprocess the text with the same one"
+    )
+    write_dataset([[1, 2, 0]] * 99, tokenizer="bytes")
+    assert len(list(build(config_of(config)).train.iterate())) == 3
