@@ -5,14 +5,14 @@ rows of it; "valid" columns are those below vocab_size.
 
     loss = sum(loss_weights_BT * (logsumexp(x W^T) - (x W^T)[label])) / B
 
-The logits of one chunk exist at a time, in the dtype of x, and turn in place into their gradient; so
-the gradients of x and W are ready when the forward pass ends and backward only scales them. Sharing
-the softmax over the vocabulary costs one all-gather of two numbers a token: each rank normalises
-over its own columns, and its probabilities shrink by exp(local logsumexp - global logsumexp).
+The logits of one chunk exist at a time, in the dtype of x, and turn in place into their gradient;
+the gradients of x and W are ready when the forward pass ends, and backward only scales them.
+Sharing the softmax over the vocabulary costs one all-gather of two numbers a token: each rank
+normalises over its own columns, and its probabilities shrink by exp(local - global logsumexp).
 
 16-bit arithmetic: softmax in fp32, a few rows at a time; the entry of the label is computed apart,
-as w * expm1(logit - logsumexp), since 1 - p would cancel; the gradient of W is summed over chunks in
-fp32. Row weights (typically 1 / number of tokens) are first brought to order 1 by a power of two,
+as w * expm1(logit - logsumexp), since 1 - p would cancel; the gradient of W is summed over chunks
+in fp32. Row weights (mostly 1 / number of tokens) are first brought to order 1 by a power of two,
 which backward undoes together with the upstream gradient: nothing underflows in fp16, and the loss
 scale acts as ever.
 """
@@ -30,8 +30,8 @@ from roots.parallel.collectives import all_reduce_async, copy_to, gather_from
 from roots.parallel.mesh import Axis
 from roots.parallel.process import all_gather_tensors
 
-# Logits of one chunk: large enough that adding up dW chunk by chunk costs little beside the matmuls,
-# which on a GPU, where they are fast against memory, takes more.
+# Logits of one chunk: large enough that adding up dW by chunks costs little beside the matmuls; on
+# a GPU, whose matmuls are fast against its memory, that takes more.
 _CHUNK_BYTES = {"cpu": 128 * 2**20, "cuda": 512 * 2**20}
 # Elements of one fp32 softmax block: fits a CPU's second-level cache; on a GPU, enough to fill it.
 _BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
@@ -55,7 +55,7 @@ def linear_cross_entropy(
     vocab_size: int,
     chunk_tokens: int | None = None,
 ) -> Tensor:
-    """The weighted cross-entropy of the head's logits: a scalar, fp32, equal on all ranks of `axis`.
+    """The weighted cross-entropy of the head: an fp32 scalar, equal on every rank of `axis`.
 
     x_BTH and weight_vH have one dtype; labels_BT int64 in [0, vocab_size), of no matter where the
     weight is zero; loss_weights_BT float32. Columns from vocab_size on take no part and get zero
@@ -194,7 +194,7 @@ def _token_losses(logits_Mv: Tensor, labels_M: Tensor, weights_M: Tensor, head: 
             valid_Mv.mul_((local_sum_M - total_M).exp().unsqueeze(1))
         logits_Mv[:, head.valid :] = 0.0
         label_M = (weights_M * torch.expm1(picked_M - total_M)).to(logits_Mv.dtype)
-        # Indexed, not scattered: scatter_ copies a strided matrix whole, 13 percent of the time here.
+        # Indexed, not scattered: scatter_ copies a strided matrix whole, 13 percent of the time.
         row_M, column_M = torch.arange(len(label_M), device=label_M.device), column_M1.squeeze(1)
         kept_M = logits_Mv[row_M, column_M]
         logits_Mv[row_M, column_M] = torch.where(is_local_M, label_M, kept_M)
@@ -210,7 +210,7 @@ def _softmax_(logits_Mv: Tensor, weights_M: Tensor, write: bool) -> Tensor:
     sums_M = torch.full_like(weights_M, -torch.inf)
     if width == 0:
         return sums_M
-    step = max(1, _BLOCK_ELEMENTS["cpu" if logits_Mv.device.type == "cpu" else "cuda"] // width)
+    step = max(1, _BLOCK_ELEMENTS[logits_Mv.device.type] // width)
     scratch = torch.empty(min(step, num_rows), width, dtype=torch.float32, device=logits_Mv.device)
     for start in range(0, num_rows, step):
         block = logits_Mv[start : start + step]
@@ -244,7 +244,7 @@ def _weight_gradient(weight_vH: Tensor, several_chunks: bool) -> Tensor:
 
 
 def _fp16_bits(dtype: torch.dtype, chunk_tokens: int) -> tuple[int, int]:
-    """Powers of two: fp16 gradients of logits are enlarged by the one, x divided for dW by the other."""
+    """Powers of two for fp16: one enlarges gradients of logits, the other divides x for dW."""
     if dtype != torch.float16:
         return 0, 0
     tokens_bits = max(1, chunk_tokens - 1).bit_length()
@@ -254,7 +254,7 @@ def _fp16_bits(dtype: torch.dtype, chunk_tokens: int) -> tuple[int, int]:
 def _even_chunk(num_tokens: int, weight_vH: Tensor, chunk_tokens: int | None) -> int:
     """Tokens a chunk, such that all chunks are of about equal size."""
     bytes_per_token = weight_vH.shape[0] * weight_vH.element_size()
-    chunk_bytes = _CHUNK_BYTES["cpu" if weight_vH.device.type == "cpu" else "cuda"]
+    chunk_bytes = _CHUNK_BYTES[weight_vH.device.type]
     limit = max(1, chunk_bytes // bytes_per_token) if chunk_tokens is None else chunk_tokens
     num_chunks = -(-num_tokens // limit)
     return -(-num_tokens // num_chunks)

@@ -2,9 +2,10 @@
 
 DeepSpeed 0.19 looks them up in runtime/engine.py, runtime/utils.py (gradient norm and overflow),
 runtime/zero, runtime/base_optimizer.py, utils/groups.py and utils/bwc.py. Its "tensor model
-parallel" and "slice parallel" are our tensor axis, "pipe parallel" and "pipeline model parallel" our
-pipeline axis, and "model parallel" is both together. The names of sequence and expert parallelism
-are absent on purpose: DeepSpeed tests for them with hasattr and then takes the degree to be 1.
+parallel" and "slice parallel" are our tensor axis, "pipe parallel" and "pipeline model parallel"
+our pipeline axis, and "model parallel" is both together. The names of sequence and expert
+parallelism are absent on purpose: DeepSpeed tests for them with hasattr and then takes the degree
+to be 1.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 
 _HOST = "127.0.0.1"
+# Activation checkpointing and DeepSpeed import torch._dynamo.
+_PRELOADED = ["torch", "torch.distributed", "torch._dynamo", "pytest", __name__]
 
 
 class RankFailure(AssertionError):
@@ -32,8 +34,8 @@ def run_distributed(
     are set. Raises RankFailure with the first traceback; no process outlives the call.
     """
     context = multiprocessing.get_context("forkserver")
-    # The server imports torch once per test session; each rank is a fork of it.
-    context.set_forkserver_preload(["torch", "torch.distributed", __name__])
+    # The server imports once per test session what takes seconds; each rank is a fork of it.
+    context.set_forkserver_preload(_PRELOADED)
     # This process holds the store on a port that the system picks, so no two runs can collide.
     store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
     # Plain pickle: torch's own reductions would tie a tensor to the life of the process it is from.
@@ -83,7 +85,8 @@ def _run_rank(
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
         places.update(LOCAL_WORLD_SIZE=world_size, MASTER_PORT=port, OMP_NUM_THREADS=1)
         os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR=_HOST)
-        timeout = timedelta(seconds=timeout_seconds)
+        # Longer than the caller waits, so that it is always the caller who ends a hang.
+        timeout = timedelta(seconds=2 * timeout_seconds)
         store = dist.TCPStore(_HOST, port, world_size, is_master=False, timeout=timeout)
         dist.init_process_group(
             "gloo", store=store, rank=rank, world_size=world_size, timeout=timeout
