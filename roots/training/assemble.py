@@ -89,6 +89,8 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device) -> Run:
     )
     engine = build_engine(config, plan, mesh, device)
     start = ResumePoint(0, 0) if found is None else checkpointer.load(engine, found)
+    # Ranks of one machine share its cores: a peak measured alone would never be reached together.
+    process.barrier(mesh.world)
     throughput = Throughput(
         flops_per_token=training_flops_per_token(config.model),
         peak=mean_peak(device_peak(device, config.training.precision), mesh),

@@ -48,7 +48,7 @@ class Run:
 def train_loop(run: Run) -> ExitCode:
     """Train from `run.start` to training.steps, or until a signal asks to stop.
 
-    Evaluates and saves as the config says, and always saves at the end. Returns DONE, or INTERRUPTED
+    Evaluates before the first step and then, like saving, as the config says and at the end. Returns DONE, or INTERRUPTED
     after the checkpoint that a stop leaves behind.
     """
     config, point = run.config, run.start
@@ -56,6 +56,8 @@ def train_loop(run: Run) -> ExitCode:
     with StopSignals() as signals, ExitStack() as stack:
         stack.callback(run.callbacks.on_train_end)
         run.callbacks.on_train_start(point.step)
+        if point.step == 0 and config.evaluation.every_steps > 0:
+            _evaluate(run, 0)
         for micro_batches, state in run.data.train.iterate(point.step):
             if point.step >= config.training.steps:
                 break
@@ -114,8 +116,14 @@ def _record(
         tokens_per_second=rates.tokens_per_second,
         tflops=rates.tflops,
         mfu=rates.mfu,
-        memory_bytes=memory_bytes(run.device),
+        memory_bytes=_largest_memory(run),
     )
+
+
+def _largest_memory(run: Run) -> int:
+    """Peak bytes of the rank that needs most: what decides whether a layout fits."""
+    mine = torch.tensor([memory_bytes(run.device)], device=run.device.torch)
+    return int(all_reduce_max(run.mesh.world, mine).item())
 
 
 def _evaluate(run: Run, step: int) -> None:

@@ -1,0 +1,161 @@
+"""Stopping and going on: N steps are k + (N - k) steps, bit for bit, with everything that counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from roots.checkpoint.folders import step_name
+from roots.config import RunConfig
+from roots.errors import ExitCode
+from roots.training.metrics import read_metrics
+from tests.helpers.distributed import RankFailure, run_distributed
+from tests.helpers.runs import small_config, write_dataset
+from tests.integration.runs import differences, run, state_of
+
+STEPS, STOP = 7, 3
+# Wall-clock fields differ between any two runs.
+TIMING = {"step_seconds", "tokens_per_second", "tflops", "mfu", "memory_bytes"}
+
+LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
+    "fp32-zero0": (1, "fp32", {"zero_stage": 0}),
+    "fp16-zero1": (1, "fp16", {"zero_stage": 1}),
+    "bf16-zero1-dp2": (2, "bf16", {"zero_stage": 1}),
+    "fp16-zero2-dp2": (2, "fp16", {"zero_stage": 2}),
+    "fp32-zero3-dp2": (2, "fp32", {"zero_stage": 3}),
+    "fp16-tp2": (2, "fp16", {"tensor": 2}),
+    "fp32-pp2": (2, "fp32", {"pipeline": 2}),
+}
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("resume") / "data")
+
+
+def config_of(prefix: Path, folder: Path, name: str, layout: str, **more: Any) -> RunConfig:
+    _, precision, parallel = LAYOUTS[layout]
+    return small_config(
+        prefix,
+        folder,
+        run={"name": name},
+        parallel=parallel,
+        model={"dropout": 0.1},
+        training={"steps": STEPS, "precision": precision},
+        # A window of 2 makes the fp16 scale move within the run, so a lost scaler shows.
+        loss_scale={"initial_power": 8, "window": 2},
+        **more,
+    )
+
+
+def lines(config: RunConfig) -> list[dict[str, Any]]:
+    records = [dataclasses.asdict(r) for r in read_metrics(config.run_directory / "metrics.jsonl")]
+    return [{k: v for k, v in record.items() if k not in TIMING} for record in records]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_stopped_and_resumed_run_equals_the_whole_one(
+    layout: str, prefix: Path, tmp_path: Path
+) -> None:
+    world_size = LAYOUTS[layout][0]
+    whole = config_of(prefix, tmp_path, "whole", layout)
+    parts = config_of(prefix, tmp_path, "parts", layout)
+    assert set(run_distributed(run, world_size, whole)) == {ExitCode.DONE}
+    stopped = run_distributed(run, world_size, parts, STOP)
+    assert set(stopped) == {ExitCode.INTERRUPTED}
+    assert (parts.run_directory / "checkpoints" / step_name(STOP)).is_dir()
+    assert set(run_distributed(run, world_size, parts)) == {ExitCode.DONE}
+
+    assert [record["step"] for record in lines(parts)] == list(range(1, STEPS + 1))
+    assert lines(parts) == lines(whole)
+    final = [c.run_directory / "checkpoints" / step_name(STEPS) for c in (whole, parts)]
+    first, second = (state_of(folder) for folder in final)
+    assert any("exp_avg" in path for path in first)
+    assert differences(first, second) == []
+    for path in sorted(final[0].rglob("*.safetensors")):
+        other = load_file(final[1] / path.relative_to(final[0]))
+        assert all(bool((tensor == other[name]).all()) for name, tensor in load_file(path).items())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=lambda n: n.name)
+def test_every_stop_signal_saves_and_ends_with_interrupted(
+    number: signal.Signals, prefix: Path, tmp_path: Path
+) -> None:
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0")
+    assert run_distributed(run, 1, config, 2, number) == [ExitCode.INTERRUPTED]
+    assert [record["step"] for record in lines(config)] == [1, 2]
+
+
+def test_metrics_have_exactly_the_documented_fields(prefix: Path, tmp_path: Path) -> None:
+    config = config_of(prefix, tmp_path, "run", "fp16-zero1")
+    run_distributed(run, 1, config)
+    records = read_metrics(config.run_directory / "metrics.jsonl")
+    assert records[-1].consumed_samples == STEPS * config.training.global_batch_size
+    assert records[-1].consumed_tokens == STEPS * config.tokens_per_step
+    assert all(math.isfinite(record.loss) and record.step_seconds > 0 for record in records)
+    assert len({record.loss_scale for record in records}) > 1
+
+
+def refusal(config: RunConfig, world_size: int = 1) -> str:
+    with pytest.raises(RankFailure) as caught:
+        run_distributed(run, world_size, config)
+    return str(caught.value)
+
+
+def test_checkpoint_of_another_model_is_refused_field_by_field(
+    prefix: Path, tmp_path: Path
+) -> None:
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0")
+    run_distributed(run, 1, config, 2)
+    folder = config.run_directory / "checkpoints" / step_name(2)
+    other = config.model_copy(
+        update={"model": config.model.model_copy(update={"num_layers": 2, "activation": "swiglu"})}
+    )
+    text = refusal(other)
+    fix = f"use the config stored as {folder / 'config.yaml'}, or another run.name"
+    assert f"model.num_layers=2: is 4 in checkpoint {folder}; {fix}" in text
+    assert f"model.activation='swiglu': is 'gelu' in checkpoint {folder}; {fix}" in text
+
+
+def test_checkpoint_of_another_layout_is_refused(prefix: Path, tmp_path: Path) -> None:
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0")
+    run_distributed(run, 1, config, 2)
+    text = refusal(config, world_size=2)
+    assert "was saved on tensor 1 x pipeline 1 x data 1, ZeRO 0, fp32" in text
+    assert "this one is tensor 1 x pipeline 1 x data 2, ZeRO 0, fp32" in text
+
+
+def test_damaged_checkpoint_is_refused(prefix: Path, tmp_path: Path) -> None:
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0")
+    run_distributed(run, 1, config, 2)
+    path = config.run_directory / "checkpoints" / step_name(2) / "mp_rank_00_model_states.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert f"checkpoint file='{path}': does not have the checksum" in refusal(config)
+
+
+def test_fresh_start_over_checkpoints_is_refused(prefix: Path, tmp_path: Path) -> None:
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0")
+    run_distributed(run, 1, config, 2)
+    fresh = config.model_copy(
+        update={"checkpoint": config.checkpoint.model_copy(update={"resume": "never"})}
+    )
+    assert "checkpoint.resume='never': cannot start afresh over" in refusal(fresh)
+
+
+def test_unfinished_save_is_ignored_and_overwritten(prefix: Path, tmp_path: Path) -> None:
+    """A save cut off before its manifest does not count, and the next run saves over it."""
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0")
+    run_distributed(run, 1, config)
+    folder = config.run_directory / "checkpoints" / step_name(STEPS)
+    (folder / "manifest.json").unlink()
+    assert run_distributed(run, 1, config) == [ExitCode.DONE]
+    assert (folder / "manifest.json").is_file()
+    assert [record["step"] for record in lines(config)] == list(range(1, STEPS + 1))
