@@ -17,6 +17,7 @@ def evaluate(
     checkpoint: Annotated[
         Path, typer.Argument(help="Checkpoint folder, or the folder of a run (then its latest).")
     ],
+    *,
     data: Annotated[str, typer.Option(metavar="PREFIX", help="Dataset of `roots preprocess`.")],
     batch_size: Annotated[
         int, typer.Option(min=0, help="Windows at a time; 0: the training's micro-batch.")

@@ -13,6 +13,7 @@ def generate(
     checkpoint: Annotated[
         Path, typer.Argument(help="Checkpoint folder, or the folder of a run (then its latest).")
     ],
+    *,
     prompt: Annotated[list[str], typer.Option(help="Text to continue; may be given repeatedly.")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens added at most.")] = 64,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from roots.errors import RootsError
+from roots.models import attention, block, embedding
 from roots.models.decoder import Decoder
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import gather_full, shard_of
@@ -86,6 +89,28 @@ def test_dropout_follows_the_keys_and_ends_in_evaluation() -> None:
     decoder.eval()
     plain = small_decoder(small_model()).eval()
     assert torch.equal(decoder(*inputs), plain(*inputs))
+
+
+def test_every_place_has_a_dropout_mask_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    sites: list[str] = []
+
+    def record(module: ModuleType, name: str, site_of: Callable[..., str]) -> None:
+        original = getattr(module, name)
+
+        def recording(*arguments: Any, **named: Any) -> Any:
+            sites.append(site_of(*arguments, **named))
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(module, name, recording)
+
+    record(embedding, "dropout", lambda x, rate, keys, site, **_: site)
+    record(block, "bias_dropout_add", lambda x, b, r, rate, keys, site, **_: site)
+    record(attention, "attention", lambda *_, dropout, **__: dropout.site)
+    model = small_model(dropout=0.1, attention_dropout=0.1)
+    small_decoder(model)(*random_inputs(model))
+    branches = ("attention.probabilities", "attention", "mlp")
+    blocks = [f"layers.{layer}.{branch}" for layer in (0, 1) for branch in branches]
+    assert sites == ["embedding", *blocks]
 
 
 def test_dropout_of_a_row_does_not_depend_on_the_batch_around_it() -> None:
