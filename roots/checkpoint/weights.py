@@ -49,12 +49,12 @@ def save_weights(
     """Write this rank's shards to `folder/weights`; return the file's name relative to `folder`.
 
     Called by one data-parallel rank. Tensors replicated over the tensor axis are written by tensor
-    rank 0 only.
+    rank 0 only, and a copy tied to another tensor not at all.
     """
     records: dict[str, Any] = {}
     arrays: dict[str, Tensor] = {}
     for shard, tensor in tensors:
-        if shard.dim is None and tensor_rank != 0:
+        if shard.tied_to is not None or (shard.dim is None and tensor_rank != 0):
             continue
         arrays[shard.name] = tensor.detach().cpu().contiguous()
         records[shard.name] = {

@@ -14,6 +14,8 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.checkpoint.constants import ZERO_STAGE
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor, nn
 
 from roots.config.run import BatchPlan, RunConfig
@@ -203,4 +205,15 @@ def initialise_deepspeed(
         config=deepspeed_config(config, plan),
         mpu=mpu,
     )
+    if type(engine.optimizer) is BF16_Optimizer:
+        _name_zero_stage(engine.optimizer)
     return engine
+
+
+def _name_zero_stage(optimizer: Any) -> None:
+    """Add to saved states the stage, which DeepSpeed's bf16 optimizer leaves out.
+
+    Without that key DeepSpeed's own zero_to_fp32 takes the file for no ZeRO checkpoint at all.
+    """
+    original = optimizer.state_dict
+    optimizer.state_dict = lambda: {**original(), ZERO_STAGE: 1}

@@ -72,10 +72,12 @@ def _in_steps(steps: int, tokens: int | None, tokens_per_step: int) -> float:
 
 
 def _fraction(step: int, start: float, end: float) -> float:
-    """How far `step` is from `start` to `end`, clipped to [0, 1]."""
+    """How far `step` is from `start` to `end`, clipped to [0, 1]; an empty way is not begun."""
     if step >= end:
         return 1.0
-    return max(0.0, (step - start) / (end - start))
+    if step <= start:
+        return 0.0
+    return (step - start) / (end - start)
 
 
 def _linear(fraction: float, peak: float, low: float) -> float:

@@ -148,3 +148,10 @@ def test_torn_manifest_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RootsError, match="is not readable") as caught:
         manifest.read_manifest(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_tied_copy_is_not_written_twice(tmp_path: Path) -> None:
+    tied = replicated("head", (7,), tied_to="norm")
+    tensors = [(replicated("norm", (7,)), FULL["norm"]), (tied, FULL["norm"])]
+    save_weights(tmp_path, tensors, pipeline_rank=0, tensor_rank=0)
+    assert set(WeightStore(tmp_path).tensors) == {"norm"}

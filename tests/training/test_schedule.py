@@ -146,3 +146,10 @@ def test_warmup_limits_a_decay_that_starts_inside_it() -> None:
     assert rate(4, 10, name="wsd", warmup_steps=8, decay_steps=9) == pytest.approx(
         min(PEAK * 5 / 8, PEAK * (1 - 3 / 9) + LOW * 3 / 9)
     )
+
+
+@pytest.mark.parametrize("name", DECAYING)
+def test_warmup_as_long_as_the_run_only_rises(name: str) -> None:
+    """No step is left for the decay: found when a run of 2 steps had 2 of warmup."""
+    values = [rate(step, 4, name=name, warmup_steps=4, decay_steps=4) for step in range(3)]
+    assert values[0] == pytest.approx(PEAK / 4) and values == sorted(values)
