@@ -106,11 +106,8 @@ evaluate() {
 }
 
 generate() {
-    local seed
-    for seed in 1 2 3; do
-        printf -- '--- %s ---\n' "$seed"
-        roots generate "$FOLDER/model" --prompt "$PROMPT" --max-new-tokens 64 --temperature 0.8 --top-p 0.9 --seed "$seed"
-    done >"$FOLDER/continuations.txt"
+    roots generate "$FOLDER/model" --prompt "$PROMPT" --prompt "$PROMPT" --prompt "$PROMPT" \
+        --max-new-tokens 64 --temperature 0.8 --top-p 0.9 >"$FOLDER/continuations.txt"
 }
 
 main "$@"
