@@ -23,14 +23,35 @@ def test_op_has_function_reference_implementations_and_test(path: Path) -> None:
     assert missing_parts(path.stem, path.read_text(encoding="utf-8")) == []
     test = ROOT / "tests" / "ops" / f"test_{path.stem}.py"
     assert test.is_file(), f"{name_of(path)} needs {name_of(test)}"
-    names = {
-        node.id if isinstance(node, ast.Name) else node.name
-        for node in ast.walk(ast.parse(test.read_text(encoding="utf-8")))
-        if isinstance(node, (ast.Name, ast.alias))
-    }
-    # By name, or by running every implementation, of which the reference is one.
-    compared = {f"{path.stem}_reference", "all_implementations", "IMPLEMENTATIONS"} & names
-    assert compared, f"{name_of(test)} does not run the reference"
+    assert runs_reference(path.stem, test.read_text(encoding="utf-8")), (
+        f"{name_of(test)} does not run the reference"
+    )
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("from roots.ops.gelu import gelu, gelu_reference", True),
+        ("@all_implementations\ndef test_gelu(implementation): ...", True),
+        ("gelu(x, implementation='reference')", True),
+        ("gelu(x, implementation='torch')", False),
+    ],
+)
+def test_rule_knows_ways_to_run_the_reference(source: str, expected: bool) -> None:
+    assert runs_reference("gelu", source) is expected
+
+
+def runs_reference(stem: str, source: str) -> bool:
+    """Whether a test names the reference, asks for it, or runs every implementation."""
+    names: set[object] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add(node.name)
+        elif isinstance(node, ast.Constant):
+            names.add(node.value)
+    return bool({f"{stem}_reference", "reference", "all_implementations"} & names)
 
 
 def test_rule_names_what_is_missing() -> None:
