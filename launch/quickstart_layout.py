@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 TOKENS, HIDDEN, INNER = 2048, 256, 1024
-GLOBAL_BATCH = 16
+GLOBAL_BATCH = 8
 # bf16 must be worth its rounding.
 REQUIRED_GAIN = 1.1
 REPEATS, SECONDS_EACH = 3, 0.3
