@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ config_app = typer.Typer(help="Show what a config resolves to.", no_args_is_help
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file of the run.")]
 Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP007  # typer evaluates this on Python 3.10 too
+    list[str] | None,
     typer.Argument(metavar="[section.key=value]...", help="Values that win over the file's."),
 ]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from roots.cli.config import config_app
@@ -16,7 +14,7 @@ from roots.cli.info import info
 from roots.cli.preprocess import preprocess
 from roots.cli.tokenizer import tokenizer_app
 from roots.cli.train import train
-from roots.errors import ExitCode, RootsError
+from roots.errors import RootsError
 
 app = typer.Typer(
     name="roots",
@@ -45,26 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `roots` and exit: 0 done, 1 bug, 2 bad input, 3 interrupted, 4 diverged."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = app(args=words, standalone_mode=False)
-        code = int(result) if isinstance(result, int) else int(ExitCode.DONE)
+        app(args=words)
     except RootsError as error:
         if "--debug" in words:
             raise
         if error.speaks:
             print("\n".join(f"roots: error: {line}" for line in error.lines), file=sys.stderr)
-        code = int(error.exit_code)
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = int(ExitCode.BAD_INPUT)
-    except (click.Abort, KeyboardInterrupt):
-        code = 128 + 2
-    except BrokenPipeError:
-        # The reader of our output has left; say nothing more, also not at interpreter exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = int(ExitCode.DONE)
-    sys.exit(code)
+        sys.exit(int(error.exit_code))
 
 
 if __name__ == "__main__":

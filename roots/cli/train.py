@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -11,11 +11,11 @@ import typer
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     overrides: Annotated[
-        Optional[list[str]],  # noqa: UP007  # typer evaluates this on Python 3.10 too
+        list[str] | None,
         typer.Argument(metavar="[section.key=value]...", help="Values that win over the file's."),
     ] = None,
     local_rank: Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)] = -1,
-) -> int:
+) -> None:
     """Train the model that CONFIG describes; start several ranks with launch/local.sh."""
     from roots.config import load_config
 
@@ -27,4 +27,4 @@ def train(
         raise RootsError(problem("data.train", [], "must name at least one dataset", fix))
     from roots.training.assemble import run_training
 
-    return int(run_training(loaded, local_rank))
+    raise typer.Exit(int(run_training(loaded, local_rank)))

@@ -7,6 +7,8 @@ stage, `PipelineEngine` (engine_pipeline.py) DeepSpeed's 1F1B schedule for sever
 from __future__ import annotations
 
 import abc
+import contextlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,13 +200,15 @@ def initialise_deepspeed(
     factory = choose_optimizer(config, device)
     decay, plain = weight_decay_groups(module)
     groups = parameter_groups(config, decay, plain)
-    engine, _, _, _ = deepspeed.initialize(
-        model=module,
-        model_parameters=groups,
-        optimizer=factory,
-        config=deepspeed_config(config, plan),
-        mpu=mpu,
-    )
+    # DeepSpeed prints its memory statistics whatever its log level.
+    with contextlib.redirect_stdout(io.StringIO()):
+        engine, _, _, _ = deepspeed.initialize(
+            model=module,
+            model_parameters=groups,
+            optimizer=factory,
+            config=deepspeed_config(config, plan),
+            mpu=mpu,
+        )
     if type(engine.optimizer) is BF16_Optimizer:
         _name_zero_stage(engine.optimizer)
     return engine

@@ -1,0 +1,124 @@
+"""The command line: exit codes, one line per mistake, and no torch where none is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from roots.cli.main import main
+from tests.helpers.runs import VOCAB_SIZE, write_dataset
+
+TINY = "model: {hidden_size: 32, num_layers: 2, num_heads: 4, sequence_length: 16}\n"
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_show_prints_the_resolved_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "c.yaml", TINY)
+    assert call("config", "show", path, "training.seed=77", "--json") == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert (tree["training"]["seed"], tree["model"]["num_layers"]) == (77, 2)
+
+
+def test_schema_describes_every_section(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("config", "schema") == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"model", "parallel", "training", "data"} <= set(schema["properties"])
+    assert schema["additionalProperties"] is False
+
+
+def test_deepspeed_prints_the_engines_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "c.yaml", TINY)
+    wishes = ["training.precision=fp16", "parallel.tensor=2", "loss_scale.window=50"]
+    assert call("config", "deepspeed", path, *wishes, "--world-size", "4") == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["fp16"]["loss_scale_window"] == 50
+    assert tree["train_batch_size"] == 32 and tree["gradient_accumulation_steps"] == 2
+
+
+def test_mistakes_are_lines_on_stderr_and_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "c.yaml", TINY + "trainning: {}\nparallel: {tensor: zwei}\n")
+    assert call("train", path) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "roots: error: parallel.tensor='zwei': input should be a valid integer, unable to parse "
+        "string as an integer; it is: tensor-parallel ranks (Shoeybi et al. 2019) (default 1)",
+        "roots: error: trainning={}: unknown key; did you mean training?",
+    ]
+
+
+def test_train_without_data_says_how_to_make_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train", write(tmp_path / "c.yaml", TINY)) == 2
+    assert capsys.readouterr().err == (
+        "roots: error: data.train=[]: must name at least one dataset; "
+        "set data.train to the prefix that `roots preprocess --out PREFIX` wrote\n"
+    )
+
+
+def test_unknown_command_exits_2() -> None:
+    assert call("trane") == 2
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from roots.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert 'torch' not in sys.modules and 'deepspeed' not in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        ("missing", "data.train[0].prefix: {prefix}.idx: no such file; check data.train"),
+        ("vocabulary", "{prefix} token id={largest}: model.vocab_size is 50, so ids go"),
+        ("batch", "training.global_batch_size=9: must be a multiple of"),
+    ],
+)
+def test_training_that_cannot_start_exits_2_in_lines(
+    damage: str, line: str, tmp_path: Path
+) -> None:
+    """In a process of its own, as a launcher starts it."""
+    prefix = write_dataset(tmp_path / "data")
+    if damage == "missing":
+        (tmp_path / "data.idx").unlink()
+    vocabulary = 50 if damage == "vocabulary" else VOCAB_SIZE
+    batch = 9 if damage == "batch" else 8
+    path = write(tmp_path / "c.yaml", TINY)
+    words = [
+        f"data.train={prefix}",
+        "data.split=1,1,0",
+        f"model.vocab_size={vocabulary}",
+        f"training.global_batch_size={batch}",
+        f"run.directory={tmp_path / 'runs'}",
+    ]
+    command = [sys.executable, "-m", "roots.cli.main", "train", path, *words]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    errors = [text for text in result.stderr.splitlines() if text.startswith("roots: error: ")]
+    assert result.returncode == 2, result.stderr
+    assert len(errors) == 1 and "Traceback" not in result.stderr
+    assert line.format(prefix=prefix, largest=VOCAB_SIZE - 1) in errors[0], errors
