@@ -1,3 +1,3 @@
-"""ROOTS: pretraining of large language models with tensor, pipeline and data parallelism on DeepSpeed."""
+"""ROOTS: pretraining of large language models in tensor, pipeline and data parallel."""
 
 __version__ = "0.1.0"

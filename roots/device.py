@@ -44,7 +44,7 @@ class LaunchEnvironment:
 
 
 def launch_environment(environment: Mapping[str, str] | None = None) -> LaunchEnvironment:
-    """Read RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE (or LOCAL_SIZE), MASTER_ADDR, MASTER_PORT.
+    """Read RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, LOCAL_WORLD_SIZE or LOCAL_SIZE.
 
     Without them the process is alone. Raises RootsError for a value that is no number.
     """
@@ -80,7 +80,7 @@ def set_environment(values: Mapping[str, str], overwrite: bool = True) -> None:
 
 
 def prepend_to_path(folder: str) -> None:
-    """Put `folder` first on PATH, for the build tools that ship in the interpreter's environment."""
+    """Put `folder` first on PATH, for build tools that ship beside the interpreter."""
     parts = os.environ.get("PATH", "").split(os.pathsep)
     if folder not in parts:
         os.environ["PATH"] = os.pathsep.join([folder, *parts])

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the process tells its launcher. Documented in the README; scripts rely on the numbers."""
+    """What the process tells its launcher; documented in the README."""
 
     DONE = 0
     BUG = 1
@@ -18,8 +18,8 @@ class ExitCode(IntEnum):
 class RootsError(Exception):
     """A mistake in the input, told in one line each: what, its value, the rule and the fix.
 
-    `lines` holds every problem that was found, so that a user sees all of them at once. `speaks` is
-    False on a rank whose error another rank already reports.
+    `lines` holds every problem that was found, so that a user sees all of them at once.
+    `speaks` is False on a rank whose error another rank already reports.
     """
 
     def __init__(

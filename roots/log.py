@@ -13,7 +13,7 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def configure(level: int = logging.INFO, rank: int = 0) -> None:
-    """Send the lines of `roots` to stderr: from rank 0 at `level`, from the others warnings only."""
+    """Send the lines of `roots` to stderr: of rank 0 at `level`, of the others warnings only."""
     logger = logging.getLogger("roots")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""Layout-free checkpoints: weights by global name, DeepSpeed's state beside them, a manifest last."""
+"""Checkpoints: weights by global name, DeepSpeed's state beside them, the manifest last."""
 
 from __future__ import annotations
 

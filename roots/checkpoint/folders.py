@@ -58,7 +58,7 @@ def discard_unfinished(root: Path, step: int) -> None:
 
 
 def keep_last(root: Path, count: int) -> list[Path]:
-    """Remove all finished checkpoints but the newest `count` (0: keep all); return those removed."""
+    """Remove finished checkpoints but the newest `count` (0: keep all); return those removed."""
     doomed = finished_checkpoints(root)[:-count] if count else []
     for path in doomed:
         # Without its manifest a half-removed folder cannot be taken for a checkpoint.

@@ -26,7 +26,7 @@ WEIGHTS_FOLDER = "weights"
 
 @dataclass(frozen=True)
 class StoredPiece:
-    """One contiguous global interval of a tensor: rows [start, stop) lie at `offset` in the file."""
+    """One contiguous interval of a tensor: global rows [start, stop) at `offset` in the file."""
 
     file: Path
     start: int

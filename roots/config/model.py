@@ -23,7 +23,8 @@ class ModelConfig(Section):
     ffn_hidden_size: int | None = Field(
         None,
         gt=0,
-        description="inner width of the MLP; null: 4 x hidden_size, or 8/3 rounded up to 64 for swiglu",
+        description="inner width of the MLP; null: 4 x hidden_size, or 8/3 rounded up to 64 "
+        "for swiglu",
     )
     vocab_size: int = Field(50257, gt=0, description="number of tokens the tokenizer knows")
     vocab_multiple: int = Field(

@@ -1,4 +1,4 @@
-"""The `parallel` section: how the work is cut. The data-parallel size follows from the world size."""
+"""The `parallel` section: how the work is cut. The rest of the ranks is data-parallel."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from roots.config.data import DataConfig, OpsConfig, RunSection, TrackingConfig
 from roots.config.model import ModelConfig
 from roots.config.parallel import ParallelConfig

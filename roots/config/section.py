@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A frozen group of fields. Unknown keys are errors; every field has a default and one line of help."""
+    """A frozen group of fields, each with a default and one line of help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)

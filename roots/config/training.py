@@ -39,7 +39,7 @@ class OptimizerConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """The learning rate over time. Lengths count in steps, or in tokens where a token field is set."""
+    """The learning rate over time, its lengths in steps or, where set, in tokens."""
 
     name: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = Field(
         "cosine", description="shape after the warmup"

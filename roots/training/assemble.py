@@ -84,9 +84,7 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device) -> Run:
     checkpointer = Checkpointer(config, mesh)
     found = checkpointer.find()
     reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
-    data = together(
-        mesh.world, lambda: build_data(config, plan, mesh.data.rank, needs_data=reads)
-    )
+    data = together(mesh.world, lambda: build_data(config, plan, mesh.data.rank, needs_data=reads))
     engine = build_engine(config, plan, mesh, device)
     start = ResumePoint(0, 0) if found is None else checkpointer.load(engine, found)
     # Ranks of one machine share its cores: a peak measured alone would never be reached together.

@@ -48,13 +48,13 @@ class Checkpointer:
     def find(self) -> Path | None:
         """The checkpoint to resume from, checked whole; None for a fresh start.
 
-        Raises RootsError if it is damaged, of another model or another layout, or if a fresh start
-        is asked for where checkpoints of this run lie.
+        Raises RootsError if it is damaged, of another model or layout, or if a fresh start is
+        asked for where checkpoints of this run lie.
         """
         return together(self.mesh.world, self._find)
 
     def save(self, engine: Engine, point: ResumePoint) -> Path:
-        """Write the checkpoint of `point`; return its folder. Nothing counts before the manifest."""
+        """Write the checkpoint of `point` and return its folder; the manifest comes last."""
         name = folders.step_name(point.step)
         folder = self.root / name
         together(self.mesh.world, lambda: self._make_room(point.step))

@@ -1,4 +1,4 @@
-"""The DeepSpeed JSON, of which ROOTS is the only author. Pure: imports neither torch nor deepspeed."""
+"""The DeepSpeed JSON, of which ROOTS is the only author. Imports neither torch nor deepspeed."""
 
 from __future__ import annotations
 

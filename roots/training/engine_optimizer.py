@@ -113,7 +113,7 @@ def _reason_against(candidate: Candidate, device: Device) -> str | None:
     probe = torch.nn.Parameter(torch.zeros(1, device=device.torch))
     try:
         candidate.make([{"params": [probe], "weight_decay": 0.0}])
-    except Exception as error:  # a foreign constructor may raise anything; the reason is reported
+    except Exception as error:  # noqa: BLE001  # foreign code may raise anything; it is reported
         text = str(error).strip().splitlines()
         return f"{type(error).__name__}: {text[0] if text else 'no message'}"
     return None

@@ -62,7 +62,7 @@ def build_pipeline_engine(
 
 
 def _items(micro_batches: Sequence[Batch]) -> Iterator[PipelineItem]:
-    """Micro-batches in the form of DeepSpeed's pipeline: (inputs of stage 0, labels of the last)."""
+    """Micro-batches as DeepSpeed's pipeline takes them: (inputs of stage 0, labels of the last)."""
     for batch in micro_batches:
         inputs = (batch.tokens_BT, batch.document_starts_BT, batch.dropout_keys_B)
         yield inputs, (batch.labels_BT, batch.loss_weights_BT)

@@ -48,8 +48,8 @@ class Run:
 def train_loop(run: Run) -> ExitCode:
     """Train from `run.start` to training.steps, or until a signal asks to stop.
 
-    Evaluates before the first step and then, like saving, as the config says and at the end. Returns DONE, or INTERRUPTED
-    after the checkpoint that a stop leaves behind.
+    Evaluates before the first step and then, like saving, as the config says and at the end.
+    Returns DONE, or INTERRUPTED after the checkpoint that a stop leaves behind.
     """
     config, point = run.config, run.start
     saved: Path | None = None

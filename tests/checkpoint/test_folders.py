@@ -34,7 +34,7 @@ def test_keep_last_removes_the_oldest_and_spares_unfinished_ones(tmp_path: Path)
     torn = tmp_path / folders.step_name(4)
     torn.mkdir()
     assert folders.keep_last(tmp_path, 2) == steps[:1]
-    assert not steps[0].exists() and steps[1].exists() and steps[2].exists() and torn.exists()
+    assert [path.exists() for path in (*steps, torn)] == [False, True, True, True]
     assert folders.keep_last(tmp_path, 0) == []
 
 
@@ -44,7 +44,7 @@ def test_discard_removes_only_an_unfinished_save(tmp_path: Path) -> None:
     torn.mkdir()
     for step in (1, 2, 3):
         folders.discard_unfinished(tmp_path, step)
-    assert whole.exists() and not torn.exists()
+    assert [path.exists() for path in (whole, torn)] == [True, False]
 
 
 def test_checkpoint_is_found_from_step_run_and_root(tmp_path: Path) -> None:

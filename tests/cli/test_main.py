@@ -51,7 +51,7 @@ def test_deepspeed_prints_the_engines_json(
     assert call("config", "deepspeed", path, *wishes, "--world-size", "4") == 0
     tree = json.loads(capsys.readouterr().out)
     assert tree["fp16"]["loss_scale_window"] == 50
-    assert tree["train_batch_size"] == 32 and tree["gradient_accumulation_steps"] == 2
+    assert (tree["train_batch_size"], tree["gradient_accumulation_steps"]) == (32, 2)
 
 
 def test_mistakes_are_lines_on_stderr_and_exit_2(
@@ -120,5 +120,6 @@ def test_training_that_cannot_start_exits_2_in_lines(
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     errors = [text for text in result.stderr.splitlines() if text.startswith("roots: error: ")]
     assert result.returncode == 2, result.stderr
-    assert len(errors) == 1 and "Traceback" not in result.stderr
+    assert len(errors) == 1
+    assert "Traceback" not in result.stderr
     assert line.format(prefix=prefix, largest=VOCAB_SIZE - 1) in errors[0], errors

@@ -110,7 +110,8 @@ def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
     path = write(tmp_path / "c.yaml", "model: {a: 1\nrun: ]\n")
     (line,) = lines_of(path)
     assert line.startswith(f"config file='{path}': is not YAML (")
-    assert "\n" not in line and line.endswith("; mend that line")
+    assert "\n" not in line
+    assert line.endswith("; mend that line")
 
 
 def test_config_that_is_no_mapping_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ VOCAB_SIZE = 61
 
 
 def write_dataset(prefix: Path, *, documents: int = 40, seed: int = 7) -> Path:
-    """Write a dataset of short documents with some structure: each counts up from a random token."""
+    """Write short documents that can be learned: each counts up from a random token."""
     generator = np.random.default_rng(seed)
     with IndexedWriter(prefix, VOCAB_SIZE) as writer:
         for _ in range(documents):

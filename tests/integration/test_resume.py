@@ -1,4 +1,4 @@
-"""Stopping and going on: N steps are k + (N - k) steps, bit for bit, with everything that counts."""
+"""Stopping and going on: N steps are k + (N - k) steps, bit for bit."""
 
 from __future__ import annotations
 

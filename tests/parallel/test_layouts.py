@@ -57,8 +57,8 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(prefix: Path, parallel: dict[str, Any], precision: str = "fp32") -> RunConfig:
     """Clipping bites, dropout is on, heads are grouped and the embedding is tied.
 
-    The gradient of a key bias is zero but for rounding, and Adam divides that noise by its own size;
-    an epsilon above the noise keeps such parameters where they are.
+    The gradient of a key bias is zero but for rounding, and Adam divides that noise by its own
+    size; an epsilon above the noise keeps such parameters where they are.
     """
     return small_config(
         prefix,
@@ -120,7 +120,9 @@ def test_layout_matches_one_process_in_fp16_with_one_overflow(
     reference = single["fp16"]
     for curve in curves:
         assert curve.skipped == [step == OVERFLOW_STEP for step in range(STEPS)]
-        assert curve.scales == [2.0**10 if step <= OVERFLOW_STEP else 2.0**9 for step in range(STEPS)]
+        assert curve.scales == [
+            2.0**10 if step <= OVERFLOW_STEP else 2.0**9 for step in range(STEPS)
+        ]
         assert curve.losses == pytest.approx(reference.losses, rel=FP16_TOLERANCE)
         assert clean(curve.norms) == pytest.approx(clean(reference.norms), rel=FP16_TOLERANCE)
         assert curve.evaluation == pytest.approx(reference.evaluation, rel=FP16_TOLERANCE)

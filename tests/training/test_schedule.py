@@ -152,4 +152,5 @@ def test_warmup_limits_a_decay_that_starts_inside_it() -> None:
 def test_warmup_as_long_as_the_run_only_rises(name: str) -> None:
     """No step is left for the decay: found when a run of 2 steps had 2 of warmup."""
     values = [rate(step, 4, name=name, warmup_steps=4, decay_steps=4) for step in range(3)]
-    assert values[0] == pytest.approx(PEAK / 4) and values == sorted(values)
+    assert values[0] == pytest.approx(PEAK / 4)
+    assert values == sorted(values)
