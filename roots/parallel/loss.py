@@ -7,14 +7,12 @@ rows of it; "valid" columns are those below vocab_size.
 
 The logits of one chunk exist at a time, in the dtype of x, and turn in place into their gradient;
 the gradients of x and W are ready when the forward pass ends, and backward only scales them.
-Sharing the softmax over the vocabulary costs one all-gather of two numbers a token: each rank
-normalises over its own columns, and its probabilities shrink by exp(local - global logsumexp).
+The softmax itself is roots.ops.cross_entropy; sharing it over the vocabulary costs one all-gather
+of three numbers a token (maximum, sum of exponentials, logit of the label).
 
-16-bit arithmetic: softmax in fp32, a few rows at a time; the entry of the label is computed apart,
-as w * expm1(logit - logsumexp), since 1 - p would cancel; the gradient of W is summed over chunks
-in fp32. Row weights (mostly 1 / number of tokens) are first brought to order 1 by a power of two,
-which backward undoes together with the upstream gradient: nothing underflows in fp16, and the loss
-scale acts as ever.
+16-bit arithmetic: the gradient of W is summed over chunks in fp32. Row weights (mostly 1 / number
+of tokens) are first brought to order 1 by a power of two, which backward undoes together with the
+upstream gradient: nothing underflows in fp16, and the loss scale acts as ever.
 """
 
 from __future__ import annotations
@@ -26,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from roots.ops.cross_entropy import softmax_gradient_, softmax_statistics
+from roots.ops.dispatch import AUTO
 from roots.parallel.collectives import all_reduce_async, copy_to, gather_from
 from roots.parallel.mesh import Axis
 from roots.parallel.process import all_gather_tensors
@@ -33,8 +33,6 @@ from roots.parallel.process import all_gather_tensors
 # Logits of one chunk: large enough that adding up dW by chunks costs little beside the matmuls; on
 # a GPU, whose matmuls are fast against its memory, that takes more.
 _CHUNK_BYTES = {"cpu": 128 * 2**20, "cuda": 512 * 2**20}
-# Elements of one fp32 softmax block: fits a CPU's second-level cache; on a GPU, enough to fill it.
-_BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
 # Rows of the 16-bit product that are added to the fp32 gradient of W while still in cache.
 _PRODUCT_ROWS = 4096
 # Row stride of the logits in elements. An odd stride (50257) slows a CPU matmul by 30 percent.
@@ -54,13 +52,14 @@ def linear_cross_entropy(
     axis: Axis,
     vocab_size: int,
     chunk_tokens: int | None = None,
+    implementation: str = AUTO,
 ) -> Tensor:
     """The weighted cross-entropy of the head: an fp32 scalar, equal on every rank of `axis`.
 
     x_BTH and weight_vH have one dtype; labels_BT int64 in [0, vocab_size), of no matter where the
     weight is zero; loss_weights_BT float32. Columns from vocab_size on take no part and get zero
     gradient. `chunk_tokens` bounds the tokens whose logits exist at once (default: 128 MiB of
-    logits on a CPU, 512 on a GPU).
+    logits on a CPU, 512 on a GPU). `implementation` is that of roots.ops.cross_entropy.
 
     Communication: forward, per chunk, an all-gather of the softmax statistics and (when x needs a
     gradient) an all-reduce of dx that overlaps the next matmul; backward none. Without gradients
@@ -74,6 +73,7 @@ def linear_cross_entropy(
         chunk_tokens=_even_chunk(labels_BT.numel(), weight_vH, chunk_tokens),
         wants_x=gradients and x_BTH.requires_grad,
         wants_weight=gradients and weight_vH.requires_grad,
+        implementation=implementation,
     )
     row_weights = loss_weights_BT.reshape(-1).float() / rows
     return _LinearCrossEntropy.apply(x_BTH, weight_vH, labels_BT.reshape(-1), row_weights, head)
@@ -97,6 +97,7 @@ class _Head:
     chunk_tokens: int
     wants_x: bool
     wants_weight: bool
+    implementation: str
 
 
 @dataclass
@@ -175,56 +176,35 @@ def _forward(
 
 def _token_losses(logits_Mv: Tensor, labels_M: Tensor, weights_M: Tensor, head: _Head) -> Tensor:
     """Losses of the tokens, fp32; turns the logits into weights_M * (softmax - onehot) in place."""
-    width = logits_Mv.shape[1]
+    first = head.axis.rank * logits_Mv.shape[1]
     valid_Mv = logits_Mv[:, : head.valid]
-    local_M = labels_M - head.axis.rank * width
-    is_local_M = (local_M >= 0) & (local_M < head.valid)
-    column_M1 = local_M.masked_fill(~is_local_M, 0).unsqueeze(1)
-    picked_M = logits_Mv.gather(1, column_M1).squeeze(1).float().masked_fill(~is_local_M, 0.0)
     wants_gradient = head.wants_x or head.wants_weight
-    local_sum_M = _softmax_(valid_Mv, weights_M, wants_gradient)
-    total_M = local_sum_M
+    # Leaving the softmax in the logits saves the second pass of exponentials; but fp16 would lose
+    # probabilities under 6e-8, whose weighted gradients it can hold.
+    overwrite = wants_gradient and logits_Mv.dtype != torch.float16
+    local = softmax_statistics(
+        valid_Mv, labels_M, first, overwrite=overwrite, implementation=head.implementation
+    )
+    row_max_M, sum_exp_M, picked_M = local
     if head.axis.size > 1:
-        statistics = all_gather_tensors(head.axis, torch.stack([local_sum_M, picked_M]))
-        stacked_R2M = torch.stack(statistics)
-        total_M = torch.logsumexp(stacked_R2M[:, 0], dim=0)
-        picked_M = stacked_R2M[:, 1].sum(0)
+        gathered_R3M = torch.stack(all_gather_tensors(head.axis, torch.stack(local)))
+        row_max_M = gathered_R3M[:, 0].amax(0)
+        sum_exp_M = (gathered_R3M[:, 1] * (gathered_R3M[:, 0] - row_max_M).exp()).sum(0)
+        picked_M = gathered_R3M[:, 2].sum(0)
     if wants_gradient:
-        if head.axis.size > 1:
-            valid_Mv.mul_((local_sum_M - total_M).exp().unsqueeze(1))
+        softmax_gradient_(
+            valid_Mv,
+            row_max_M,
+            sum_exp_M,
+            labels_M,
+            weights_M,
+            first,
+            local=local if overwrite else None,
+            implementation=head.implementation,
+        )
         logits_Mv[:, head.valid :] = 0.0
-        label_M = (weights_M * torch.expm1(picked_M - total_M)).to(logits_Mv.dtype)
-        # Indexed, not scattered: scatter_ copies a strided matrix whole, 13 percent of the time.
-        row_M, column_M = torch.arange(len(label_M), device=label_M.device), column_M1.squeeze(1)
-        kept_M = logits_Mv[row_M, column_M]
-        logits_Mv[row_M, column_M] = torch.where(is_local_M, label_M, kept_M)
-    return total_M - picked_M
-
-
-def _softmax_(logits_Mv: Tensor, weights_M: Tensor, write: bool) -> Tensor:
-    """Logsumexp of every row, fp32; with `write` the logits become weights_M * softmax in place.
-
-    One pass of exponentials; fp32 inside, over blocks of rows that stay in cache.
-    """
-    num_rows, width = logits_Mv.shape
-    sums_M = torch.full_like(weights_M, -torch.inf)
-    if width == 0:
-        return sums_M
-    step = max(1, _BLOCK_ELEMENTS[logits_Mv.device.type] // width)
-    scratch = torch.empty(min(step, num_rows), width, dtype=torch.float32, device=logits_Mv.device)
-    for start in range(0, num_rows, step):
-        block = logits_Mv[start : start + step]
-        weights = weights_M[start : start + step].unsqueeze(1)
-        in_place = write and block.dtype == torch.float32
-        exponentials = block if in_place else scratch[: len(block)].copy_(block)
-        largest = exponentials.amax(1, keepdim=True)
-        total = exponentials.sub_(largest).exp_().sum(1, keepdim=True)
-        sums_M[start : start + step] = (largest + total.log()).squeeze(1)
-        if write:
-            exponentials.mul_(weights / total)
-            if not in_place:
-                block.copy_(exponentials)
-    return sums_M
+    # In this order, since a confident row has picked == row_max and a sum near 1.
+    return sum_exp_M.log() + (row_max_M - picked_M)
 
 
 def _add_product(total_vH: Tensor, left_vM: Tensor, right_MH: Tensor, *, first: bool) -> None:

@@ -165,7 +165,7 @@ def test_without_bias_there_is_none_to_skip() -> None:
         torch.testing.assert_close(y, layer.weight.sum(1)[None])
 
 
-def test_only_what_needs_a_gradient_gets_one() -> None:
+def test_parameters_can_be_built_on_meta_with_their_records() -> None:
     axis = Mesh.single().tensor
     layer = ColumnParallelLinear(IN, OUT, name="layer", axis=axis, bias=True, device="meta")
     assert layer.weight.is_meta
