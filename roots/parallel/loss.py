@@ -164,9 +164,7 @@ def _forward(
             torch.mm(logits_Mv, weight_vH, out=gradients.dx_MH[part])
             works.append(all_reduce_async(gradients.dx_MH[part], head.axis))
         if gradients.dweight_vH is not None:
-            x_part_MH = (
-                torch.ldexp(x_MH[part], -x_MH.new_tensor(sum_bits)) if sum_bits else x_MH[part]
-            )
+            x_part_MH = x_MH[part] * 2.0**-sum_bits if sum_bits else x_MH[part]
             _add_product(gradients.dweight_vH, logits_Mv.t(), x_part_MH, first=start == 0)
     for work in works:
         if work is not None:
