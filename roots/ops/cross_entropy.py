@@ -33,8 +33,8 @@ from roots.ops.dispatch import (
     select,
 )
 
-# Elements of a block: fp32 scratch that fits a core's second-level cache; on a GPU, enough work.
-_CPU_BLOCK_ELEMENTS = 1 << 18
+# Elements of a block: a few rows of a large vocabulary, which stay in cache; on a GPU, enough work.
+_CPU_BLOCK_ELEMENTS = 1 << 20
 _GPU_BLOCK_ELEMENTS = 1 << 26
 
 
@@ -97,8 +97,9 @@ def cross_entropy(
 ) -> Tensor:
     """Return loss_M in fp32 of logits_MV with autograd; 0 where the label is `ignored_label`.
 
-    Saves a copy of the logits in their dtype, which backward turns into their gradient. In training
-    use the sharded, chunked loss of roots.parallel, which stores no logits of a whole batch.
+    Saves a copy of the logits in their dtype, which backward turns into their gradient, so that one
+    graph can be run backward once. In training use the sharded, chunked loss of roots.parallel,
+    which stores no logits of a whole batch. Labels must lie in [0, V) or be ignored.
     """
     result: Tensor = _CrossEntropy.apply(logits_MV, labels_M, ignored_label, implementation)
     return result
@@ -143,9 +144,10 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         values_MV, labels_M, counted_M, *statistics = ctx.saved_tensors
         local = SoftmaxStatistics(*statistics)
-        # A second backward over the same graph must find the softmax again.
+        # In place in a saved tensor: its version tells autograd, so a second backward over the
+        # same graph raises instead of taking the gradient for the softmax.
         gradient = softmax_gradient_(
-            values_MV.clone(),
+            values_MV,
             local.row_max_M,
             local.sum_exp_M,
             labels_M,
@@ -169,13 +171,22 @@ def _picked(logits_Mv: Tensor, labels_M: Tensor, first: int) -> Tensor:
     return picked_M1.masked_fill(~inside_M1, 0.0)[:, 0]
 
 
-def _subtract_labels_(gradient_Mv: Tensor, labels_M: Tensor, weights_M: Tensor, first: int) -> None:
-    """gradient[m, label[m]] -= weights[m], computed in the dtype of the weights."""
-    columns_M1, inside_M1 = _inside(labels_M, first, gradient_Mv.shape[1])
-    values_M1 = gradient_Mv.gather(1, columns_M1).to(weights_M.dtype)
-    values_M1 = values_M1 - weights_M[:, None] * inside_M1
-    # scatter_, not scatter_add_: the latter converts the whole of a 16-bit tensor on a CPU.
-    gradient_Mv.scatter_(1, columns_M1, values_M1.to(gradient_Mv.dtype))
+def _label_gradient(
+    logits_Mv: Tensor,
+    whole: tuple[Tensor, Tensor],
+    labels_M: Tensor,
+    weights_M: Tensor,
+    first: int,
+    local: SoftmaxStatistics | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (columns [M, 1], gradient at the label [M, 1], whether the label is in the slice).
+
+    softmax - 1 = expm1(logit - logsumexp), which keeps its digits where the softmax is near 1.
+    """
+    columns_M1, inside_M1 = _inside(labels_M, first, logits_Mv.shape[1])
+    picked_M = _picked(logits_Mv, labels_M, first) if local is None else local.picked_M
+    gradient_M = weights_M * torch.expm1(picked_M - whole[0] - whole[1].log())
+    return columns_M1, gradient_M[:, None], inside_M1
 
 
 def _empty_statistics(logits_Mv: Tensor) -> SoftmaxStatistics:
@@ -239,6 +250,9 @@ def _gradient_torch(
     local_sum_M = row_max_M.new_ones(()) if local is None else merge_statistics(local, row_max_M)
     factor_M1 = (weights_M * (local_sum_M / sum_exp_M))[:, None]
     row_max_M1 = row_max_M[:, None]
+    columns_M1, gradient_M1, inside_M1 = _label_gradient(
+        logits_Mv, whole, labels_M, weights_M, first, local
+    )
     blocks = _blocks(logits_Mv)
     scratch = None if logits_Mv.dtype == wide else _scratch(logits_Mv, blocks.step)
     for start in blocks:
@@ -248,7 +262,9 @@ def _gradient_torch(
         if local is None:
             target.sub_(row_max_M1[rows]).exp_()
         target.mul_(factor_M1[rows])
-        _subtract_labels_(target, labels_M[rows], weights_M[rows], first)
+        others_M1 = target.gather(1, columns_M1[rows])
+        entry_M1 = torch.where(inside_M1[rows], gradient_M1[rows], others_M1)
+        target.scatter_(1, columns_M1[rows], entry_M1)
         if target is not part:
             part.copy_(target)
     return logits_Mv
@@ -286,7 +302,7 @@ def _gradient_reference(
         share_M = merge_statistics(local, row_max_M) / sum_exp_M
         softmax_Mv = wide_Mv * share_M[:, None]
     columns_v = torch.arange(first, first + logits_Mv.shape[1], device=logits_Mv.device)
-    onehot_Mv = labels_M[:, None] == columns_v
+    onehot_Mv = (labels_M[:, None] == columns_v).to(softmax_Mv.dtype)
     return logits_Mv.copy_((softmax_Mv - onehot_Mv) * row_weights_M[:, None])
 
 

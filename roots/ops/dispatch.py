@@ -35,9 +35,12 @@ class Request(NamedTuple):
     head_size: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Implementation:
-    """One way of computing an op. `unsupported_reasons` returns full sentences, none if it can."""
+    """One way of computing an op. `unsupported_reasons` returns full sentences, none if it can.
+
+    Compared and hashed by identity, which keeps the look-up in `select` cheap.
+    """
 
     name: str
     run: Callable[..., Any]
@@ -70,27 +73,40 @@ def request_for(x: Tensor, *features: str, head_size: int = 0) -> Request:
     return Request(x.dtype, x.device.type, frozenset(features), head_size)
 
 
-@torch.compiler.assume_constant_result
-@functools.lru_cache(maxsize=4096)
 def select(
     op: str, implementations: tuple[Implementation, ...], request: Request, wanted: str = AUTO
 ) -> Implementation:
     """Return the implementation `wanted`, or for "auto" the first without unsupported reasons.
 
-    Raises RootsError for an unknown name (listing the known ones) and for a wish that cannot be met
+    The choice is logged once, except under torch.compile, whose tracer knows no loggers. Raises
+    RootsError for an unknown name (listing the known ones) and for a wish that cannot be met
     (listing every reason).
     """
-    if wanted == AUTO:
-        chosen = _first_supported(op, implementations, request)
-    else:
-        chosen = _named(op, implementations, wanted)
-        reasons = chosen.unsupported_reasons(request)
-        if reasons:
-            rule = "cannot run here: " + " ".join(reasons).rstrip(".")
-            raise RootsError(problem(f"ops.{op}", wanted, rule, 'use "auto"'))
-    dtype = dtype_name(request.dtype)
-    message = f"ops.{op}: {chosen.name} for {dtype} on {request.device}"
+    if torch.compiler.is_compiling():
+        return _choose(op, implementations, request, wanted)
+    return _choose_and_log(op, implementations, request, wanted)
+
+
+@functools.lru_cache(maxsize=4096)
+def _choose_and_log(
+    op: str, implementations: tuple[Implementation, ...], request: Request, wanted: str
+) -> Implementation:
+    chosen = _choose(op, implementations, request, wanted)
+    message = f"ops.{op}: {chosen.name} for {dtype_name(request.dtype)} on {request.device}"
     log_once(get_logger("ops"), message)
+    return chosen
+
+
+def _choose(
+    op: str, implementations: tuple[Implementation, ...], request: Request, wanted: str
+) -> Implementation:
+    if wanted == AUTO:
+        return _first_supported(op, implementations, request)
+    chosen = _named(op, implementations, wanted)
+    reasons = chosen.unsupported_reasons(request)
+    if reasons:
+        rule = "cannot run here: " + " ".join(reasons).rstrip(".")
+        raise RootsError(problem(f"ops.{op}", wanted, rule, 'use "auto"'))
     return chosen
 
 

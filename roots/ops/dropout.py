@@ -172,8 +172,13 @@ def _signed(bits: int) -> int:
 
 
 @torch.compiler.assume_constant_result
-@functools.lru_cache(maxsize=4096)
 def _site_key(site: str) -> int:
+    """The 64-bit key of a site; a constant to torch.compile, which cannot trace a hash of text."""
+    return _cached_site_key(site)
+
+
+@functools.lru_cache(maxsize=4096)
+def _cached_site_key(site: str) -> int:
     return derive_key("dropout site", site)
 
 

@@ -72,15 +72,11 @@ def rotary_reference(x_BTND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _rotate(x_BTND: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     """Rotate by sign * angle into one new tensor."""
     half = cos.shape[-1]
-    first, second = x_BTND[..., :half], x_BTND[..., half : 2 * half]
+    wide = accumulation_dtype(x_BTND.dtype)
+    first, second = x_BTND[..., :half].to(wide), x_BTND[..., half : 2 * half].to(wide)
     y_BTND = torch.empty(x_BTND.shape, dtype=x_BTND.dtype, device=x_BTND.device)
-    if x_BTND.dtype in (torch.bfloat16, torch.float16):
-        first, second = first.to(cos.dtype), second.to(cos.dtype)
-        y_BTND[..., :half] = (first * cos).addcmul_(second, sin, value=-sign)
-        y_BTND[..., half : 2 * half] = (second * cos).addcmul_(first, sin, value=sign)
-    else:
-        torch.mul(first, cos, out=y_BTND[..., :half]).addcmul_(second, sin, value=-sign)
-        torch.mul(second, cos, out=y_BTND[..., half : 2 * half]).addcmul_(first, sin, value=sign)
+    y_BTND[..., :half] = (first * cos).addcmul_(second, sin, value=-sign)
+    y_BTND[..., half : 2 * half] = (second * cos).addcmul_(first, sin, value=sign)
     if 2 * half < x_BTND.shape[-1]:
         y_BTND[..., 2 * half :] = x_BTND[..., 2 * half :]
     return y_BTND

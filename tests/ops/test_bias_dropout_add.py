@@ -96,8 +96,8 @@ def test_gradients_against_finite_differences(implementation: str) -> None:
 
 
 def test_inputs_are_left_alone() -> None:
-    inputs = [x.float() for x in random_inputs((2, 3, 5), (5,), (2, 3, 5))]
+    inputs = x_BTH, bias_H, residual_BTH = random_inputs((2, 3, 5), (5,), (2, 3, 5))
     copies = [x.clone() for x in inputs]
-    bias_dropout_add(*inputs, 0.4, row_keys(2), "site")
-    bias_dropout_add(*inputs, 0.0, None, "site")
+    bias_dropout_add(x_BTH, bias_H, residual_BTH, 0.4, row_keys(2), "site")
+    bias_dropout_add(x_BTH, bias_H, residual_BTH, 0.0, None, "site")
     assert all(torch.equal(x, copy) for x, copy in zip(inputs, copies, strict=True))

@@ -1,0 +1,99 @@
+"""Dropout of attention weights: a function of (row key, site, global head, query, key)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from roots.errors import RootsError
+from roots.ops import AttentionDropout, attention
+from roots.ops.attention import attention_keep_mask
+from roots.seeding import derive_key
+from tests.ops.accuracy import all_dtypes, assert_as_accurate, random_inputs
+
+KEYS_B = torch.tensor([derive_key("row", row) for row in range(3)])
+
+
+def drop(rate: float = 0.3, site: str = "layers.0", first_head: int = 0) -> AttentionDropout:
+    return AttentionDropout(rate, KEYS_B, site, first_head)
+
+
+def operands(tokens: int = 9, heads: int = 4, head_size: int = 40) -> list[Tensor]:
+    return random_inputs(*[(3, tokens, heads, head_size)] * 3)
+
+
+@all_dtypes
+def test_attention_with_dropout_is_as_accurate_as_the_baseline(dtype: torch.dtype) -> None:
+    keep_BNTS = attention_keep_mask(drop(), 9, 9, 4)
+    future_TS = torch.ones(9, 9, dtype=torch.bool).triu(1)
+
+    def baseline(q_BTND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
+        scores = torch.einsum("btnd,bsnd->bnts", q_BTND, k_BSND) / math.sqrt(40)
+        weights = scores.masked_fill(future_TS, -math.inf).softmax(-1) * keep_BNTS / 0.7
+        return torch.einsum("bnts,bsnd->btnd", weights, v_BSND)
+
+    def op(q_BTND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
+        return attention(q_BTND, k_BSND, v_BSND, dropout=drop())
+
+    assert_as_accurate(op, baseline, operands(), dtype)
+
+
+def test_a_tensor_rank_draws_the_masks_of_its_heads() -> None:
+    whole = attention_keep_mask(drop(), 9, 9, 4)
+    part = attention_keep_mask(drop(first_head=2), 9, 9, 2)
+    assert torch.equal(part, whole[:, 2:])
+    q, k, v = operands()
+    o_BTND = attention(q, k, v, dropout=drop())
+    share = attention(q[:, :, 2:], k[:, :, 2:], v[:, :, 2:], dropout=drop(first_head=2))
+    torch.testing.assert_close(share, o_BTND[:, :, 2:], rtol=1e-12, atol=1e-12)
+
+
+def test_queries_computed_later_draw_the_same_mask() -> None:
+    """The last 4 of 9 queries alone, as with a cache or a chunk of the sequence."""
+    whole = attention_keep_mask(drop(), 9, 9, 4)
+    assert torch.equal(attention_keep_mask(drop(), 4, 9, 4), whole[:, :, 5:])
+
+
+def test_rows_draw_by_their_own_key() -> None:
+    whole = attention_keep_mask(drop(), 9, 9, 4)
+    alone = AttentionDropout(0.3, KEYS_B[1:2], "layers.0")
+    assert torch.equal(attention_keep_mask(alone, 9, 9, 4), whole[1:2])
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_share_and_independence(rate: float) -> None:
+    keep = attention_keep_mask(drop(rate), 128, 128, 8).double()
+    other = attention_keep_mask(drop(rate, site="layers.1"), 128, 128, 8).double()
+    bound = 4.5 / math.sqrt(keep.numel() / 2)
+    deviation = math.sqrt(rate * (1 - rate))
+    assert abs(keep.mean() - (1 - rate)) < bound * deviation
+    scores, other_scores = (keep - (1 - rate)) / deviation, (other - (1 - rate)) / deviation
+    assert abs((scores * other_scores).mean()) < bound
+    for dim in range(4):
+        left = scores.narrow(dim, 0, scores.shape[dim] - 1)
+        right = scores.narrow(dim, 1, scores.shape[dim] - 1)
+        assert abs((left * right).mean()) < bound
+
+
+def test_gradients_against_finite_differences() -> None:
+    inputs = [x.requires_grad_() for x in operands(tokens=4, heads=2, head_size=3)]
+    assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v, dropout=drop()), inputs)
+
+
+def test_rate_zero_uses_the_fused_kernel() -> None:
+    q, k, v = operands()
+    with_zero = attention(q, k, v, dropout=drop(0.0), implementation="torch_sdpa")
+    assert torch.equal(with_zero, attention(q, k, v))
+
+
+def test_fused_kernel_is_refused_with_its_reason() -> None:
+    with pytest.raises(RootsError) as caught:
+        attention(*operands(), dropout=drop(), implementation="torch_sdpa")
+    assert str(caught.value) == (
+        "ops.attention='torch_sdpa': cannot run here: torch draws attention dropout from a "
+        "generator, so the mask would change with the layout, with recompute and after a resume; "
+        'use "auto"'
+    )
