@@ -84,7 +84,9 @@ def attention(
     request = request_for(q_BTND, *features, head_size=q_BTND.shape[3])
     run = select("attention", IMPLEMENTATIONS, request, implementation).run
     scale = 1.0 / math.sqrt(q_BTND.shape[3]) if scale is None else scale
-    o_BTND: Tensor = run(q_BTND, k_BSKD, v_BSKD, causal, mask, scale, dropout)
+    o_BTND: Tensor = run(
+        q_BTND, k_BSKD, v_BSKD, causal=causal, mask=mask, scale=scale, dropout=dropout
+    )
     return o_BTND
 
 
@@ -120,6 +122,7 @@ def attention_reference(
     q_BTND: Tensor,
     k_BSKD: Tensor,
     v_BSKD: Tensor,
+    *,
     causal: bool,
     mask: Tensor | None,
     scale: float,
@@ -164,6 +167,7 @@ def _attention_sdpa(
     q_BTND: Tensor,
     k_BSKD: Tensor,
     v_BSKD: Tensor,
+    *,
     causal: bool,
     mask: Tensor | None,
     scale: float,
