@@ -43,6 +43,7 @@ class TokenTable(VocabParallelEmbedding):
             dtype=options.dtype,
         )
         self.vocab_size = model.vocab_size
+        self.implementation = options.ops.cross_entropy
 
     def forward(
         self,
@@ -67,6 +68,7 @@ class TokenTable(VocabParallelEmbedding):
             loss_weights_BT,
             axis=self.axis,
             vocab_size=self.vocab_size,
+            implementation=self.implementation,
         )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from roots.config import RunConfig
-from tests.helpers.distributed import run_distributed
+from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.runs import small_config, write_dataset
 from tests.parallel.layouts import (
     OVERFLOW_STEP,
@@ -45,6 +45,12 @@ LAYOUTS: list[tuple[str, int, dict[str, Any]]] = [
     ("tp2-dp2-zero3", 4, {"tensor": 2, "zero_stage": 3}),
     ("tp2-pp2-recompute", 4, {"tensor": 2, "pipeline": 2, "recompute": "full"}),
     ("pp2-uniform", 2, {"pipeline": 2, "pipeline_partition": "uniform"}),
+    ("dp2-zero2-offload", 2, {"zero_stage": 2, "offload_optimizer": True}),
+    (
+        "dp2-zero3-offload",
+        2,
+        {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
+    ),
 ]
 IDS = [name for name, _, _ in LAYOUTS]
 
@@ -133,3 +139,18 @@ def clean(norms: list[float | None]) -> list[float]:
     """Norms of the steps that were applied."""
     assert [step for step, norm in enumerate(norms) if norm is None] == [OVERFLOW_STEP]
     return [norm for norm in norms if norm is not None]
+
+
+def test_overflow_at_the_lowest_scale_is_told_as_divergence(prefix: Path) -> None:
+    """Where DeepSpeed ends with a bare exception, the user gets field, cause and fix."""
+    config = config_of(prefix, {"zero_stage": 1}, "fp16")
+    floor = config.loss_scale.model_copy(update={"minimum": 2.0**10})
+    with pytest.raises(RankFailure) as caught:
+        run_distributed(
+            train_curve, 1, config.model_copy(update={"loss_scale": floor}), overflow_on_last_rank
+        )
+    assert (
+        "loss_scale.minimum=1024.0: gradients overflow at the lowest loss scale, so training has "
+        "diverged; resume from an earlier checkpoint with a lower optimizer.learning_rate, or use "
+        "training.precision=bf16"
+    ) in str(caught.value)
