@@ -6,15 +6,11 @@ import re
 import shutil
 from pathlib import Path
 
-from roots.checkpoint.manifest import (
-    CONFIG_NAME,
-    MANIFEST_NAME,
-    read_manifest,
-    write_atomically,
-)
+from roots.checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, read_manifest
 from roots.config.load import load_config
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
+from roots.files import write_atomically
 
 CHECKPOINTS_FOLDER = "checkpoints"
 LATEST_NAME = "latest"

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from roots.errors import RootsError, problem
+from roots.files import sync_file, write_atomically
 
 FORMAT = "roots-checkpoint"
 VERSION = 1
@@ -62,28 +62,17 @@ class Manifest:
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
     """Measure and digest files of `folder`, and flush them to the disk."""
-    return {name: _describe(folder / name) for name in names}
+    records = {}
+    for name in names:
+        sync_file(folder / name)
+        records[name] = _describe(folder / name)
+    return records
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest: temporary name, fsync, rename, fsync of the folder."""
+    """Write the manifest, whole or not at all."""
     tree = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     write_atomically(folder / MANIFEST_NAME, json.dumps(tree, indent=1, sort_keys=True))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text` so that a reader sees the old or the new file, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -123,18 +112,16 @@ def damage_of(folder: Path, manifest: Manifest, names: Iterable[str]) -> list[st
         elif path.stat().st_size != expected.bytes:
             rule = f"has {path.stat().st_size} bytes where the manifest says {expected.bytes}"
             lines.append(problem("checkpoint file", str(path), rule, fix))
-        elif _describe(path, flush=False) != expected:
+        elif _describe(path) != expected:
             rule = "does not have the checksum that the manifest records"
             lines.append(problem("checkpoint file", str(path), rule, fix))
     return lines
 
 
-def _describe(path: Path, flush: bool = True) -> FileRecord:
+def _describe(path: Path) -> FileRecord:
     digest, count = hashlib.blake2b(digest_size=16), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
             count += len(block)
-        if flush:
-            os.fsync(file.fileno())
     return FileRecord(count, digest.hexdigest())

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roots.data.atomic import publish
 from roots.data.lock import file_lock
 from roots.errors import RootsError, problem
+from roots.files import publish
 from roots.log import get_logger
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -26,7 +26,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from roots.data.atomic import sync_file, sync_folder
 from roots.data.description import (
     TokensDescription,
     description_path,
@@ -34,6 +33,7 @@ from roots.data.description import (
     write_description,
 )
 from roots.errors import RootsError, problem
+from roots.files import sync_file, sync_folder
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from roots.errors import RootsError, problem
+from roots.files import write_atomically
 from roots.tokenizer.tokenizer import END_OF_DOCUMENT, JsonTokenizer
 
 NUM_BYTES = 256
@@ -68,8 +68,8 @@ def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> JsonTokeniz
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
-        _write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+        write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+        write_atomically(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     except OSError as error:
         rule = f"cannot be written ({error.strerror})"
         raise RootsError(
@@ -92,12 +92,3 @@ class _CountingIterator:
         text = next(self._texts)
         self.characters += len(text)
         return text
-
-
-def _write(path: Path, content: str) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from roots.checkpoint.manifest import write_atomically
 from roots.config.load import dump_config
 from roots.config.run import BatchPlan, RunConfig
 from roots.data.build import build_data
@@ -18,6 +17,7 @@ from roots.device import (
     set_environment,
 )
 from roots.errors import ExitCode
+from roots.files import write_atomically
 from roots.log import configure, get_logger
 from roots.models.build import build_decoder
 from roots.models.init import initialise

@@ -11,6 +11,7 @@ from roots.checkpoint.zero_universal import universal_checkpoint_info
 from roots.config.load import dump_config
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
+from roots.files import write_atomically
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, barrier
@@ -142,7 +143,7 @@ class Checkpointer:
                 pass
         if self.mesh.rank == 0:
             text = dump_config(self.config)
-            manifest.write_atomically(folder / manifest.CONFIG_NAME, text)
+            write_atomically(folder / manifest.CONFIG_NAME, text)
 
     def _client_state(self, engine: Engine, point: ResumePoint) -> dict[str, Any]:
         mine = [(name, shard_of(p, name)) for name, p in engine.module.named_parameters()]

@@ -13,7 +13,6 @@ torn is dropped too; anything else that is no record is an error that names the 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from roots.errors import RootsError, problem
+from roots.files import publish, removed_on_error
 from roots.log import get_logger
 
 METRICS_FILE = "metrics.jsonl"
@@ -176,26 +176,15 @@ def _drop_after(path: Path, last_step: int) -> int:
         return 0
     dropped = 0
     temporary = path.with_name(path.name + ".tmp")
-    with _removed_on_error(temporary), temporary.open("wb") as kept:
-        for _, line, values in _objects(path):
-            if values["step"] > last_step:
-                dropped += 1
-            else:
-                kept.write(line if line.endswith(b"\n") else line + b"\n")
-        kept.flush()
-        os.fsync(kept.fileno())
-    temporary.replace(path)
+    with removed_on_error(temporary):
+        with temporary.open("wb") as kept:
+            for _, line, values in _objects(path):
+                if values["step"] > last_step:
+                    dropped += 1
+                else:
+                    kept.write(line if line.endswith(b"\n") else line + b"\n")
+        publish(temporary, path)
     return dropped
-
-
-@contextlib.contextmanager
-def _removed_on_error(temporary: Path) -> Iterator[None]:
-    """Leave no half-written temporary file behind."""
-    try:
-        yield
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _json_value(value: float | int | bool) -> float | int | bool | None:

@@ -82,7 +82,7 @@ def test_failed_save_leaves_the_former_tokenizer(tmp_path, monkeypatch):
     def fsync(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("roots.tokenizer.train.os.fsync", fsync)
+    monkeypatch.setattr("os.fsync", fsync)
     with pytest.raises(RootsError, match="No space left on device"):
         save_tokenizer(train_bpe(CORPUS, 290), tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -11,6 +13,24 @@ def publish(temporary: Path, final: Path) -> None:
     sync_file(temporary)
     os.replace(temporary, final)
     sync_folder(final.parent)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text`: a reader sees the old or the new content, never a part of it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with removed_on_error(temporary):
+        temporary.write_text(text, encoding="utf-8")
+        publish(temporary, path)
+
+
+@contextlib.contextmanager
+def removed_on_error(temporary: Path) -> Iterator[None]:
+    """Leave no half-written temporary file behind."""
+    try:
+        yield
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def sync_file(path: Path) -> None:
