@@ -11,6 +11,7 @@ import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -84,6 +85,22 @@ def prepend_to_path(folder: str) -> None:
     parts = os.environ.get("PATH", "").split(os.pathsep)
     if folder not in parts:
         os.environ["PATH"] = os.pathsep.join([folder, *parts])
+
+
+def extensions_folder() -> Path:
+    """Where torch compiles extensions: TORCH_EXTENSIONS_DIR, else a folder of this environment.
+
+    By default torch uses one folder for all environments of a user, which then rebuild each other's
+    extensions. Sets the variable, so that torch sees the same folder.
+    """
+    if "TORCH_EXTENSIONS_DIR" not in os.environ:
+        name = f"python{sys.version_info[0]}.{sys.version_info[1]}-torch{torch.__version__}"
+        prefix = Path(sys.prefix)
+        base = prefix if os.access(prefix, os.W_OK) else Path.home() / ".cache" / "roots"
+        os.environ["TORCH_EXTENSIONS_DIR"] = str(base / "torch_extensions" / name)
+    folder = Path(os.environ["TORCH_EXTENSIONS_DIR"])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def current_device(local_rank: int = 0) -> Device:

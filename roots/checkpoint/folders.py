@@ -53,6 +53,23 @@ def discard_unfinished(root: Path, step: int) -> None:
         shutil.rmtree(path)
 
 
+def set_aside_after(root: Path, step: int) -> list[Path]:
+    """Rename finished checkpoints of steps above `step` to `superseded_*`; return the new paths.
+
+    Under that name nothing resumes from them and retention does not count them.
+    """
+    renamed = []
+    for path in finished_checkpoints(root):
+        if int(path.name.removeprefix("step_")) <= step:
+            continue
+        number, target = 0, root / f"superseded_{path.name}"
+        while target.exists():
+            number += 1
+            target = root / f"superseded_{path.name}_{number}"
+        renamed.append(path.rename(target))
+    return renamed
+
+
 def keep_last(root: Path, count: int) -> list[Path]:
     """Remove finished checkpoints but the newest `count` (0: keep all); return those removed."""
     doomed = finished_checkpoints(root)[:-count] if count else []

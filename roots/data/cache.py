@@ -28,7 +28,8 @@ Arrays = Mapping[str, NDArray[Any]]
 Purpose = Mapping[str, str | int | float | list[float]]
 
 DEFAULT_FOLDER = "index-cache"
-LOCK_TIMEOUT_SECONDS = 3600.0
+# Below the time after which ranks that wait in a collective give up (roots.parallel.process).
+LOCK_TIMEOUT_SECONDS = 1500.0
 _FORMAT = "roots-index"
 _VERSION = 1
 

@@ -11,29 +11,19 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from roots.log import get_logger
 from roots.training.metrics import EvaluationRecord, EvaluationWriter, MetricsWriter, StepRecord
 from roots.training.progress import Progress
 from roots.training.trackers import Tracker
-
-_LOGGER = get_logger("training.callback")
 
 
 class Callback:
     """Base of callbacks: every hook does nothing. Steps count finished updates.
 
-    `priority`: higher is called earlier. `name` keys the callback's state in checkpoints and must
-    differ between the callbacks of a run; it is the class name unless set.
+    `priority`: higher is called earlier.
     """
 
     priority: int = 0
-
-    @property
-    def name(self) -> str:
-        """Key of this callback's state in a checkpoint."""
-        return type(self).__name__
 
     def on_train_start(self, step: int) -> None:
         """Training begins, with `step` updates already done (0 in a new run)."""
@@ -53,21 +43,12 @@ class Callback:
     def on_train_end(self) -> None:
         """Training is over, for whatever reason; close what is open."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs of this callback; plain JSON values."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state made by `state_dict`. Called before `on_train_start`."""
-
 
 class CallbackList(Callback):
     """Passes every hook on to callbacks, in the order of their priority."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self._callbacks = sorted(callbacks, key=lambda callback: -callback.priority)
-        names = [callback.name for callback in self._callbacks]
-        assert len(set(names)) == len(names), f"callbacks share a name: {sorted(names)}"
 
     def __iter__(self) -> Iterator[Callback]:
         return iter(self._callbacks)
@@ -97,20 +78,6 @@ class CallbackList(Callback):
         with ExitStack() as stack:
             for callback in reversed(self._callbacks):
                 stack.callback(callback.on_train_end)
-
-    def state_dict(self) -> dict[str, Any]:
-        """States by name, without the callbacks that have none."""
-        states = {callback.name: callback.state_dict() for callback in self._callbacks}
-        return {name: state for name, state in states.items() if state}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hand every callback its state; one that is no longer used is left out, and said so."""
-        known = {callback.name: callback for callback in self._callbacks}
-        for name, part in state.items():
-            if name in known:
-                known[name].load_state_dict(part)
-            else:
-                _LOGGER.info("the checkpoint's state of callback %s is not used any more", name)
 
 
 class MetricsCallback(Callback):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from roots.checkpoint import folders, manifest, weights
 from roots.checkpoint.zero_universal import universal_checkpoint_info
 from roots.config.load import dump_config
@@ -59,16 +61,24 @@ class Checkpointer:
         name = folders.step_name(point.step)
         folder = self.root / name
         together(self.mesh.world, lambda: self._make_room(point.step))
-        if not (folder / manifest.MANIFEST_NAME).is_file():
-            together(self.mesh.world, lambda: self._write(engine, folder, point))
-            together(self.mesh.world, lambda: self._seal(folder, point))
-        barrier(self.mesh.world)
+        together(self.mesh.world, lambda: self._write(engine, folder, point))
+        together(self.mesh.world, lambda: self._seal(folder, point))
         return folder
 
     def load(self, engine: Engine, folder: Path) -> ResumePoint:
-        """Restore `engine` from `folder`, which `find` has returned."""
+        """Restore `engine` from `folder`, which `find` has returned.
+
+        Checkpoints of this run that are newer than `folder` belong to a course that is given up:
+        they are set aside, so that nothing resumes from them again.
+        """
         engine.load(folder.parent, folder.name)
         found = manifest.read_manifest(folder)
+        barrier(self.mesh.world)
+        if self.mesh.rank == 0:
+            own = folder.parent.resolve() == self.root.resolve()
+            for path in folders.set_aside_after(self.root, found.step if own else -1):
+                _logger.warning("kept a newer checkpoint of this run as %s", path)
+        barrier(self.mesh.world)
         _logger.info("resumed from %s at step %d", folder, found.step)
         return ResumePoint(found.step, found.consumed_samples)
 
@@ -77,7 +87,11 @@ class Checkpointer:
         if folder is None:
             return None
         found = manifest.read_manifest(folder)
-        lines = [*self._model_differences(folder), *self._layout_differences(folder, found.layout)]
+        lines = [
+            *self._model_differences(folder),
+            *self._order_differences(folder),
+            *self._layout_differences(folder, found.layout),
+        ]
         share = sorted(found.files)[self.mesh.rank :: self.mesh.world.size]
         lines.extend(manifest.damage_of(folder, found, share))
         if lines:
@@ -106,6 +120,26 @@ class Checkpointer:
             if stored[name] != value and name not in ("dropout", "attention_dropout")
         ]
 
+    def _order_differences(self, folder: Path) -> list[str]:
+        """What decides which samples a step sees must stay, or some are skipped or repeated."""
+        stored = folders.read_config(folder)
+        if stored.data != self.config.data:
+            _logger.warning("the `data` section differs from that of %s", folder)
+        fix = "set it back, or start a new run with another run.name"
+        pairs = (
+            ("seed", self.config.training.seed, stored.training.seed),
+            (
+                "global_batch_size",
+                self.config.training.global_batch_size,
+                stored.training.global_batch_size,
+            ),
+        )
+        return [
+            problem(f"training.{name}", now, f"is {before} in checkpoint {folder}", fix)
+            for name, now, before in pairs
+            if now != before
+        ]
+
     def _layout_differences(self, folder: Path, stored: manifest.Layout) -> list[str]:
         if stored == self.layout:
             return []
@@ -117,16 +151,26 @@ class Checkpointer:
             )
 
         rule = f"was saved on {show(stored)}, and its optimizer state resumes on that layout only"
-        fix = f"start the run that way; this one is {show(self.layout)}"
+        fix = f"start the run that way or set another run.name; this one is {show(self.layout)}"
         return [problem("checkpoint", str(folder), rule, fix)]
 
     def _make_room(self, step: int) -> None:
         if self.mesh.rank == 0:
             self.root.mkdir(parents=True, exist_ok=True)
             folders.discard_unfinished(self.root, step)
+            folders.set_aside_after(self.root, step - 1)
 
     def _write(self, engine: Engine, folder: Path, point: ResumePoint) -> None:
         """DeepSpeed's files from every rank, weights from the first replica, config from rank 0."""
+        try:
+            self._write_states(engine, folder, point)
+        except (RuntimeError, SafetensorError) as error:
+            # torch and safetensors report a full disk as errors of their own.
+            rule = f"could not be written ({str(error).splitlines()[0]})"
+            fix = "free some disk space; the checkpoints before it are untouched"
+            raise RootsError(problem("checkpoint", str(folder), rule, fix)) from error
+
+    def _write_states(self, engine: Engine, folder: Path, point: ResumePoint) -> None:
         state = self._client_state(engine, point)
         engine.save(self.root, folder.name, state)
         tensors = engine.weights()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,21 @@ from roots.config.run import BatchPlan, RunConfig
 from roots.data.batch import Batch
 from roots.device import Device
 from roots.errors import ExitCode, RootsError, problem
+from roots.log import get_logger
 from roots.models.init import weight_decay_groups
 from roots.parallel.mesh import Mesh
 from roots.parallel.mpu import DeepSpeedMpu
 from roots.parallel.process import all_reduce_mean
 from roots.parallel.shard import Shard, shard_of
-from roots.training.deepspeed_json import clips_outside_engine, deepspeed_config
+from roots.training.deepspeed_json import (
+    clips_outside_engine,
+    deepspeed_config,
+    effective_zero_stage,
+)
 from roots.training.engine_optimizer import choose_optimizer, parameter_groups
 from roots.training.gradients import clip_gradients_, global_gradient_norm
+
+_logger = get_logger(__name__)
 
 _FLOOR_MESSAGE = "loss scale already at minimum"
 
@@ -66,7 +74,8 @@ class Engine(abc.ABC):
 
         The loss is the mean over the global batch, equal on every rank. An overflow of fp16
         gradients on any rank skips the update on all of them and lowers the loss scale. Raises
-        RootsError with exit code DIVERGED when the scale cannot go lower.
+        RootsError with exit code DIVERGED when the scale cannot go lower, or, without loss scaling,
+        when the loss is not finite.
         """
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -77,6 +86,8 @@ class Engine(abc.ABC):
             if _FLOOR_MESSAGE not in str(error):
                 raise
             raise self._at_floor(scale) from None
+        if self.config.training.precision != "fp16" and not math.isfinite(loss):
+            raise self._not_finite(float(loss))
         skipped = not self.deepspeed.was_step_applied()
         norm = self._norm if self._norm is not None else self.deepspeed.get_global_grad_norm()
         finite = norm is not None and not skipped
@@ -139,6 +150,13 @@ class Engine(abc.ABC):
         self._norm = global_gradient_norm(parameters, self.mesh)
         clip_gradients_(parameters, self._norm, self.config.training.gradient_clipping)
 
+    def _not_finite(self, loss: float) -> RootsError:
+        """Without loss scaling nothing will make the next loss finite again."""
+        rule = "must be finite, so training has diverged; nothing is saved of this step"
+        fix = "resume from an earlier checkpoint with a lower optimizer.learning_rate"
+        line = problem("loss", loss, rule, fix)
+        return RootsError(line, exit_code=ExitCode.DIVERGED, speaks=self.mesh.rank == 0)
+
     def _at_floor(self, scale: float) -> RootsError:
         rule = "gradients overflow at the lowest loss scale, so training has diverged"
         fix = (
@@ -146,7 +164,9 @@ class Engine(abc.ABC):
             "or use training.precision=bf16"
         )
         return RootsError(
-            problem("loss_scale.minimum", scale, rule, fix), exit_code=ExitCode.DIVERGED
+            problem("loss_scale.minimum", scale, rule, fix),
+            exit_code=ExitCode.DIVERGED,
+            speaks=self.mesh.rank == 0,
         )
 
 
@@ -197,6 +217,15 @@ def initialise_deepspeed(
     config: RunConfig, plan: BatchPlan, device: Device, module: nn.Module, mpu: Any
 ) -> Any:
     """Call deepspeed.initialize with ROOTS' optimizer and JSON; return DeepSpeed's engine."""
+    stage = effective_zero_stage(config)
+    if stage != config.parallel.zero_stage:
+        _logger.info(
+            "parallel.zero_stage=%d runs as %d in %s: without ZeRO, DeepSpeed's 16-bit optimizers "
+            "take the gradient norm of one tensor shard only",
+            config.parallel.zero_stage,
+            stage,
+            config.training.precision,
+        )
     factory = choose_optimizer(config, device)
     decay, plain = weight_decay_groups(module)
     groups = parameter_groups(config, decay, plain)

@@ -18,6 +18,7 @@ from roots.config.run import RunConfig
 from roots.device import Device
 from roots.errors import RootsError, problem
 from roots.log import get_logger
+from roots.training.engine_build import build_alone
 
 _logger = get_logger(__name__)
 
@@ -92,8 +93,8 @@ def _candidates(config: RunConfig, device: Device) -> list[Candidate]:
     def from_deepspeed(groups: ParameterGroups) -> torch.optim.Optimizer:
         ops = importlib.import_module("deepspeed.ops.adam")
         if config.parallel.offload_optimizer or device.kind == "cpu":
-            return ops.DeepSpeedCPUAdam(groups, adamw_mode=True, **shared)
-        return ops.FusedAdam(groups, adam_w_mode=True, **shared)
+            return build_alone(lambda: ops.DeepSpeedCPUAdam(groups, adamw_mode=True, **shared))
+        return build_alone(lambda: ops.FusedAdam(groups, adam_w_mode=True, **shared))
 
     on_host = config.parallel.offload_optimizer
     deepspeed_merit = "DeepSpeed's Adam of the host" if on_host else "DeepSpeed's fused Adam"
@@ -103,7 +104,7 @@ def _candidates(config: RunConfig, device: Device) -> list[Candidate]:
         Candidate("apex", "apex's FusedAdam, as asked for", from_apex),
     ]
     if device.kind == "cpu" and not on_host:
-        # Equal speed on a CPU (see tests/bench), and torch's needs no build at the first start.
+        # torch's needs no build of minutes at the first start; tests/bench/adam.py has the speeds.
         in_order = [in_order[1], in_order[0], in_order[2]]
     return in_order
 

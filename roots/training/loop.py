@@ -65,9 +65,10 @@ def train_loop(run: Run) -> ExitCode:
             point = ResumePoint(record.step, state.consumed_samples)
             run.callbacks.on_step_end(record)
             last = point.step >= config.training.steps
-            if _evaluation_due(config, point.step, last):
-                _evaluate(run, point.step)
             stop = _anyone_stops(run, signals)
+            # Whoever asks to stop may not wait for an evaluation.
+            if _evaluation_due(config, point.step, last) and not stop:
+                _evaluate(run, point.step)
             if stop or last or _due(point.step, config.checkpoint.every_steps):
                 saved = run.checkpointer.save(run.engine, point)
                 run.callbacks.on_checkpoint_end(saved)

@@ -37,7 +37,7 @@ class StepRecord:
     """One optimizer step, over all ranks. Written field by field, in this order.
 
     `tflops` is achieved model TFLOP/s of one device, `mfu` a share of 1 (planner/flops.py),
-    `memory_bytes` the peak of global rank 0. `loss` is the mean over the global batch and
+    `memory_bytes` the peak of the rank that needs most. `loss` is the mean over the global batch,
     `grad_norm` the global norm before clipping; both may be NaN or infinite in a skipped step.
     """
 

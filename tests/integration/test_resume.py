@@ -150,6 +150,48 @@ def test_fresh_start_over_checkpoints_is_refused(prefix: Path, tmp_path: Path) -
     assert "checkpoint.resume='never': cannot start afresh over" in refusal(fresh)
 
 
+def changed(config: RunConfig, section: str, **fields: Any) -> RunConfig:
+    part = getattr(config, section).model_copy(update=fields)
+    return config.model_copy(update={section: part})
+
+
+def test_changed_seed_and_batch_are_refused(prefix: Path, tmp_path: Path) -> None:
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0")
+    run_distributed(run, 1, config, 2)
+    folder = config.run_directory / "checkpoints" / step_name(2)
+    text = refusal(changed(config, "training", seed=5, global_batch_size=16))
+    fix = "set it back, or start a new run with another run.name"
+    assert f"training.seed=5: is 1234 in checkpoint {folder}; {fix}" in text
+    assert f"training.global_batch_size=16: is 8 in checkpoint {folder}; {fix}" in text
+
+
+def test_rewound_run_saves_anew_and_resumes_on_its_new_course(prefix: Path, tmp_path: Path) -> None:
+    """The newer checkpoints of the course given up are kept aside, and never resumed from."""
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0", checkpoint={"every_steps": 2})
+    run_distributed(run, 1, config)
+    root = config.run_directory / "checkpoints"
+    old = load_file(next((root / step_name(STEPS)).rglob("*.safetensors")))
+    rewound = changed(config, "checkpoint", resume=str(root / step_name(6)), keep_last=1)
+    rewound = changed(rewound, "optimizer", learning_rate=2e-3)
+    assert run_distributed(run, 1, rewound) == [ExitCode.DONE]
+    assert sorted(path.name for path in root.glob("s*_*")) == [
+        step_name(STEPS),
+        f"superseded_{step_name(STEPS)}",
+    ]
+    new = load_file(next((root / step_name(STEPS)).rglob("*.safetensors")))
+    assert any(not bool((tensor == new[name]).all()) for name, tensor in old.items())
+    assert (root / "latest").read_text() == step_name(STEPS)
+
+
+def test_loss_that_is_not_finite_ends_the_run_without_a_checkpoint(
+    prefix: Path, tmp_path: Path
+) -> None:
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0")
+    text = refusal(changed(config, "optimizer", learning_rate=1e30))
+    assert "loss=nan: must be finite, so training has diverged" in text
+    assert list(config.run_directory.glob("checkpoints/step_*")) == []
+
+
 def test_unfinished_save_is_ignored_and_overwritten(prefix: Path, tmp_path: Path) -> None:
     """A save cut off before its manifest does not count, and the next run saves over it."""
     config = config_of(prefix, tmp_path, "run", "fp32-zero0")

@@ -99,6 +99,7 @@ def _place(whole: Tensor, shard: Shard, tensor: Tensor) -> None:
 def largest_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
     """Largest relative difference ||a - b|| / ||b|| of any parameter tensor."""
     assert first.keys() == second.keys()
+    assert all(bool(tensor.isfinite().all()) for tensor in first.values())
     return max(
         float((first[name] - tensor).norm() / tensor.norm())
         for name, tensor in second.items()

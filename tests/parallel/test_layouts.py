@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from roots.config import RunConfig
+from roots.device import Device
+from roots.training.engine_optimizer import choose_optimizer
 from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.runs import small_config, write_dataset
 from tests.parallel.layouts import (
@@ -23,9 +25,11 @@ STEPS = 20
 FP32_TOLERANCE = 1e-5
 # Eight units in the last place of fp16: rounding of 20 steps, far below what a wrong norm would do.
 FP16_TOLERANCE = 8 * 2.0**-10
+BF16_TOLERANCE = 8 * 2.0**-7
+BF16_LAYOUTS = ("tp2-zero0", "pp2-zero1", "tp2-pp2-zero1", "dp2-zero2", "dp2-zero3")
 
 # Rounding errors grow with every update: in fp16 the updates are smaller, the tolerance stays.
-LEARNING_RATE = {"fp32": 1e-2, "fp16": 3e-3}
+LEARNING_RATE = {"fp32": 1e-2, "fp16": 3e-3, "bf16": 3e-3}
 
 # name, world size, fields of `parallel`
 LAYOUTS: list[tuple[str, int, dict[str, Any]]] = [
@@ -42,6 +46,7 @@ LAYOUTS: list[tuple[str, int, dict[str, Any]]] = [
 ] + [
     ("dp2-zero2", 2, {"zero_stage": 2}),
     ("dp2-zero3", 2, {"zero_stage": 3}),
+    ("tp2-dp2-zero2", 4, {"tensor": 2, "zero_stage": 2}),
     ("tp2-dp2-zero3", 4, {"tensor": 2, "zero_stage": 3}),
     ("tp2-pp2-recompute", 4, {"tensor": 2, "pipeline": 2, "recompute": "full"}),
     ("pp2-uniform", 2, {"pipeline": 2, "pipeline_partition": "uniform"}),
@@ -85,11 +90,22 @@ def config_of(prefix: Path, parallel: dict[str, Any], precision: str = "fp32") -
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def host_adam() -> None:
+    """Compile DeepSpeed's Adam of the host before ranks that have a time limit need it."""
+    config = RunConfig.model_validate({"optimizer": {"implementation": "deepspeed"}})
+    choose_optimizer(config, Device("cpu", 0))
+
+
 @pytest.fixture(scope="module")
 def single(prefix: Path) -> dict[str, Curve]:
     """The curves of one process, by precision."""
     curves: dict[str, Curve] = {}
-    for precision, tamper in (("fp32", None), ("fp16", overflow_on_last_rank)):
+    for precision, tamper in (
+        ("fp32", None),
+        ("bf16", None),
+        ("fp16", overflow_on_last_rank),
+    ):
         config = config_of(prefix, {"zero_stage": 1}, precision)
         (curves[precision],) = run_distributed(train_curve, 1, config, tamper)
     return curves
@@ -132,6 +148,18 @@ def test_layout_matches_one_process_in_fp16_with_one_overflow(
         assert curve.losses == pytest.approx(reference.losses, rel=FP16_TOLERANCE)
         assert clean(curve.norms) == pytest.approx(clean(reference.norms), rel=FP16_TOLERANCE)
         assert curve.evaluation == pytest.approx(reference.evaluation, rel=FP16_TOLERANCE)
+    assert torch.tensor([curve.losses for curve in curves]).unique(dim=0).shape[0] == 1
+
+
+@pytest.mark.parametrize("name", BF16_LAYOUTS)
+def test_layout_matches_one_process_in_bf16(
+    name: str, prefix: Path, single: dict[str, Curve]
+) -> None:
+    world_size, parallel = next((size, fields) for n, size, fields in LAYOUTS if n == name)
+    curves = run_distributed(train_curve, world_size, config_of(prefix, parallel, "bf16"))
+    for curve in curves:
+        assert curve.losses == pytest.approx(single["bf16"].losses, rel=BF16_TOLERANCE)
+        assert curve.norms == pytest.approx(single["bf16"].norms, rel=BF16_TOLERANCE)
     assert torch.tensor([curve.losses for curve in curves]).unique(dim=0).shape[0] == 1
 
 

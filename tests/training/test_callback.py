@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -34,8 +32,6 @@ HOOKS = (
     "on_evaluate_end",
     "on_checkpoint_end",
     "on_train_end",
-    "state_dict",
-    "load_state_dict",
 )
 
 
@@ -49,11 +45,6 @@ class Noting(Callback):
         self._calls = calls
         self._broken = broken
         self.priority = priority
-        self.state: dict[str, Any] = {}
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     def on_train_start(self, step: int) -> None:
         self._calls.append(f"{self._name} start {step}")
@@ -75,15 +66,9 @@ class Noting(Callback):
         if self._broken:
             raise OSError("disk full")
 
-    def state_dict(self) -> dict[str, Any]:
-        return self.state
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.state = dict(state)
-
 
 def test_there_are_at_most_ten_hooks_and_each_is_passed_on() -> None:
-    hooks = [name for name in vars(Callback) if name.startswith("on_") or "state_dict" in name]
+    hooks = [name for name in vars(Callback) if name.startswith("on_")]
     assert sorted(hooks) == sorted(HOOKS)
     assert all(name in vars(CallbackList) for name in hooks)
 
@@ -113,29 +98,6 @@ def test_every_callback_is_closed_even_if_one_fails() -> None:
     with pytest.raises(OSError, match="disk full"):
         callbacks.on_train_end()
     assert calls == ["a end", "b end"]
-
-
-def test_states_travel_by_name(caplog: pytest.LogCaptureFixture) -> None:
-    a, b, c = (Noting(name, []) for name in "abc")
-    a.state, b.state = {"seen": 3}, {"seen": 4}
-    saved = CallbackList([a, b, c]).state_dict()
-    assert saved == {"a": {"seen": 3}, "b": {"seen": 4}}
-    new = Noting("b", [])
-    logger = logging.getLogger("roots.training.callback")
-    logger.addHandler(caplog.handler)
-    logger.setLevel(logging.INFO)
-    try:
-        CallbackList([new]).load_state_dict(saved)
-    finally:
-        logger.removeHandler(caplog.handler)
-        logger.setLevel(logging.NOTSET)
-    assert new.state == {"seen": 4}
-    assert "the checkpoint's state of callback a is not used any more" in caplog.messages
-
-
-def test_two_callbacks_of_one_name_are_a_bug() -> None:
-    with pytest.raises(AssertionError, match="share a name"):
-        CallbackList([Noting("a", []), Noting("a", [])])
 
 
 def test_metrics_callback_writes_both_files(tmp_path: Path) -> None:
