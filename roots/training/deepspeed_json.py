@@ -72,7 +72,12 @@ def _precision(config: RunConfig) -> dict[str, Any]:
     """Compute dtype, gradient accumulation dtype and loss scaling."""
     precision = config.training.precision
     if precision == "bf16":
-        return {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+        # Without the immediate update the pipeline engine adds wrong gradients to the fp32 sums of
+        # every stage but the last (tests/parallel/test_layouts.py, bf16).
+        return {
+            "bf16": {"enabled": True, "immediate_grad_update": True},
+            "data_types": {"grad_accum_dtype": "fp32"},
+        }
     if precision == "fp16":
         scale = config.loss_scale
         return {
