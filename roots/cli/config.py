@@ -32,10 +32,17 @@ def show(
 
 
 @config_app.command()
-def schema() -> None:
+def schema(
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file to check; the schema is the same without it.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
     """Print the JSON schema of a config, for editors."""
-    from roots.config import RunConfig
+    from roots.config import RunConfig, load_config
 
+    if config is not None:
+        load_config(config, overrides or ())
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
 
 
@@ -49,8 +56,9 @@ def deepspeed(
 ) -> None:
     """Print the DeepSpeed JSON that ROOTS derives from a config."""
     from roots.config import load_config
+    from roots.config.rules import batch_rule
     from roots.training.deepspeed_json import deepspeed_config
 
-    loaded = load_config(config, overrides or ())
+    loaded = load_config(config, overrides or (), rules=[batch_rule(world_size)])
     ranks = world_size or loaded.parallel.tensor * loaded.parallel.pipeline
     typer.echo(json.dumps(deepspeed_config(loaded, loaded.plan_batch(ranks)), indent=2))

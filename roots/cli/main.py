@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(context_settings={"ignore_unknown_options": True})(train)
+app.command()(train)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(preprocess)
@@ -41,15 +41,23 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `roots` and exit: 0 done, 1 bug, 2 bad input, 3 interrupted, 4 diverged."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=words)
     except RootsError as error:
-        if "--debug" in words:
+        if debug:
             raise
         if error.speaks:
             print("\n".join(f"roots: error: {line}" for line in error.lines), file=sys.stderr)
         sys.exit(int(error.exit_code))
+
+
+def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Take --debug out, wherever it stands before a `--`: typer knows it before commands alone."""
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    options = [word for word in words[:end] if word != "--debug"]
+    return [*options, *words[end:]], len(options) < end
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ def train(
 ) -> None:
     """Train the model that CONFIG describes; start several ranks with launch/local.sh."""
     from roots.config import load_config
+    from roots.config.rules import batch_rule, has_training_data
+    from roots.device import launch_environment
 
-    loaded = load_config(config, overrides or ())
-    if not loaded.data.train:
-        from roots.errors import RootsError, problem
-
-        fix = "set data.train to the prefix that `roots preprocess --out PREFIX` wrote"
-        raise RootsError(problem("data.train", [], "must name at least one dataset", fix))
+    ranks = launch_environment().world_size
+    rules = [has_training_data, batch_rule(ranks)]
+    loaded = load_config(config, overrides or (), rules=rules)
     from roots.training.assemble import run_training
 
     raise typer.Exit(int(run_training(loaded, local_rank)))

@@ -9,6 +9,9 @@ from pydantic import Field, field_validator
 
 from roots.config.section import Section
 
+# The names that roots.ops offers, repeated because a config is checked without torch.
+PlainOp = Literal["auto", "torch", "reference"]
+
 
 class DataSource(Section):
     """One preprocessed dataset and its share of the blend."""
@@ -70,14 +73,16 @@ class TrackingConfig(Section):
 class OpsConfig(Section):
     """Implementation of each op: `auto`, or a name that `roots info` shows."""
 
-    attention: str = Field("auto", description="fused softmax-attention")
-    layer_norm: str = Field("auto", description="layer norm")
-    rms_norm: str = Field("auto", description="RMS norm")
-    rotary: str = Field("auto", description="rotary position embedding")
-    gelu: str = Field("auto", description="gelu with fused bias")
-    swiglu: str = Field("auto", description="gated MLP activation")
-    dropout: str = Field("auto", description="counter-based dropout")
-    cross_entropy: str = Field("auto", description="vocab-parallel cross-entropy")
+    attention: Literal["auto", "torch_sdpa", "reference"] = Field(
+        "auto", description="fused softmax-attention"
+    )
+    layer_norm: PlainOp = Field("auto", description="layer norm")
+    rms_norm: PlainOp = Field("auto", description="RMS norm")
+    rotary: PlainOp = Field("auto", description="rotary position embedding")
+    gelu: PlainOp = Field("auto", description="gelu with fused bias")
+    swiglu: PlainOp = Field("auto", description="gated MLP activation")
+    dropout: PlainOp = Field("auto", description="counter-based dropout")
+    cross_entropy: PlainOp = Field("auto", description="vocab-parallel cross-entropy")
 
 
 class RunSection(Section):

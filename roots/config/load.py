@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
+from roots.config.check import checked_config
+from roots.config.rules import Rule
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
 
 Tree = dict[str, Any]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, rules: Sequence[Rule] = ()
+) -> RunConfig:
     """Read the YAML at `path`, apply `section.key=value` overrides, validate everything.
 
     `extends:` names one file or a list of files, relative to the file that says it; later ones win,
-    and the file itself wins over all of them. Raises RootsError with one line per problem.
+    and the file itself wins over all of them. `rules` are what the caller asks of a config besides
+    the rules of every config. Raises RootsError with every problem, one line each.
     """
     tree = _read_with_parents(Path(path), ())
-    lines: list[str] = []
-    for override in overrides:
-        lines.extend(_apply_override(tree, override))
-    if lines:
-        raise RootsError(*lines)
-    return parse_config(tree)
+    lines = [line for override in overrides for line in _apply_override(tree, override)]
+    return checked_config(tree, rules, lines)
 
 
 def parse_config(tree: Mapping[str, Any]) -> RunConfig:
     """Validate a nested mapping. Raises RootsError with every problem, one line each."""
-    try:
-        config = RunConfig.model_validate(dict(tree))
-    except ValidationError as error:
-        raise RootsError(*_lines_of(error)) from None
-    lines = config.problems()
-    if lines:
-        raise RootsError(*lines)
-    return config
+    return checked_config(tree)
 
 
 def dump_config(config: RunConfig) -> str:
@@ -58,6 +50,9 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Tree:
     parents = tree.pop("extends", [])
     if isinstance(parents, str):
         parents = [parents]
+    if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
+        fix = "write `extends: base.yaml` or `extends: [a.yaml, b.yaml]`"
+        raise RootsError(problem(f"extends of {path}", parents, "must name files", fix))
     merged: Tree = {}
     for parent in parents:
         _merge(merged, _read_with_parents(path.parent / parent, (*seen, resolved)))
@@ -71,7 +66,7 @@ def _read_yaml(path: Path) -> Tree:
         raise RootsError(problem("config file", str(path), "does not exist", fix))
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RootsError(
             problem("config file", str(path), f"is not YAML ({reason})", "mend that line")
@@ -102,7 +97,7 @@ def _apply_override(tree: Tree, override: str) -> Iterator[str]:
         return
     try:
         value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that the calendar lacks
         value = text
     node = tree
     for part in parts[:-1]:
@@ -112,51 +107,3 @@ def _apply_override(tree: Tree, override: str) -> Iterator[str]:
             return
         node = child
     node[parts[-1]] = value
-
-
-def _lines_of(error: ValidationError) -> Iterator[str]:
-    """Turn pydantic's report into one line per problem: path, value, rule, fix."""
-    for item in error.errors():
-        location = item["loc"]
-        path = _dotted(location)
-        if item["type"] == "extra_forbidden":
-            known = _known_keys(location[:-1])
-            close = difflib.get_close_matches(str(location[-1]), known, n=1)
-            fix = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
-            yield problem(path, item["input"], "unknown key", fix)
-            continue
-        rule = item["msg"][0].lower() + item["msg"][1:]
-        yield problem(path, item["input"], rule, _help(location))
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location)
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section = _section_at(location)
-    return list(section.model_fields) if section is not None else []
-
-
-def _help(location: tuple[int | str, ...]) -> str:
-    """The field's own line of help and its default serve as the fix."""
-    section = _section_at(location[:-1])
-    field = section.model_fields.get(str(location[-1])) if section is not None else None
-    if field is None:
-        return "see configs/base.yaml"
-    default = (
-        "" if field.is_required() or field.default_factory else f" (default {field.default!r})"
-    )
-    return f"it is: {field.description}{default}"
-
-
-def _section_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The section class at a location of the tree, None inside lists."""
-    section: type[BaseModel] = RunConfig
-    for part in location:
-        field = section.model_fields.get(str(part))
-        annotation = field.annotation if field is not None else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return None
-        section = annotation
-    return section

@@ -5,7 +5,7 @@ A rule that needs only one field is a bound of that field and stands in its sect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from roots.errors import problem
@@ -13,7 +13,7 @@ from roots.errors import problem
 if TYPE_CHECKING:
     from roots.config.run import RunConfig
 
-Rule = Callable[["RunConfig"], Iterator[str]]
+Rule = Callable[["RunConfig"], Iterable[str]]
 
 
 def heads_divide_hidden(config: RunConfig) -> Iterator[str]:
@@ -156,6 +156,45 @@ def schedule_lengths_once(config: RunConfig) -> Iterator[str]:
         )
 
 
+def warmup_within_run(config: RunConfig) -> Iterator[str]:
+    """The warmup ends within the run: beyond it the peak would never be reached."""
+    schedule, steps = config.schedule, config.training.steps
+    if schedule.warmup_steps > steps:
+        yield problem(
+            "schedule.warmup_steps",
+            schedule.warmup_steps,
+            f"must be at most training.steps={steps}",
+            f"set it to {max(1, steps // 10)}, or raise training.steps",
+        )
+    if schedule.warmup_tokens is not None:
+        tokens = steps * config.tokens_per_step
+        if schedule.warmup_tokens > tokens:
+            yield problem(
+                "schedule.warmup_tokens",
+                schedule.warmup_tokens,
+                f"must be at most the {tokens} tokens of training.steps={steps}",
+                f"set it to {max(1, tokens // 10)}, or raise training.steps",
+            )
+
+
+def decay_has_an_end(config: RunConfig) -> Iterator[str]:
+    """A shape that never ends its decay takes no length of one."""
+    schedule = config.schedule
+    if schedule.name not in ("constant", "inverse_sqrt"):
+        return
+    for name, value in (
+        ("schedule.decay_steps", schedule.decay_steps),
+        ("schedule.decay_tokens", schedule.decay_tokens),
+    ):
+        if value is not None:
+            yield problem(
+                name,
+                value,
+                f"has no effect with schedule.name={schedule.name}",
+                f"set {name}=null, or schedule.name to cosine, linear or wsd",
+            )
+
+
 def minimum_below_peak(config: RunConfig) -> Iterator[str]:
     """The decay goes down."""
     low, peak = config.schedule.min_learning_rate, config.optimizer.learning_rate
@@ -190,6 +229,8 @@ RULES: tuple[Rule, ...] = (
     offload_needs_zero,
     axes_of_this_version,
     schedule_lengths_once,
+    warmup_within_run,
+    decay_has_an_end,
     minimum_below_peak,
     split_is_a_distribution,
 )
@@ -198,6 +239,23 @@ RULES: tuple[Rule, ...] = (
 def cross_section_problems(config: RunConfig) -> list[str]:
     """Apply every rule; return all violations."""
     return [line for rule in RULES for line in rule(config)]
+
+
+def has_training_data(config: RunConfig) -> Iterator[str]:
+    """What `roots train` asks of a config besides RULES: something to learn from."""
+    if not config.data.train:
+        fix = "set data.train to the prefix that `roots preprocess --out PREFIX` wrote"
+        yield problem("data.train", [], "must name at least one dataset", fix)
+
+
+def batch_rule(world_size: int) -> Rule:
+    """The rule that the batch and the layout fit `world_size` ranks; 0: the fewest possible."""
+
+    def batch_fits_ranks(config: RunConfig) -> Iterable[str]:
+        parallel = config.parallel
+        return batch_problems(config, world_size or parallel.tensor * parallel.pipeline)
+
+    return batch_fits_ranks
 
 
 def batch_problems(config: RunConfig, world_size: int) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from roots.cli.main import main
+from roots.errors import RootsError
 from tests.helpers.runs import VOCAB_SIZE, write_dataset
 
 TINY = "model: {hidden_size: 32, num_layers: 2, num_heads: 4, sequence_length: 16}\n"
@@ -43,6 +44,16 @@ def test_schema_describes_every_section(capsys: pytest.CaptureFixture[str]) -> N
     assert schema["additionalProperties"] is False
 
 
+def test_schema_checks_the_config_it_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "c.yaml", TINY)
+    assert call("config", "schema", path, "training.steps=3") == 0
+    assert "properties" in json.loads(capsys.readouterr().out)
+    assert call("config", "schema", path, "training.steps=0") == 2
+    assert capsys.readouterr().err.startswith("roots: error: training.steps=0: ")
+
+
 def test_deepspeed_prints_the_engines_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,7 +69,7 @@ def test_mistakes_are_lines_on_stderr_and_exit_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "c.yaml", TINY + "trainning: {}\nparallel: {tensor: zwei}\n")
-    assert call("train", path) == 2
+    assert call("train", path, "data.train=x") == 2
     assert capsys.readouterr().err.splitlines() == [
         "roots: error: parallel.tensor='zwei': input should be a valid integer, unable to parse "
         "string as an integer; it is: tensor-parallel ranks (Shoeybi et al. 2019) (default 1)",
@@ -74,6 +85,44 @@ def test_train_without_data_says_how_to_make_some(
         "roots: error: data.train=[]: must name at least one dataset; "
         "set data.train to the prefix that `roots preprocess --out PREFIX` wrote\n"
     )
+
+
+def test_train_reports_config_data_and_batch_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    path = write(tmp_path / "c.yaml", TINY)
+    assert call("train", path, "optimizer.beta1=2", "parallel.pipeline=9", "training.sed=1") == 2
+    starts = [line.split(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert starts == [
+        "training.sed=1",
+        "optimizer.beta1=2",
+        "parallel.pipeline=9",
+        "data.train=[]",
+        "world size=3",
+    ]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_debug_shows_the_traceback_wherever_it_stands(place: int, tmp_path: Path) -> None:
+    words = ["train", write(tmp_path / "c.yaml", TINY), "training.steps=0"]
+    words.insert(place, "--debug")
+    with pytest.raises(RootsError, match=r"^training\.steps=0"):
+        main(words)
+
+
+@pytest.mark.parametrize("option", ["--local_rank=1", "--local-rank=1"])
+def test_train_takes_the_rank_that_a_launcher_adds(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "c.yaml", TINY)
+    assert call("train", option, path, "data.train=x", "training.steps=0") == 2
+    assert capsys.readouterr().err.startswith("roots: error: training.steps=0: ")
+
+
+def test_unknown_option_is_no_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "--bogus", write(tmp_path / "c.yaml", TINY)) == 2
+    assert "No such option: --bogus" in capsys.readouterr().err
 
 
 def test_unknown_command_exits_2() -> None:

@@ -85,6 +85,20 @@ def test_malformed_override_is_named(tmp_path: Path, override: str, line: str) -
     assert lines_of(path, override) == (line,)
 
 
+@pytest.mark.parametrize("parents", ["5", "[1]", "{a: b}"])
+def test_extends_that_names_no_file_is_refused(tmp_path: Path, parents: str) -> None:
+    (line,) = lines_of(write(tmp_path / "c.yaml", f"extends: {parents}\n"))
+    assert line.startswith(f"extends of {tmp_path / 'c.yaml'}=")
+    assert line.endswith(
+        ": must name files; write `extends: base.yaml` or `extends: [a.yaml, b.yaml]`"
+    )
+
+
+def test_impossible_date_in_an_override_is_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "{}\n")
+    assert load_config(path, ["run.name=2024-13-45"]).run.name == "2024-13-45"
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     assert lines_of(path) == (
@@ -112,6 +126,13 @@ def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
     assert line.startswith(f"config file='{path}': is not YAML (")
     assert "\n" not in line
     assert line.endswith("; mend that line")
+
+
+def test_impossible_date_in_a_file_is_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "run: {name: 2024-13-45}\n")
+    assert lines_of(path) == (
+        f"config file='{path}': is not YAML (month must be in 1..12); mend that line",
+    )
 
 
 def test_config_that_is_no_mapping_is_refused(tmp_path: Path) -> None:

@@ -55,6 +55,16 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "schedule.warmup_tokens=9: cannot stand beside schedule.warmup_steps=3; "
         "keep one of the two",
     ),
+    "warmup_within_run": (
+        {"schedule": {"warmup_steps": 21}, "training": {"steps": 20}},
+        "schedule.warmup_steps=21: must be at most training.steps=20; "
+        "set it to 2, or raise training.steps",
+    ),
+    "decay_has_an_end": (
+        {"schedule": {"name": "constant", "decay_steps": 5}},
+        "schedule.decay_steps=5: has no effect with schedule.name=constant; "
+        "set schedule.decay_steps=null, or schedule.name to cosine, linear or wsd",
+    ),
     "minimum_below_peak": (
         {"schedule": {"min_learning_rate": 0.1}, "optimizer": {"learning_rate": 0.01}},
         "schedule.min_learning_rate=0.1: must be at most optimizer.learning_rate=0.01; "
@@ -88,6 +98,25 @@ def test_tensor_degree_that_does_not_divide_heads_is_named_for_every_size() -> N
 def test_offloaded_optimizer_needs_zero() -> None:
     with pytest.raises(RootsError, match=r"needs ZeRO 1 or above, but parallel.zero_stage=0"):
         parse_config({"parallel": {"offload_optimizer": True, "zero_stage": 0}})
+
+
+def test_warmup_may_last_the_whole_run_and_no_longer() -> None:
+    training = {"steps": 20, "global_batch_size": 8}
+    tokens = 20 * 8 * 256
+    parse_config({"training": training, "schedule": {"warmup_steps": 20}})
+    parse_config({"training": training, "schedule": {"warmup_tokens": tokens}})
+    with pytest.raises(RootsError) as caught:
+        parse_config({"training": training, "schedule": {"warmup_tokens": tokens + 1}})
+    assert caught.value.lines == (
+        f"schedule.warmup_tokens={tokens + 1}: must be at most the {tokens} tokens of "
+        f"training.steps=20; set it to {tokens // 10}, or raise training.steps",
+    )
+
+
+def test_decay_in_tokens_needs_a_schedule_that_ends() -> None:
+    parse_config({"schedule": {"name": "wsd", "decay_tokens": 9}})
+    with pytest.raises(RootsError, match=r"^schedule\.decay_tokens=9: has no effect with"):
+        parse_config({"schedule": {"name": "inverse_sqrt", "decay_tokens": 9}})
 
 
 def test_batch_plan_derives_data_parallel_size_and_accumulation() -> None:
