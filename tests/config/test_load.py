@@ -130,9 +130,9 @@ def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
 
 def test_impossible_date_in_a_file_is_one_line(tmp_path: Path) -> None:
     path = write(tmp_path / "c.yaml", "run: {name: 2024-13-45}\n")
-    assert lines_of(path) == (
-        f"config file='{path}': is not YAML (month must be in 1..12); mend that line",
-    )
+    (line,) = lines_of(path)
+    assert line.startswith(f"config file='{path}': is not YAML (month must be in 1..12")
+    assert line.endswith("); mend that line")
 
 
 def test_config_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
