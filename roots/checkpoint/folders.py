@@ -46,11 +46,12 @@ def point_latest(root: Path, checkpoint: Path) -> None:
     write_atomically(root / LATEST_NAME, checkpoint.name)
 
 
-def discard_unfinished(root: Path, step: int) -> None:
-    """Remove the remains of a save of `step` that did not end: DeepSpeed needs a fresh folder."""
-    path = root / step_name(step)
-    if path.exists() and not (path / MANIFEST_NAME).is_file():
+def discard_unfinished(root: Path) -> list[Path]:
+    """Remove and return the remains of saves that did not end: DeepSpeed needs a fresh folder."""
+    torn = [path for path in sorted(root.glob("step_*")) if not (path / MANIFEST_NAME).is_file()]
+    for path in torn:
         shutil.rmtree(path)
+    return torn
 
 
 def set_aside_after(root: Path, step: int) -> list[Path]:

@@ -17,6 +17,7 @@ from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
 from roots.log import get_logger
+from roots.parallel.partition import stage_boundaries
 from roots.parallel.topology import Topology
 
 _logger = get_logger(__name__)
@@ -81,9 +82,23 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
         cuts = ", ".join(layers[start].name for start in self.parts[1:-1])
         _logger.info("pipeline: %s to %s, cut before %s", first.name, last.name, cuts)
 
-    def _count_layer_params(self) -> list[int]:
-        """Sizes of the layers, known without building them as DeepSpeed would."""
-        return [layer.parameter_count for layer in self.layers]
+    def _partition_layers(self, method: str = "parameters") -> None:
+        """Cut between blocks, so that every stage holds at least one.
+
+        DeepSpeed's own partition may leave a stage with the embedding alone. Its ZeRO then has one
+        parameter group less there, calls fewer collectives than the others, and all of them hang.
+        """
+        first, *blocks, norm, head = self.layers
+        weights = [1] * len(blocks)
+        if method == "parameters":
+            weights = [layer.parameter_count for layer in blocks]
+            weights[0] += first.parameter_count
+            weights[-1] += norm.parameter_count + head.parameter_count
+        cuts = stage_boundaries(weights, self.num_stages)
+        # The embedding goes with the first block, norm and head with the last.
+        self.parts = [0, *(1 + cut for cut in cuts[1:-1]), len(self.layers)]
+        stage = self._topo.get_coord(self.global_rank).pipe
+        self._set_bounds(start=self.parts[stage], stop=self.parts[stage + 1])
 
     def _loss(self, stream: Stream, labels: Stream) -> Tensor:
         """Loss of one micro-batch on the last stage; labels are (labels_BT, loss_weights_BT)."""

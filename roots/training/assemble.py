@@ -49,12 +49,12 @@ def run_training(config: RunConfig, local_rank: int = -1) -> ExitCode:
     if local_rank < 0:
         local_rank = environment.local_rank
     device = start_process(environment, local_rank)
-    try:
-        plan = config.plan_batch(environment.world_size)
-        process.initialise(environment, device)
-        return train_loop(assemble(config, plan, device))
-    finally:
-        process.shutdown()
+    plan = config.plan_batch(environment.world_size)
+    process.initialise(environment, device)
+    code = train_loop(assemble(config, plan, device))
+    # Only after success: with NCCL, leaving the group waits for ranks that may be gone.
+    process.shutdown()
+    return code
 
 
 def start_process(environment: LaunchEnvironment, local_rank: int) -> Device:
@@ -71,6 +71,9 @@ def start_process(environment: LaunchEnvironment, local_rank: int) -> Device:
     )
     prepend_to_path(str(Path(sys.executable).parent))
     device = current_device(local_rank)
+    if device.kind == "cuda":
+        # Slurm may show each task one GPU only; DeepSpeed takes LOCAL_RANK for the device's index.
+        set_environment({"LOCAL_RANK": str(device.index)})
     prepare_accelerator(device)
     return device
 

@@ -16,7 +16,7 @@ from roots.errors import RootsError, problem
 from roots.files import write_atomically
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
-from roots.parallel.process import all_gather_object, barrier
+from roots.parallel.process import all_gather_object, barrier, broadcast_object
 from roots.parallel.shard import shard_of
 from roots.parallel.together import together
 from roots.training.deepspeed_json import effective_zero_stage
@@ -61,8 +61,10 @@ class Checkpointer:
         name = folders.step_name(point.step)
         folder = self.root / name
         together(self.mesh.world, lambda: self._make_room(point.step))
-        together(self.mesh.world, lambda: self._write(engine, folder, point))
-        together(self.mesh.world, lambda: self._seal(folder, point))
+        # Writing communicates inside DeepSpeed: a rank that fails there must end, so that the
+        # launcher ends the others, and not wait for them to report.
+        self._write(engine, folder, point)
+        self._seal(folder, point)
         return folder
 
     def load(self, engine: Engine, folder: Path) -> ResumePoint:
@@ -73,14 +75,16 @@ class Checkpointer:
         """
         engine.load(folder.parent, folder.name)
         found = manifest.read_manifest(folder)
-        barrier(self.mesh.world)
-        if self.mesh.rank == 0:
-            own = folder.parent.resolve() == self.root.resolve()
-            for path in folders.set_aside_after(self.root, found.step if own else -1):
-                _logger.warning("kept a newer checkpoint of this run as %s", path)
-        barrier(self.mesh.world)
+        own = folder.parent.resolve() == self.root.resolve()
+        together(self.mesh.world, lambda: self._set_aside(found.step if own else -1))
         _logger.info("resumed from %s at step %d", folder, found.step)
         return ResumePoint(found.step, found.consumed_samples)
+
+    def _set_aside(self, step: int) -> None:
+        if self.mesh.rank != 0:
+            return
+        for path in folders.set_aside_after(self.root, step):
+            _logger.warning("kept a newer checkpoint of this run as %s", path)
 
     def _find(self) -> Path | None:
         folder = self._choose()
@@ -157,14 +161,15 @@ class Checkpointer:
     def _make_room(self, step: int) -> None:
         if self.mesh.rank == 0:
             self.root.mkdir(parents=True, exist_ok=True)
-            folders.discard_unfinished(self.root, step)
+            for path in folders.discard_unfinished(self.root):
+                _logger.warning("removed %s, a save that did not end", path)
             folders.set_aside_after(self.root, step - 1)
 
     def _write(self, engine: Engine, folder: Path, point: ResumePoint) -> None:
         """DeepSpeed's files from every rank, weights from the first replica, config from rank 0."""
         try:
             self._write_states(engine, folder, point)
-        except (RuntimeError, SafetensorError) as error:
+        except (RuntimeError, OSError, SafetensorError) as error:
             # torch and safetensors report a full disk as errors of their own.
             rule = f"could not be written ({str(error).splitlines()[0]})"
             fix = "free some disk space; the checkpoints before it are untouched"
@@ -199,16 +204,28 @@ class Checkpointer:
 
     def _seal(self, folder: Path, point: ResumePoint) -> None:
         """Digest the files, a share per rank; rank 0 writes the manifest and removes old saves."""
-        names = sorted(
-            str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
-        )
-        share = names[self.mesh.rank :: self.mesh.world.size]
-        parts = all_gather_object(self.mesh.world, manifest.describe_files(folder, share))
+        world = self.mesh.world
+        barrier(world)
+        # One rank's listing for all: network file systems may show each another state.
+        found = together(world, lambda: _files_below(folder) if world.rank == 0 else [])
+        share = broadcast_object(world, found)[world.rank :: world.size]
+        mine = together(world, lambda: manifest.describe_files(folder, share))
+        parts = all_gather_object(world, mine)
+        files = {name: record for part in parts for name, record in part.items()}
+        together(world, lambda: self._finish(folder, point, files))
+
+    def _finish(
+        self, folder: Path, point: ResumePoint, files: dict[str, manifest.FileRecord]
+    ) -> None:
         if self.mesh.rank != 0:
             return
-        files = {name: record for part in parts for name, record in part.items()}
         sealed = manifest.Manifest(point.step, point.consumed_samples, self.layout, files)
         manifest.write_manifest(folder, sealed)
         folders.point_latest(self.root, folder)
         for removed in folders.keep_last(self.root, self.config.checkpoint.keep_last):
             _logger.info("removed old checkpoint %s", removed.name)
+
+
+def _files_below(folder: Path) -> list[str]:
+    """Files of a checkpoint, relative to it, in one order."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

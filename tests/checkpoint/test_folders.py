@@ -42,8 +42,8 @@ def test_discard_removes_only_an_unfinished_save(tmp_path: Path) -> None:
     whole = finish(tmp_path, 1)
     torn = tmp_path / folders.step_name(2)
     torn.mkdir()
-    for step in (1, 2, 3):
-        folders.discard_unfinished(tmp_path, step)
+    assert folders.discard_unfinished(tmp_path) == [torn]
+    assert folders.discard_unfinished(tmp_path) == []
     assert [path.exists() for path in (whole, torn)] == [True, False]
 
 
