@@ -2,7 +2,8 @@
 
 One process reads and writes, the others parse and tokenize. At most two batches per worker are
 under way, and they are written in the order in which they were read: the dataset is the same for
-any number of workers.
+any number of workers. Only the tokens of a text file that is cut into batches are held until it
+ends.
 """
 
 from __future__ import annotations
@@ -37,13 +38,17 @@ _REPORTED_ERRORS = 20
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """A tokenized batch: tokens of all its documents, the length of each, and what went wrong."""
+    """A tokenized batch: tokens of all its documents, the length of each, and what went wrong.
+
+    `goes_on` says that the next batch continues the document of this one.
+    """
 
     tokens: Tokens
     lengths: Int64s
     errors: tuple[str, ...]
     num_empty: int
     read_bytes: int
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def preprocess(
         run = stack.enter_context(_workers(num_workers, tokenizer, work))
         done_bytes = 0
         for path in files:
-            for result in run(read_batches(path, text_key)):
+            for result in _whole_documents(run(read_batches(path, text_key))):
                 _account(result, on_error, tally)
                 _write(writer, result, prefix)
                 if on_progress is not None:
@@ -133,11 +138,14 @@ def tokenize_batch(
         elif not parsed.text:
             num_empty += 1
         else:
-            ids = [*tokenizer.encode(parsed.text), tokenizer.end_of_document]
+            ids = tokenizer.encode(parsed.text)
+            if not batch.goes_on:
+                ids.append(tokenizer.end_of_document)
             documents.append(np.array(ids, dtype=dtype))
     lengths = np.array([len(document) for document in documents], dtype=np.int64)
     tokens = np.concatenate(documents) if documents else np.empty(0, dtype=dtype)
-    return TokenBatch(tokens, lengths, tuple(errors), num_empty, batch.read_bytes)
+    counts = (num_empty, batch.read_bytes, batch.goes_on)
+    return TokenBatch(tokens, lengths, tuple(errors), *counts)
 
 
 _Work = Callable[[RawBatch, Tokenizer], TokenBatch]
@@ -209,6 +217,30 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _whole_documents(results: Iterator[TokenBatch]) -> Iterator[TokenBatch]:
+    """Move the tokens of a document in pieces into its last batch; one broken piece voids it."""
+    pieces: list[Tokens] = []
+    inside = broken = False
+    for result in results:
+        if not (inside or result.goes_on):
+            yield result
+            continue
+        inside = result.goes_on
+        errors = () if broken else result.errors
+        broken = broken or bool(errors)
+        pieces.append(result.tokens)
+        if broken:
+            pieces.clear()
+        whole, lengths = result.tokens[:0], result.lengths[:0]
+        if not inside:
+            if not broken:
+                whole = np.concatenate(pieces)
+                lengths = np.array([len(whole)], dtype=np.int64)
+            pieces.clear()
+            broken = False
+        yield TokenBatch(whole, lengths, errors, 0, result.read_bytes)
 
 
 def _account(result: TokenBatch, on_error: OnError, tally: _Tally) -> None:

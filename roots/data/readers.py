@@ -3,6 +3,11 @@
 Reading is cut in two so that it runs in parallel: `read_batches` streams raw pieces of about one
 MiB in a fixed order (cheap, one process), `parse_batch` turns a piece into texts (worker
 processes). Any other file that is named explicitly is one document, like .txt.
+
+A text file longer than a batch is cut at ends of lines, always the same ones, and its pieces are
+tokenized one by one. At a cut, white space may get other tokens than in the middle of a text (most
+tokenizers see a run of blank lines as one), and a tokenizer that marks the start of a text does so
+at the start of each piece.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal
+from typing import IO, Any, Literal
 
 from roots.errors import RootsError, problem
 
@@ -32,8 +37,9 @@ _COMPRESSED_PIECE = 1 << 16
 class RawBatch:
     """Consecutive unparsed documents of one file.
 
-    `items` are lines, rows or one whole file; `first` is the 1-based number of the first line or
-    row; `read_bytes` is how much of the file has been read when the batch is complete.
+    `items` are lines, rows or a piece of a text; `first` is the 1-based number of the first line
+    or row; `read_bytes` is how much of the file has been read when the batch is complete;
+    `goes_on` says that the next batch continues the document of this one.
     """
 
     path: str
@@ -41,6 +47,7 @@ class RawBatch:
     items: list[bytes] | list[object]
     first: int
     read_bytes: int
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def read_batches(path: Path, text_key: str = "text") -> Iterator[RawBatch]:
-    """Stream a file in raw batches, holding one batch in memory at a time.
+    """Stream a file in raw batches, holding one batch in memory at a time. No line is cut.
 
     Raises RootsError where the file cannot be read or decompressed, and for a parquet file
     without a column `text_key`.
@@ -88,8 +95,7 @@ def read_batches(path: Path, text_key: str = "text") -> Iterator[RawBatch]:
             raw = stack.enter_context(open(path, "rb"))
             stream = stack.enter_context(_decompressed(path, raw))
             if kind == "text":
-                content = stream.read()
-                yield RawBatch(str(path), kind, [content], 1, raw.tell())
+                yield from _text_batches(path, stream, raw.tell)
             else:
                 yield from _line_batches(path, stream, raw.tell)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -104,10 +110,15 @@ def parse_batch(batch: RawBatch, text_key: str = "text") -> Iterator[Parsed]:
         if batch.kind == "jsonl" and isinstance(item, bytes) and not item.strip():
             continue
         try:
-            yield Parsed(_parse(batch.kind, item, text_key))
+            if batch.kind == "text":
+                yield Parsed(_decode(item, number))
+            else:
+                yield Parsed(_parse(batch.kind, item, text_key))
         except (ValueError, RecursionError) as error:
-            unit = {"text": "", "jsonl": f" line {number}", "parquet": f" row {number}"}[batch.kind]
-            rule = f"must hold a text under {text_key!r}" if unit else "must be UTF-8 text"
+            rule = f"must hold a text under {text_key!r}"
+            unit = f" {'row' if batch.kind == 'parquet' else 'line'} {number}"
+            if batch.kind == "text":
+                rule, unit = "must be UTF-8 text", f" from line {number} on" if number > 1 else ""
             fix = "repair it, or continue without it by --on-error skip"
             yield Parsed("", problem(f"{batch.path}{unit}", None, f"{rule}: {error}", fix))
 
@@ -118,9 +129,13 @@ def read_texts(
     on_error: OnError,
     report: Callable[[str], None],
 ) -> Iterator[str]:
-    """Yield every text of every file in order; broken items stop, or go to `report`."""
+    """Yield every text of every file in order; broken items stop, or go to `report`.
+
+    A long text file comes in its pieces; one that is broken ends it.
+    """
     for path in files:
         for batch in read_batches(path, text_key):
+            broken = False
             for parsed in parse_batch(batch, text_key):
                 if parsed.error is None:
                     yield parsed.text
@@ -128,12 +143,18 @@ def read_texts(
                     raise RootsError(parsed.error)
                 else:
                     report(parsed.error)
+                    broken = True
+            if broken and batch.goes_on:
+                break
+
+
+def _decode(item: object, first_line: int) -> str:
+    assert isinstance(item, bytes)
+    # Only at the start of a file is U+FEFF a mark of the encoding and no character.
+    return item.decode("utf-8-sig" if first_line == 1 else "utf-8")
 
 
 def _parse(kind: Kind, item: object, text_key: str) -> str:
-    if kind == "text":
-        assert isinstance(item, bytes)
-        return item.decode("utf-8-sig")
     if kind == "parquet":
         if not isinstance(item, str):
             raise ValueError(f"the value is no string but {type(item).__name__}")
@@ -153,6 +174,17 @@ def _parse(kind: Kind, item: object, text_key: str) -> str:
     if not text.isascii():
         text.encode()  # JSON can spell half of a surrogate pair, which no tokenizer accepts
     return text
+
+
+def _text_batches(
+    path: Path, stream: io.BufferedReader, read_bytes: Callable[[], int]
+) -> Iterator[RawBatch]:
+    first, goes_on = 1, True
+    while goes_on:
+        piece = stream.read(_BATCH_BYTES) + stream.readline()
+        goes_on = bool(stream.peek(1))
+        yield RawBatch(str(path), "text", [piece], first, read_bytes(), goes_on)
+        first += piece.count(b"\n")
 
 
 def _line_batches(
@@ -195,7 +227,7 @@ def _parquet_batches(path: Path, text_key: str) -> Iterator[RawBatch]:
         raise _unreadable(path, f"is not a whole parquet file ({detail})") from None
 
 
-def _decompressed(path: Path, raw: BinaryIO) -> IO[bytes]:
+def _decompressed(path: Path, raw: io.BufferedReader) -> io.BufferedReader:
     if path.suffix == ".gz":
         return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BATCH_BYTES)
     if path.suffix == ".zst":
@@ -203,7 +235,7 @@ def _decompressed(path: Path, raw: BinaryIO) -> IO[bytes]:
     return raw
 
 
-def _zstandard(path: Path, raw: BinaryIO) -> IO[bytes]:
+def _zstandard(path: Path, raw: io.BufferedReader) -> io.BufferedReader:
     try:
         import zstandard
     except ModuleNotFoundError:

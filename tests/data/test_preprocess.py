@@ -49,6 +49,36 @@ def test_files_and_folders_of_several_kinds(tmp_path):
     assert texts_of(tmp_path / "out") == ["print()", "one", "two", "whole\nfile\n"]
 
 
+def test_long_text_file_is_one_document_of_several_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("roots.data.readers._BATCH_BYTES", 100)
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    texts = ["".join(f"{name} {i}\n" for i in range(200)) for name in "ab"] + ["short"]
+    for name, text in zip("abc", texts, strict=True):
+        (folder / f"{name}.txt").write_text(text)
+    seen = []
+    for workers in (0, 2):
+        out = tmp_path / f"out{workers}"
+        preprocess([folder], out, "bytes", num_workers=workers, on_progress=seen.append)
+        assert texts_of(out) == texts
+    alone = [progress.documents for progress in seen[: len(seen) // 2]]
+    assert alone == sorted(alone)
+    assert len(alone) > 20  # the progress goes on inside a document
+    assert alone[-1] == 3
+
+
+def test_text_with_broken_pieces_is_left_out_as_one_document(tmp_path, monkeypatch):
+    monkeypatch.setattr("roots.data.readers._BATCH_BYTES", 4)
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(b"one\ntwo\nbad\xff\nsix\nbad\xff\nend\n")
+    (folder / "b.txt").write_bytes(b"one\ntwo\nbad\xff")
+    (folder / "c.txt").write_bytes(b"good\nand whole\n")
+    summary = preprocess([folder], tmp_path / "out", "bytes", on_error="skip", num_workers=0)
+    assert texts_of(tmp_path / "out") == ["good\nand whole\n"]
+    assert (summary.num_skipped, summary.num_empty) == (2, 0)
+
+
 def test_dataset_does_not_depend_on_the_number_of_workers(tmp_path):
     files = [
         write_jsonl(tmp_path / f"{i}.jsonl", [f"{i} {j} " + "x" * (j % 9) for j in range(1500)])

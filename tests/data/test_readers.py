@@ -45,6 +45,47 @@ def test_text_file_is_one_document(tmp_path):
     assert read(path) == ["one\n\ntwo\n"]
 
 
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_long_text_file_is_cut_at_ends_of_lines(tmp_path, monkeypatch, ending):
+    monkeypatch.setattr("roots.data.readers._BATCH_BYTES", 10)
+    content = "\ufeffone\n\ntwo and three\n\ufeff\u00e9t\u00e9 four five\nsix seven eight".encode()
+    path = tmp_path / f"a.txt{ending}"
+    if ending == ".zst":
+        write_zst(path, content)
+    else:
+        path.write_bytes(gzip.compress(content) if ending else content)
+    batches = list(read_batches(path))
+    assert [batch.goes_on for batch in batches] == [True, True, False]
+    assert [batch.first for batch in batches] == [1, 4, 5]
+    assert read(path) == [
+        "one\n\ntwo and three\n",
+        "\ufeff\u00e9t\u00e9 four five\n",
+        "six seven eight",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"0123456789", b"0123456789\n", b"\n" * 10])
+def test_text_of_one_piece_does_not_go_on(tmp_path, monkeypatch, content):
+    monkeypatch.setattr("roots.data.readers._BATCH_BYTES", 10)
+    (tmp_path / "a.txt").write_bytes(content)
+    (batch,) = read_batches(tmp_path / "a.txt")
+    assert (batch.items, batch.goes_on) == ([content], False)
+
+
+def test_broken_piece_of_a_text_is_named_with_its_line_and_ends_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("roots.data.readers._BATCH_BYTES", 4)
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\ntwo\ncaf\xe9\nbad\xff\nend\n")
+    assert read(path, on_error="skip") == (
+        ["one\ntwo\n"],
+        [
+            f"{path} from line 3 on: must be UTF-8 text: 'utf-8' codec can't decode byte 0xe9 in "
+            "position 3: invalid continuation byte; "
+            "repair it, or continue without it by --on-error skip"
+        ],
+    )
+
+
 @pytest.mark.parametrize("name", ["script.py", "README", "notes.md", "page.rst"])
 def test_any_other_named_file_is_text(tmp_path, name):
     path = tmp_path / name
