@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def train_bpe(
 
     Ids: the special tokens (END_OF_DOCUMENT first), the 256 bytes, then merges by frequency. Every
     text has ids, whatever the corpus. A small corpus may support fewer merges than asked for.
+    `show_progress` draws bars on stderr if that is a terminal.
     Raises RootsError for a vocabulary smaller than 256 + special tokens, and without any text.
     """
     specials = list(dict.fromkeys([END_OF_DOCUMENT, *special_tokens]))
@@ -43,7 +45,8 @@ def train_bpe(
         special_tokens=specials,
         min_frequency=min_frequency,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=show_progress,
+        # Anywhere else the bars would leave blank lines.
+        show_progress=show_progress and sys.stderr.isatty(),
     )
     counted = _CountingIterator(texts)
     tokenizer.train_from_iterator(counted, trainer)

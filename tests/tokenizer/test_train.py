@@ -31,6 +31,11 @@ def test_training_is_deterministic():
     assert train_bpe(CORPUS, 290).to_str() == train_bpe(iter(CORPUS), 290).to_str()
 
 
+def test_progress_is_silent_without_a_terminal(capfd):
+    train_bpe(CORPUS, 290, show_progress=True)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_special_tokens_come_first_and_once(tmp_path):
     specials = ["<|user|>", "<|endoftext|>", "<|user|>"]
     tokenizer = save_tokenizer(train_bpe(CORPUS, 270, special_tokens=specials), tmp_path)
