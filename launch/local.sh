@@ -89,11 +89,8 @@ forward() {
 # A trapped signal ends `wait` early; the launcher's own code is what it gives when the process is gone.
 wait_for_launcher() {
     local code=0
+    while kill -0 "$launcher" 2>/dev/null; do wait "$launcher" || true; done
     wait "$launcher" || code=$?
-    while kill -0 "$launcher" 2>/dev/null; do
-        code=0
-        wait "$launcher" || code=$?
-    done
     return "$code"
 }
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.sources import ROOT
 
@@ -62,19 +67,52 @@ class Machine:
 
     def run(self, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a script of the checkout with bash; `environment` is all it gets besides PATH."""
-        return subprocess.run(
-            [str(self.tools / "bash"), *map(str, command)],
-            cwd=self.checkout,
-            env={"PATH": str(self.tools), "HOME": str(self.checkout), **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        arguments = [str(self.tools / "bash"), *map(str, command)]
+        values = {"PATH": str(self.tools), "HOME": str(self.checkout), **environment}
+        return run(arguments, cwd=self.checkout, env=values)
 
     def files(self) -> set[Path]:
         """Everything in the checkout, to see that nothing was changed."""
         return set(self.checkout.rglob("*"))
+
+
+@contextmanager
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start a process as a terminal does; what it has started ends with the block at the latest."""
+    # A suite that runs behind `&` or nohup ignores signals, and bash cannot trap what it inherits
+    # as ignored. The session tells its processes apart even when their parent is gone.
+    process = subprocess.Popen(
+        ["env", "--default-signal", *command], start_new_session=True, text=True, **options
+    )
+    try:
+        yield process
+    finally:
+        _kill_session(process.pid)
+        process.wait()
+
+
+def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, for two minutes at most, and capture what it says."""
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+        stdout, stderr = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def wait_for(paths: Iterable[Path], process: subprocess.Popen[str]) -> None:
+    """Return when all of `paths` exist; fail when `process` ends before, or after a minute."""
+    deadline = time.monotonic() + 60
+    missing = set(paths)
+    while missing:
+        assert process.poll() is None, "ended before it began"
+        assert time.monotonic() < deadline, "did not begin"
+        missing = {path for path in missing if not path.exists()}
+
+
+def _kill_session(session: int) -> None:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(ProcessLookupError):
+            if os.getsid(int(entry.name)) == session:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def environment_with(**values: str) -> dict[str, str]:

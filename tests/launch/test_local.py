@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.sources import ROOT
-from tests.launch.machine import environment_with
+from tests.launch.machine import environment_with, run, started, wait_for
 
 pytest.importorskip("deepspeed", reason="deepspeed is not installed")
 pytestmark = [pytest.mark.distributed]
@@ -73,9 +71,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def test_code_of_the_rank_that_failed_first_is_passed_on(
     tmp_path: Path, command: list[str], code: int
 ) -> None:
-    result = subprocess.run(
-        [*command, "model.num_layers=2", f"code={code}"], env=environment(tmp_path), check=False
-    )
+    result = run([*command, "model.num_layers=2", f"code={code}"], env=environment(tmp_path))
     assert result.returncode == code
     ranks = [(tmp_path / f"rank{rank}").read_text("utf-8").split() for rank in (0, 1)]
     assert [facts[:3] for facts in ranks] == [["0", "0", "2"], ["1", "1", "2"]]
@@ -85,13 +81,7 @@ def test_code_of_the_rank_that_failed_first_is_passed_on(
 
 
 def test_killed_rank_is_no_success(tmp_path: Path, command: list[str]) -> None:
-    result = subprocess.run(
-        [*command, "killed"],
-        env=environment(tmp_path),
-        check=False,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    result = run([*command, "killed"], env=environment(tmp_path))
     assert result.returncode == 1
     assert result.stderr.endswith(
         "local.sh: 1 of 2 ranks ended without an exit code: killed, perhaps for lack of memory\n"
@@ -102,13 +92,9 @@ def test_killed_rank_is_no_success(tmp_path: Path, command: list[str]) -> None:
 def test_signal_lets_every_rank_save(
     tmp_path: Path, command: list[str], number: signal.Signals
 ) -> None:
-    process = subprocess.Popen([*command, "signal"], env=environment(tmp_path))
-    deadline = time.monotonic() + 60
-    ready = [tmp_path / f"ready{rank}" for rank in (0, 1)]
-    while not all(path.exists() for path in ready):
-        assert process.poll() is None, "ended before it began"
-        assert time.monotonic() < deadline, "the ranks did not start"
-    process.send_signal(number)
-    assert process.wait(timeout=60) == 3
+    with started([*command, "signal"], env=environment(tmp_path)) as process:
+        wait_for([tmp_path / f"ready{rank}" for rank in (0, 1)], process)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 3
     saved = {(tmp_path / f"saved{rank}").read_text("utf-8") for rank in (0, 1)}
     assert saved == {number.name}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.machine import Machine
+from tests.launch.machine import Machine, started, wait_for
 
 # Runs the command once for each of two tasks, as srun would on two nodes, and passes USR1 on.
 SRUN = """
@@ -23,15 +23,19 @@ trap 'kill -USR1 "${tasks[@]}"' USR1
 : >"$RECORD.started"
 highest=0
 for task in "${tasks[@]}"; do
+    while kill -0 "$task" 2>/dev/null; do wait "$task" || true; done
     code=0; wait "$task" || code=$?
-    while kill -0 "$task" 2>/dev/null; do code=0; wait "$task" || code=$?; done
     if ((code > highest)); then highest=$code; fi
 done
 exit "$highest"
 """
 SCONTROL = """
 echo "scontrol $*" >>"$RECORD"
-if [[ "$1" == show ]]; then printf 'node-a\\nnode-b\\n'; fi
+if [[ "$1" == show ]]; then
+    printf 'node-%s\\n' a b
+    # More names than a pipe holds, so that a reader that leaves after the first is always noticed.
+    printf 'node-%s\\n' {1..20000}
+fi
 """
 # An interpreter with ROOTS: says that it has it, and records a rank.
 PYTHON = """
@@ -40,8 +44,9 @@ echo "rank $RANK of $WORLD_SIZE, local $LOCAL_RANK of $LOCAL_WORLD_SIZE," \
     "at $MASTER_ADDR:$MASTER_PORT: ${*:3}" >>"$RECORD"
 if [[ -n "$WAITS" ]]; then
     trap 'exit 3' USR1
+    read -r <>"$RECORD.pipe" &
     : >"$RECORD.ready$RANK"
-    while :; do read -r -t 0.05 <>"$RECORD.pipe" || true; done
+    wait
 fi
 exit "$CODE"
 """
@@ -110,15 +115,14 @@ def test_signal_saves_and_only_a_time_limit_requeues(
     values = {**JOB, "RECORD": str(record), "CODE": "0", "WAITS": "yes"}
     values |= {"SLURM_SUBMIT_DIR": str(machine.checkout), "PATH": str(machine.tools)}
     command = [str(machine.tools / "bash"), "launch/slurm.sbatch", "configs/base.yaml"]
-    process = subprocess.Popen(command, cwd=machine.checkout, env=values)
-    ready = [record.with_name(f"record.ready{rank}") for rank in (0, 1)]
-    while not all(path.exists() for path in ready):
-        assert process.poll() is None
-    process.send_signal(number)
-    if number == signal.SIGTERM:
-        # scancel tells the tasks too.
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("ascii")
-        for child in children.split():
-            os.kill(int(child), signal.SIGUSR1)
-    assert process.wait(timeout=60) == 3
+    with started(command, cwd=machine.checkout, env=values) as process:
+        names = ("record.started", "record.ready0", "record.ready1")
+        wait_for([record.with_name(name) for name in names], process)
+        process.send_signal(number)
+        if number == signal.SIGTERM:
+            # scancel tells the tasks too.
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("ascii")
+            for child in children.split():
+                os.kill(int(child), signal.SIGUSR1)
+        assert process.wait(timeout=60) == 3
     assert ("scontrol requeue 12345" in record.read_text("utf-8")) == requeued
