@@ -17,6 +17,7 @@ readonly CONFIG="configs/run/quickstart.yaml"
 readonly VOCAB_SIZE=4096
 readonly PROMPT="def __init__(self, name"
 readonly NUM_STEPS=8
+readonly NEEDED_MIB=512
 
 # Each step's key is a hash over its inputs and the key of the step before it.
 key="start"
@@ -63,8 +64,21 @@ step() {
     fi
     say "$2"
     rm -f "$stamp"
+    # A trap, because `"$4" || ...` would let the step go on after a command of it that fails.
+    trap 'explain_failure "$?"' EXIT
     "$4"
+    trap - EXIT
     printf '%s\n' "$key" >"$stamp"
+}
+
+# explain_failure CODE: a full disk is told in one line after all that the step has said. What the step wrote may be gone
+# again, hence more than a few bytes. Code 3 is no failure: the training was stopped and has saved.
+explain_failure() {
+    local free_mib
+    if (($1 == 0 || $1 == 3)); then return; fi
+    free_mib="$(df -Pk "$FOLDER" | awk 'NR == 2 { print int($4 / 1024) }')" || return 0
+    ((free_mib >= NEEDED_MIB)) ||
+        fail "$free_mib MiB free in $ROOTS_HOME/$FOLDER: free some space and run this again"
 }
 
 make_corpus() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from tests.launch.machine import Machine
 QUICKSTART = "launch/quickstart.sh"
 OLD_PYTHON = 'if [[ "$1" == --version ]]; then echo "Python 3.9.2"; else exit 1; fi'
 NO_ENSUREPIP = f'[[ "$2" == *ensurepip* ]] && exit 1; exec {sys.executable} "$@"'
-# A compiler that finds every header, or all but Python's.
-COMPILER = "exit 0"
+# A compiler that finds every header, or all but Python's. It reads what it is given: bash would
+# otherwise call the pipe to it broken, now and then.
+COMPILER = "exec cat >/dev/null"
 NO_PYTHON_HEADER = 'while read -r line; do [[ "$line" == *Python.h* ]] && exit 1; done; exit 0'
 OLD_COMPILER = "exit 1"
 FULL_DISK = "echo Filesystem; echo /dev/x 100 99 1048576 99% /"
+FILLED_DISK = "echo Filesystem; echo /dev/x 100 99 101999 99% /"
 ROOMY_DISK = "echo Filesystem; echo /dev/x 100 1 999999999 1% /"
 
 
@@ -102,6 +105,35 @@ def test_pip_that_fills_the_disk_is_told_in_one_line(tmp_path: Path) -> None:
         "quickstart.sh: the disk filled up while packages were installed: "
         "free some space and run this again\n"
     )
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_step_that_fills_the_disk_is_told_in_one_line(tmp_path: Path, full: bool) -> None:
+    machine = Machine(tmp_path)
+    machine.tool("c++", COMPILER)
+    machine.tool("df", f'if [[ -e "$HOME/filled" ]]; then {FILLED_DISK}; else {ROOMY_DISK}; fi')
+    python = machine.checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    fills = ': >"$HOME/filled"; ' if full else ""
+    corpus = f'if [[ "$1" == launch/* ]]; then {fills}echo "not written" >&2; exit 7; fi'
+    found = f'if [[ "$2" == *find_spec* ]]; then exit 0; fi; exec {sys.executable} "$@"'
+    python.write_text(f"#!{machine.tools}/bash\n{corpus}\n{found}\n", "utf-8")
+    python.chmod(0o755)
+    constraints = machine.checkout / "docker" / "constraints.txt"
+    key = hashlib.sha256(constraints.read_bytes()).hexdigest()[:16]
+    (machine.checkout / ".venv" / ".roots-environment").write_text(f"{key} plots\n", "utf-8")
+    for name in ("pyproject.toml", "setup.py", "csrc/data/index.cpp"):
+        path = machine.checkout / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    result = machine.run(QUICKSTART)
+    told = (
+        f"quickstart.sh: 99 MiB free in {machine.checkout}/runs/quickstart: "
+        "free some space and run this again\n"
+    )
+    assert result.stderr == "not written\n" + (told if full else "")
+    assert result.returncode == (2 if full else 7)
+    assert not list((machine.checkout / "runs" / "quickstart" / "stamps").iterdir())
 
 
 def test_arguments_are_refused(tmp_path: Path) -> None:
