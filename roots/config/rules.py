@@ -120,6 +120,36 @@ def offload_needs_zero(config: RunConfig) -> Iterator[str]:
         )
 
 
+def offload_with_tied_stages(config: RunConfig) -> Iterator[str]:
+    """DeepSpeed's offloading bf16 optimizer leaves out the sum of a weight tied over two stages."""
+    parallel = config.parallel
+    if (
+        parallel.offload_optimizer
+        and parallel.pipeline > 1
+        and config.training.precision == "bf16"
+        and config.model.tied_embeddings
+    ):
+        yield problem(
+            "parallel.offload_optimizer",
+            True,
+            f"cannot run in bf16 with parallel.pipeline={parallel.pipeline} and tied embeddings, "
+            "because DeepSpeed then never sums the gradients of the two copies",
+            "set model.tied_embeddings=false, training.precision=fp16, or no offload",
+        )
+
+
+def scale_floor_below_start(config: RunConfig) -> Iterator[str]:
+    """An overflow lowers the loss scale."""
+    scale = config.loss_scale
+    if scale.minimum > 2.0**scale.initial_power:
+        yield problem(
+            "loss_scale.minimum",
+            scale.minimum,
+            f"must be at most the first scale, 2^loss_scale.initial_power={2**scale.initial_power}",
+            "lower it, or raise loss_scale.initial_power",
+        )
+
+
 def axes_of_this_version(config: RunConfig) -> Iterator[str]:
     """Context, expert and sequence parallelism have no layers in this version."""
     parallel = config.parallel
@@ -227,6 +257,8 @@ RULES: tuple[Rule, ...] = (
     enough_layers_for_stages,
     zero_with_pipeline,
     offload_needs_zero,
+    offload_with_tied_stages,
+    scale_floor_below_start,
     axes_of_this_version,
     schedule_lengths_once,
     warmup_within_run,

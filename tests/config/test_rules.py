@@ -45,6 +45,17 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "parallel.offload_parameters=True: needs ZeRO 3, but parallel.zero_stage=2; "
         "set parallel.zero_stage=3",
     ),
+    "offload_with_tied_stages": (
+        {"parallel": {"pipeline": 2, "offload_optimizer": True}},
+        "parallel.offload_optimizer=True: cannot run in bf16 with parallel.pipeline=2 and tied "
+        "embeddings, because DeepSpeed then never sums the gradients of the two copies; "
+        "set model.tied_embeddings=false, training.precision=fp16, or no offload",
+    ),
+    "scale_floor_below_start": (
+        {"loss_scale": {"initial_power": 4, "minimum": 32}},
+        "loss_scale.minimum=32.0: must be at most the first scale, "
+        "2^loss_scale.initial_power=16; lower it, or raise loss_scale.initial_power",
+    ),
     "axes_of_this_version": (
         {"parallel": {"context": 2}},
         "parallel.context=2: must be 1 in this version of ROOTS; "
