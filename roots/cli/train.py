@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from roots.errors import RootsError
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
@@ -21,9 +23,14 @@ def train(
     from roots.config.rules import batch_rule, has_training_data
     from roots.device import launch_environment
 
-    ranks = launch_environment().world_size
-    rules = [has_training_data, batch_rule(ranks)]
-    loaded = load_config(config, overrides or (), rules=rules)
+    environment = launch_environment()
+    rules = [has_training_data, batch_rule(environment.world_size)]
+    try:
+        loaded = load_config(config, overrides or (), rules=rules)
+    except RootsError as error:
+        # Every rank reads the same files and finds the same problems: the first one tells them.
+        speaks = environment.rank == 0
+        raise RootsError(*error.lines, exit_code=error.exit_code, speaks=speaks) from error
     from roots.training.assemble import run_training
 
     raise typer.Exit(int(run_training(loaded, local_rank)))

@@ -172,3 +172,16 @@ def test_training_that_cannot_start_exits_2_in_lines(
     assert len(errors) == 1
     assert "Traceback" not in result.stderr
     assert line.format(prefix=prefix, largest=VOCAB_SIZE - 1) in errors[0], errors
+
+
+def test_only_the_first_rank_tells_a_mistake_in_the_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "c.yaml", TINY + "trainning: {}\n")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert call("train", path, "data.train=x") == 2
+        told.append(capsys.readouterr().err.splitlines())
+    assert [len(lines) for lines in told] == [1, 0]
