@@ -19,13 +19,13 @@ using Status = int;
 //   Status name(const Arguments& arguments, Stream stream);
 // In the CPU library there is one for every instruction set besides, in roots::avx2, roots::avx512.
 #if defined(ROOTS_BACKEND_CPU)
-#define ROOTS_LAUNCHER(name, Arguments)                               \
-  namespace avx2 {                                                    \
-  Status name(const Arguments& arguments, Stream stream);             \
-  }                                                                   \
-  namespace avx512 {                                                  \
-  Status name(const Arguments& arguments, Stream stream);             \
-  }                                                                   \
+#define ROOTS_LAUNCHER(name, Arguments)                   \
+  namespace avx2 {                                        \
+  Status name(const Arguments& arguments, Stream stream); \
+  }                                                       \
+  namespace avx512 {                                      \
+  Status name(const Arguments& arguments, Stream stream); \
+  }                                                       \
   Status name(const Arguments& arguments, Stream stream);
 #else
 #define ROOTS_LAUNCHER(name, Arguments) Status name(const Arguments& arguments, Stream stream);

@@ -23,9 +23,9 @@
 // scaled_masked_softmax: y[b,n,t,:] = softmax(scale * scores[b,n,t,:] + mask), over visible keys.
 // mask: bool (true: takes part) or of the scores' dtype (added), [B or 1, N or 1, T or 1, S];
 // causal: key s takes part iff s <= t+S-T. A row without keys gives zeros.
-#define ROOTS_SOFTMAX_SCHEMAS(X)                                                                  \
-  X("scaled_masked_softmax_forward(Tensor scores, Tensor? mask, float scale, bool causal) -> "    \
-    "Tensor")                                                                                     \
+#define ROOTS_SOFTMAX_SCHEMAS(X)                                                               \
+  X("scaled_masked_softmax_forward(Tensor scores, Tensor? mask, float scale, bool causal) -> " \
+    "Tensor")                                                                                  \
   X("scaled_masked_softmax_backward(Tensor dy, Tensor y, float scale) -> Tensor")
 
 // layer_norm, rms_norm: stream = x + residual (or x), y = normalised stream * weight + bias over
@@ -53,11 +53,11 @@
 
 // bias_gelu: y = gelu(x + bias), x [..., F]. swiglu: y = silu(gate) * up with (gate, up) the halves
 // of x + bias, x [..., 2F]. dbias: float32, empty without bias.
-#define ROOTS_ACTIVATION_SCHEMAS(X)                                                               \
-  X("bias_gelu_forward(Tensor x, Tensor? bias, bool tanh) -> Tensor")                             \
-  X("bias_gelu_backward(Tensor dy, Tensor x, Tensor? bias, bool tanh) -> (Tensor dx, "            \
-    "Tensor dbias)")                                                                              \
-  X("swiglu_forward(Tensor x, Tensor? bias) -> Tensor")                                           \
+#define ROOTS_ACTIVATION_SCHEMAS(X)                                                    \
+  X("bias_gelu_forward(Tensor x, Tensor? bias, bool tanh) -> Tensor")                  \
+  X("bias_gelu_backward(Tensor dy, Tensor x, Tensor? bias, bool tanh) -> (Tensor dx, " \
+    "Tensor dbias)")                                                                   \
+  X("swiglu_forward(Tensor x, Tensor? bias) -> Tensor")                                \
   X("swiglu_backward(Tensor dy, Tensor x, Tensor? bias) -> (Tensor dx, Tensor dbias)")
 
 // cross_entropy, in stages over a slice of the vocabulary that starts at id `first`; logits [M,V]
@@ -66,19 +66,19 @@
 // softmax_gradient_ writes over the logits, with p the softmax over the whole vocabulary and
 // lse = row_max + log(sum_exp), both of the whole:
 //   row_weight * (p * (1 + 2 z_loss lse) - (1 - smoothing) [v == label] - smoothing / vocab_size)
-#define ROOTS_CROSS_ENTROPY_SCHEMAS(X)                                                            \
-  X("softmax_statistics(Tensor logits, Tensor labels, int first) -> (Tensor row_max, "            \
-    "Tensor sum_exp, Tensor picked, Tensor sum_logits)")                                          \
-  X("softmax_gradient_(Tensor(a!) logits, Tensor row_max, Tensor sum_exp, Tensor labels, "        \
+#define ROOTS_CROSS_ENTROPY_SCHEMAS(X)                                                     \
+  X("softmax_statistics(Tensor logits, Tensor labels, int first) -> (Tensor row_max, "     \
+    "Tensor sum_exp, Tensor picked, Tensor sum_logits)")                                   \
+  X("softmax_gradient_(Tensor(a!) logits, Tensor row_max, Tensor sum_exp, Tensor labels, " \
     "Tensor row_weights, int first, int vocab_size, float label_smoothing, float z_loss) -> ()")
 
 // bias_dropout_add: y = residual + keep * (x + bias) / (1 - rate), x [B,T,H]; keep is a hash of
-// (token_keys[b,t], h), see roots/ops/dropout.py; without keys nothing is dropped. dx is the gradient
-// of x, dbias float32 [H] (empty without bias); that of the residual is dy.
-#define ROOTS_DROPOUT_SCHEMAS(X)                                                                  \
-  X("bias_dropout_add_forward(Tensor x, Tensor? bias, Tensor? residual, Tensor? token_keys, "     \
-    "float rate) -> Tensor")                                                                      \
-  X("bias_dropout_add_backward(Tensor dy, Tensor? token_keys, float rate, bool has_bias) -> "     \
+// (token_keys[b,t], h), see roots/ops/dropout.py; without keys nothing is dropped. dx is the
+// gradient of x, dbias float32 [H] (empty without bias); that of the residual is dy.
+#define ROOTS_DROPOUT_SCHEMAS(X)                                                              \
+  X("bias_dropout_add_forward(Tensor x, Tensor? bias, Tensor? residual, Tensor? token_keys, " \
+    "float rate) -> Tensor")                                                                  \
+  X("bias_dropout_add_backward(Tensor dy, Tensor? token_keys, float rate, bool has_bias) -> " \
     "(Tensor dx, Tensor dbias)")
 
 // check_finite: int64 [1], the index of the first tensor that holds an infinity or NaN, or -1.

@@ -146,12 +146,12 @@ inline Tensor empty_like(const Tensor& tensor) {
   return torch::stable::new_empty(tensor, sizes, tensor.scalar_type());
 }
 
-inline Tensor contiguous(const Tensor& tensor) {
+inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-inline OptionalTensor contiguous(const OptionalTensor& tensor) {
-  return tensor.has_value() ? OptionalTensor(contiguous(*tensor)) : std::nullopt;
+inline OptionalTensor as_contiguous(const OptionalTensor& tensor) {
+  return tensor.has_value() ? OptionalTensor(as_contiguous(*tensor)) : std::nullopt;
 }
 
 inline const void* data_or_null(const OptionalTensor& tensor) {

@@ -7,7 +7,7 @@
 #define ROOTS_DEFINE(schema) m.def(schema);
 
 #if defined(ROOTS_BACKEND_SIMULATOR)
-STABLE_TORCH_LIBRARY(roots_simulator, m) { ROOTS_SCHEMAS(ROOTS_DEFINE) }
+STABLE_TORCH_LIBRARY(roots_simulator, m){ROOTS_SCHEMAS(ROOTS_DEFINE)}
 #else
 STABLE_TORCH_LIBRARY(roots, m) { ROOTS_SCHEMAS(ROOTS_DEFINE) }
 #endif

@@ -1,9 +1,11 @@
 // What the CPU kernels share: float vectors, loads and stores of every dtype, threads, reductions.
 //
 // Included inside a unit that is compiled once for each instruction set; everything lives in
-// namespace roots::avx2 or roots::avx512, so that no inline function of one is linked into the other.
+// namespace roots::avx2 or roots::avx512, so that no inline function of one is linked into the
+// other.
 #pragma once
 
+#include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
 #include <torch/csrc/stable/c/shim.h>
 
@@ -16,21 +18,20 @@
 #error "compile with -DROOTS_CAPABILITY=avx2 or avx512"
 #endif
 
-// Ends a kernel file: the entry that chooses the instruction set when it is called. Written once, by
-// the AVX2 unit.
+// Ends a kernel file: the entry that chooses the instruction set when it is called. Written once,
+// by the AVX2 unit.
 #if defined(ROOTS_CAPABILITY_AVX2)
-#define ROOTS_CPU_LAUNCHER(name, Arguments)                                              \
-  namespace roots {                                                                      \
-  Status name(const Arguments& arguments, Stream stream) {                               \
-    return ROOTS_CPU_HAS_AVX512 ? avx512::name(arguments, stream)                        \
-                                : avx2::name(arguments, stream);                         \
-  }                                                                                      \
+#define ROOTS_CPU_LAUNCHER(name, Arguments)                                                        \
+  namespace roots {                                                                                \
+  Status name(const Arguments& arguments, Stream stream) {                                         \
+    return ROOTS_CPU_HAS_AVX512 ? avx512::name(arguments, stream) : avx2::name(arguments, stream); \
+  }                                                                                                \
   }
 #else
 #define ROOTS_CPU_LAUNCHER(name, Arguments)
 #endif
-#define ROOTS_CPU_HAS_AVX512                                                             \
-  (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&            \
+#define ROOTS_CPU_HAS_AVX512                                                  \
+  (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && \
    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
 
 namespace roots {
@@ -76,8 +77,8 @@ inline int64_t row_grain(int64_t size) {
   return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(size, 1));
 }
 
-// Two float vectors hold what one vector of a 16-bit type holds; kBlock elements are handled at once
-// for every dtype, so that kernels are written once.
+// Two float vectors hold what one vector of a 16-bit type holds; kBlock elements are handled at
+// once for every dtype, so that kernels are written once.
 constexpr int64_t kBlock = 2 * kWidth;
 
 struct Pair {

@@ -1,8 +1,8 @@
 // What device code shares: conversions, 16-byte access, reductions, launches.
 //
-// Kernels are compiled by nvcc, and as C++ for the host by the simulator (csrc/cuda/sim). Therefore:
-// launch through roots::launch, dynamic shared memory through ROOTS_DYNAMIC_SHARED, and inline PTX
-// only in the wrappers of this file, each with an emulation.
+// Kernels are compiled by nvcc, and as C++ for the host by the simulator (csrc/cuda/sim).
+// Therefore: launch through roots::launch, dynamic shared memory through ROOTS_DYNAMIC_SHARED, and
+// inline PTX only in the wrappers of this file, each with an emulation.
 #pragma once
 
 #if defined(ROOTS_BACKEND_SIMULATOR)
@@ -11,7 +11,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-#define ROOTS_DYNAMIC_SHARED(T, name)                             \
+#define ROOTS_DYNAMIC_SHARED(T, name)                                   \
   extern __shared__ __align__(16) unsigned char roots_dynamic_shared[]; \
   T* name = reinterpret_cast<T*>(roots_dynamic_shared)
 #endif

@@ -4,6 +4,9 @@
 // All randomness is counter-based (SplitMix64 over a key and a counter) and implemented here, so
 // the same seed gives the same order on every platform, compiler and library version.
 
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
@@ -11,9 +14,6 @@
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
 
 namespace py = pybind11;
 
@@ -65,7 +65,8 @@ Int64Array document_order(int64_t documents, int64_t epochs, int64_t key) {
   for (int64_t epoch = 0; epoch < epochs; ++epoch) {
     int64_t* begin = out + epoch * documents;
     std::iota(begin, begin + documents, int64_t{0});
-    permute(begin, documents, random_bits(static_cast<uint64_t>(key), static_cast<uint64_t>(epoch)));
+    permute(begin, documents,
+            random_bits(static_cast<uint64_t>(key), static_cast<uint64_t>(epoch)));
   }
   return order;
 }

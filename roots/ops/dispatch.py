@@ -39,12 +39,14 @@ class Request(NamedTuple):
 class Implementation:
     """One way of computing an op. `unsupported_reasons` returns full sentences, none if it can.
 
-    Compared and hashed by identity, which keeps the look-up in `select` cheap.
+    by_name_only: why "auto" passes it over; it then runs only when asked for. Compared and hashed
+    by identity, which keeps the look-up in `select` cheap.
     """
 
     name: str
     run: Callable[..., Any]
     unsupported_reasons: Callable[[Request], list[str]]
+    by_name_only: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _first_supported(
     op: str, implementations: Sequence[Implementation], request: Request
 ) -> Implementation:
     for implementation in implementations:
-        if not implementation.unsupported_reasons(request):
+        if not implementation.by_name_only and not implementation.unsupported_reasons(request):
             return implementation
     raise AssertionError(f"{op}: the reference must support every request, not {request}")
 
@@ -143,12 +145,19 @@ def status_of(
                 request = Request(dtype, device, frozenset(case.split()), head_size=64)
                 chosen = _first_supported(op, implementations, request)
                 others = tuple(
-                    (each.name, tuple(each.unsupported_reasons(request)))
+                    (each.name, _reasons_against(each, request))
                     for each in implementations
                     if each is not chosen
                 )
                 rows.append(OpStatus(op, case, dtype_name(dtype), device, chosen.name, others))
     return rows
+
+
+def _reasons_against(implementation: Implementation, request: Request) -> tuple[str, ...]:
+    """Why "auto" does not take it: what it waits for, or what it cannot do."""
+    if implementation.by_name_only:
+        return (f"runs when asked for by name: {implementation.by_name_only}",)
+    return tuple(implementation.unsupported_reasons(request))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
