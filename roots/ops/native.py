@@ -1,8 +1,8 @@
 """ROOTS' own kernels as implementations of an op: "roots" on CPU and CUDA, and "simulator".
 
-The kernels live in libraries (roots.ops.library) that are loaded at the first use of an op; then its
-fakes and autograd formulas are registered with torch.library, once for each namespace: `roots` for
-the CPU and CUDA libraries, `roots_simulator` for the CUDA sources that run on the host.
+The kernels live in libraries (roots.ops.library) that are loaded at the first use of an op; then
+its fakes and autograd formulas are registered with torch.library, once for each namespace: `roots`
+for the CPU and CUDA libraries, `roots_simulator` for the CUDA sources that run on the host.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _dtype_reasons(request: Request) -> list[str]:
     return [f"the kernels are for {known}, not for {dtype_name(request.dtype)}."]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _library_reasons(backend: Backend, kernels: tuple[Kernel, ...]) -> list[str]:
     """Load the library, register `kernels`; the reason why that cannot be, if any."""
     reason = load(backend)
@@ -97,7 +97,7 @@ def _library_reasons(backend: Backend, kernels: tuple[Kernel, ...]) -> list[str]
     return []
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _register(namespace: str, kernels: tuple[Kernel, ...]) -> None:
     ops = getattr(torch.ops, namespace)
     for kernel in kernels:
