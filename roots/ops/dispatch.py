@@ -39,14 +39,21 @@ class Request(NamedTuple):
 class Implementation:
     """One way of computing an op. `unsupported_reasons` returns full sentences, none if it can.
 
-    by_name_only: why "auto" passes it over; it then runs only when asked for. Compared and hashed
-    by identity, which keeps the look-up in `select` cheap.
+    by_name_only: why "auto" passes it over, always or (a function) for some requests, "" for none;
+    it then runs only when asked for. Compared and hashed by identity, which keeps the look-up in
+    `select` cheap.
     """
 
     name: str
     run: Callable[..., Any]
     unsupported_reasons: Callable[[Request], list[str]]
-    by_name_only: str = ""
+    by_name_only: str | Callable[[Request], str] = ""
+
+    def reluctance(self, request: Request) -> str:
+        """Why "auto" passes it over though it can run, "" if it does not."""
+        return (
+            self.by_name_only if isinstance(self.by_name_only, str) else self.by_name_only(request)
+        )
 
 
 @dataclass(frozen=True)
@@ -116,8 +123,9 @@ def _first_supported(
     op: str, implementations: Sequence[Implementation], request: Request
 ) -> Implementation:
     for implementation in implementations:
-        if not implementation.by_name_only and not implementation.unsupported_reasons(request):
-            return implementation
+        if implementation.reluctance(request) or implementation.unsupported_reasons(request):
+            continue
+        return implementation
     raise AssertionError(f"{op}: the reference must support every request, not {request}")
 
 
@@ -155,8 +163,9 @@ def status_of(
 
 def _reasons_against(implementation: Implementation, request: Request) -> tuple[str, ...]:
     """Why "auto" does not take it: what it waits for, or what it cannot do."""
-    if implementation.by_name_only:
-        return (f"runs when asked for by name: {implementation.by_name_only}",)
+    reluctance = implementation.reluctance(request)
+    if reluctance:
+        return (f"runs when asked for by name: {reluctance}",)
     return tuple(implementation.unsupported_reasons(request))
 
 

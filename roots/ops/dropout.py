@@ -80,10 +80,15 @@ def keep_scale(rate: float) -> float:
     return 1.0 / (1.0 - rate)
 
 
+def row_keys(keys_B: Tensor, site: str) -> Tensor:
+    """Return the int64 key of every row at a site, [B]."""
+    return keys_B ^ _site_key(site)
+
+
 def token_keys(keys_B: Tensor, site: str, num_tokens: int, first_index: int = 0) -> Tensor:
     """Return the int64 key of every token, [B, T]."""
     index_T = torch.arange(first_index, first_index + num_tokens, device=keys_B.device)
-    return random_bits((keys_B ^ _site_key(site))[:, None], index_T)
+    return random_bits(row_keys(keys_B, site)[:, None], index_T)
 
 
 def keep_mask(keys: Tensor, size: int, rate: float) -> Tensor:

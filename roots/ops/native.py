@@ -41,16 +41,22 @@ def native(
     kernels: tuple[Kernel, ...],
     run: Callable[..., Any],
     reasons: Callable[[Request], list[str]] = always_supported,
+    *,
+    cuda_reasons: Callable[[Request], list[str]] = always_supported,
+    by_name_only: str | Callable[[Request], str] = "",
 ) -> tuple[Implementation, Implementation]:
     """Return the implementations "roots" and "simulator" of an op.
 
     run: called as run(ops, ...) with the namespace of the kernels (torch.ops.roots or
     torch.ops.roots_simulator) before the op's own arguments. reasons: what the kernels cannot do,
-    besides other dtypes and a missing library.
+    besides other dtypes and a missing library; cuda_reasons: what those of CUDA, and hence the
+    simulator's, cannot do besides. by_name_only: when "auto" passes "roots" over.
     """
 
     def roots_reasons(request: Request) -> list[str]:
         found = _dtype_reasons(request) + reasons(request)
+        if request.device == "cuda":
+            found += cuda_reasons(request)
         if request.device not in ("cpu", "cuda"):
             found.append(f"the kernels run on cpu and cuda, not on {request.device}.")
         elif not found:
@@ -58,7 +64,7 @@ def native(
         return found
 
     def simulator_reasons(request: Request) -> list[str]:
-        found = _dtype_reasons(request) + reasons(request)
+        found = _dtype_reasons(request) + reasons(request) + cuda_reasons(request)
         if request.device != "cpu":
             found.append(f"the simulator runs on cpu tensors, not on {request.device}.")
         elif not found:
@@ -66,7 +72,9 @@ def native(
         return found
 
     return (
-        Implementation("roots", functools.partial(_call, "roots", run), roots_reasons),
+        Implementation(
+            "roots", functools.partial(_call, "roots", run), roots_reasons, by_name_only
+        ),
         Implementation(
             "simulator",
             functools.partial(_call, "roots_simulator", run),

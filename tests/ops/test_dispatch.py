@@ -9,7 +9,7 @@ import torch
 
 from roots.errors import RootsError
 from roots.ops import table
-from roots.ops.dispatch import Implementation, Request, always_supported, select
+from roots.ops.dispatch import Implementation, Request, always_supported, select, status_of
 
 REQUEST = Request(torch.float32, "cpu")
 
@@ -31,6 +31,20 @@ def test_auto_picks_the_first_without_reasons() -> None:
 
 def test_a_wish_that_can_be_met_is_met() -> None:
     assert select("wish", ALL, REQUEST, "last") is LAST
+
+
+def test_auto_passes_over_what_is_reluctant_but_a_wish_is_met() -> None:
+    def slow(request: Request) -> str:
+        return "" if "documents" in request.features else "plain is 1.2 times as fast."
+
+    own = Implementation("own", lambda: "own", always_supported, slow)
+    assert select("reluctant", (own, PLAIN), REQUEST) is PLAIN
+    assert select("reluctant", (own, PLAIN), REQUEST, "own") is own
+    documents = REQUEST._replace(features=frozenset(["documents"]))
+    assert select("reluctant", (own, PLAIN), documents) is own
+    plain, with_documents = status_of("reluctant", (own, PLAIN), ["cpu"], ["", "documents"])[::3]
+    assert plain.others == (("own", ("runs when asked for by name: plain is 1.2 times as fast.",)),)
+    assert with_documents.chosen == "own"
 
 
 def test_a_wish_that_cannot_be_met_gives_every_reason() -> None:
