@@ -1,13 +1,14 @@
-"""The training step of ROOTS against transformers' GPT-2, in tokens per CPU-second of one thread.
+"""The training step of ROOTS against others, in tokens per CPU-second of one thread.
 
     OMP_NUM_THREADS=1 python -m tests.bench.step [--json FILE] [--precision fp32] [--rounds 5]
 
-Both train the same architecture on the same tokens with AdamW and clipping at 1.0:
- - ROOTS through its engine, the decoder under DeepSpeed ZeRO, as `roots train` does;
- - transformers in a plain PyTorch loop with torch's fused AdamW, bf16 by torch.autocast.
-The sides alternate within a round, so that a neighbour's load falls on both, and each step is
-charged its CPU time (time.process_time). The ratio is the median over rounds of ROOTS /
-transformers. MFU is against the best matrix product of the same rounds, per CPU-second as well.
+All train the same architecture on the same tokens with AdamW and clipping at 1.0:
+ - roots: ROOTS through its engine, the decoder under DeepSpeed ZeRO, as `roots train` does;
+ - torch_ops: the same with every op by torch instead of ROOTS' kernels;
+ - transformers: its GPT-2 in a plain PyTorch loop with torch's fused AdamW, bf16 by torch.autocast.
+The sides alternate within a round, so that a neighbour's load falls on all, and each step is
+charged its CPU time (time.process_time). A ratio is the median over rounds of roots / the other.
+MFU is against the best matrix product of the same rounds, per CPU-second as well.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from roots.config import RunConfig, parse_config
+from roots.config.data import OpsConfig
 from roots.data.batch import Batch
 from roots.device import Device, device_name, launch_environment
 from roots.models.options import compute_dtype
@@ -53,18 +55,19 @@ class Comparison:
     """What one precision gave; rates in tokens per CPU-second, one entry a round."""
 
     precision: Precision
-    roots: list[float]
-    transformers: list[float]
-    ratio: float
-    roots_mfu: float
-    transformers_mfu: float
+    rates: dict[str, list[float]]
+    ratios: dict[str, float]
+    mfu: dict[str, float]
     peak_flops_per_cpu_second: float
-    first_losses: tuple[float, float]
-    last_losses: tuple[float, float]
+    first_losses: dict[str, float]
+    last_losses: dict[str, float]
 
 
-def run_config(precision: Precision) -> RunConfig:
+def run_config(precision: Precision, *, torch_ops: bool = False) -> RunConfig:
     """The run that ROOTS trains: defaults, but for the architecture and one batch a step."""
+    ops = dict.fromkeys(OpsConfig.model_fields, "torch") if torch_ops else {}
+    if torch_ops:
+        ops["attention"] = "torch_sdpa"
     model = {
         "num_layers": LAYERS,
         "hidden_size": WIDTH,
@@ -80,7 +83,7 @@ def run_config(precision: Precision) -> RunConfig:
         "gradient_clipping": CLIPPING,
         "seed": SEED,
     }
-    return parse_config({"model": model, "training": training})
+    return parse_config({"model": model, "training": training, "ops": ops})
 
 
 def roots_step(config: RunConfig, device: Device) -> Step:
@@ -133,42 +136,53 @@ def transformers_step(precision: Precision) -> Step:
     return step
 
 
-def compare(precision: Precision, device: Device, rounds: int, steps: int) -> Comparison:
-    """Alternate the two sides for `rounds` of `steps` steps each."""
-    config = run_config(precision)
-    sides = (roots_step(config, device), transformers_step(precision))
+def make_sides(precision: Precision, names: list[str], device: Device) -> dict[str, Step]:
+    """The step of each side by its name."""
+    makers: dict[str, Callable[[], Step]] = {
+        "roots": lambda: roots_step(run_config(precision), device),
+        "torch_ops": lambda: roots_step(run_config(precision, torch_ops=True), device),
+        "transformers": lambda: transformers_step(precision),
+    }
+    return {name: makers[name]() for name in ["roots", *names]}
+
+
+def compare(
+    precision: Precision, against: list[str], device: Device, rounds: int, steps: int
+) -> Comparison:
+    """Alternate the sides for `rounds` of `steps` steps each."""
+    sides = make_sides(precision, against, device)
     tokens_BT = torch.randint(
         VOCABULARY, (BATCH, SEQUENCE), generator=torch.Generator().manual_seed(SEED)
     )
-    warmup = [[step(tokens_BT) for _ in range(WARMUP_STEPS)] for step in sides]
+    first = {
+        name: next(step(tokens_BT) for _ in range(WARMUP_STEPS)) for name, step in sides.items()
+    }
+    last = dict(first)
+    rates: dict[str, list[float]] = {name: [] for name in sides}
     peak = 0.0
-    rates: tuple[list[float], list[float]] = ([], [])
-    last = [0.0, 0.0]
     for number in range(rounds):
-        for side, step in enumerate(sides):
+        for name, step in sides.items():
             started = time.process_time()
             for _ in range(steps):
-                last[side] = step(tokens_BT)
-            rates[side].append(steps * tokens_BT.numel() / (time.process_time() - started))
+                last[name] = step(tokens_BT)
+            rates[name].append(steps * tokens_BT.numel() / (time.process_time() - started))
         peak = max(peak, product_flops_per_cpu_second(precision))
-        ours, theirs = rates[0][-1], rates[1][-1]
-        print(
-            f"{precision} round {number + 1}: roots {ours:6.1f}, transformers {theirs:6.1f} "
-            f"tokens per CPU-second, ratio {ours / theirs:.3f}",
-            flush=True,
-        )
-    flops = training_flops_per_token(config.model)
+        shown = ", ".join(f"{name} {values[-1]:.1f}" for name, values in rates.items())
+        print(f"{precision} round {number + 1}: {shown} tokens per CPU-second", flush=True)
+    flops = training_flops_per_token(run_config(precision).model)
     return Comparison(
         precision=precision,
-        roots=rates[0],
-        transformers=rates[1],
-        ratio=statistics.median(ours / theirs for ours, theirs in zip(*rates, strict=True)),
-        roots_mfu=mfu(statistics.median(rates[0]), flops, peak),
-        transformers_mfu=mfu(statistics.median(rates[1]), flops, peak),
+        rates=rates,
+        ratios={name: _ratio(rates["roots"], rates[name]) for name in against},
+        mfu={name: mfu(statistics.median(rates[name]), flops, peak) for name in sides},
         peak_flops_per_cpu_second=peak,
-        first_losses=(warmup[0][0], warmup[1][0]),
-        last_losses=(last[0], last[1]),
+        first_losses=first,
+        last_losses=last,
     )
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def product_flops_per_cpu_second(precision: Precision) -> float:
@@ -199,6 +213,7 @@ def main() -> None:
     """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--precision", action="append", choices=["fp32", "bf16"])
+    parser.add_argument("--against", action="append", choices=["torch_ops", "transformers"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="steps of each side in a round")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -208,16 +223,18 @@ def main() -> None:
     device = start_process(environment, environment.local_rank)
     assert device.kind == "cpu", "CPU time is the measure; hide the GPUs (CUDA_VISIBLE_DEVICES=)"
     process.initialise(environment, device)
+    against = arguments.against or ["torch_ops", "transformers"]
     results = [
-        compare(precision, device, arguments.rounds, arguments.steps)
+        compare(precision, against, device, arguments.rounds, arguments.steps)
         for precision in arguments.precision or ["fp32", "bf16"]
     ]
     process.shutdown()
     print(MFU_FORMULA)
     for result in results:
         peak = f"{result.peak_flops_per_cpu_second / 1e9:.0f} GFLOP per CPU-second"
-        shares = f"{result.roots_mfu:.1%} against {result.transformers_mfu:.1%} of {peak}"
-        print(f"{result.precision}: ratio {result.ratio:.3f}, MFU {shares}")
+        ratios = ", ".join(f"{value:.3f} of {name}" for name, value in result.ratios.items())
+        shares = ", ".join(f"{name} {value:.1%}" for name, value in result.mfu.items())
+        print(f"{result.precision}: roots {ratios}; MFU {shares} of {peak}")
     if arguments.json is not None:
         report = {
             "command": " ".join(["python", "-m", "tests.bench.step", *sys.argv[1:]]),

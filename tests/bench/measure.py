@@ -1,0 +1,105 @@
+"""Timing of two ways of computing the same thing, and the limits of the machine they run on.
+
+The sides alternate, so that a neighbour's load falls on both, and medians are compared. On a CPU
+one thread is charged its CPU time; several threads, the wall clock. On a GPU events are recorded
+around a batch of calls that is long enough to hide the launch of the first.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+Call = Callable[[], object]
+
+_COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
+_PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
+_CPU_SECONDS_A_SAMPLE = 0.004
+_GPU_SECONDS_A_SAMPLE = 0.002
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the machine reaches on a plain copy and a plain matrix product, in the same run.
+
+    copy_bytes_per_second: bytes read plus bytes written. flops_per_second: by dtype name.
+    """
+
+    copy_bytes_per_second: float
+    flops_per_second: dict[str, float]
+
+    def seconds(self, moved_bytes: int, flops: int, dtype: torch.dtype) -> float:
+        """The least time for so many bytes and floating-point operations."""
+        rate = self.flops_per_second[str(dtype).removeprefix("torch.")]
+        return max(moved_bytes / self.copy_bytes_per_second, flops / rate)
+
+
+class Clock:
+    """Seconds of a call on one device."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def sample(self, call: Call, repeats: int) -> float:
+        """Seconds of one of `repeats` calls in a row."""
+        if self.device == "cpu":
+            started = self.now()
+            for _ in range(repeats):
+                call()
+            return (self.now() - started) / repeats
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(repeats):
+            call()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3 / repeats
+
+    def repeats_of(self, call: Call) -> int:
+        """Calls that make a sample long enough to be measured; also warms up."""
+        call()
+        wanted = _CPU_SECONDS_A_SAMPLE if self.device == "cpu" else _GPU_SECONDS_A_SAMPLE
+        seconds = min(self.sample(call, 1) for _ in range(3))
+        return max(1, min(1000, int(wanted / max(seconds, 1e-7))))
+
+
+def alternate(clock: Clock, sides: dict[str, Call], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of every side, one a round, the sides taking turns."""
+    repeats = {name: clock.repeats_of(call) for name, call in sides.items()}
+    samples: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, call in sides.items():
+            samples[name].append(clock.sample(call, repeats[name]))
+    return samples
+
+
+def ratio(theirs: list[float], ours: list[float]) -> float:
+    """How many times faster ours is: the median over rounds, each of which saw the same load."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
+def measure_limits(clock: Clock, dtypes: list[torch.dtype]) -> Limits:
+    """Copy a large tensor and multiply two square matrices; the best of several."""
+    device = clock.device
+    source = torch.empty(_COPY_BYTES[device] // 4, device=device).normal_()
+    target = torch.empty_like(source)
+    copy = min(clock.sample(lambda: target.copy_(source), 1) for _ in range(10))
+    size = _PRODUCT_SIZE[device]
+    rates = {}
+    for dtype in dtypes:
+        left = torch.randn(size, size, device=device).to(dtype)
+        right = torch.randn(size, size, device=device).to(dtype)
+        product = _product(left, right)
+        repeats = 1 if device == "cpu" else 5
+        seconds = min(clock.sample(product, repeats) for _ in range(6))
+        rates[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds
+    return Limits(2 * source.nbytes / copy, rates)
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> Call:
+    return lambda: left @ right
