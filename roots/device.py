@@ -103,6 +103,22 @@ def extensions_folder() -> Path:
     return folder
 
 
+def build_environment() -> Mapping[str, str]:
+    """The environment in which kernels are compiled: PATH, CXX, CUDA_HOME, MAX_JOBS."""
+    return dict(os.environ)
+
+
+def prebuilt_kernels_folder() -> Path | None:
+    """ROOTS_KERNELS: a folder of kernel libraries to be used before all others."""
+    folder = os.environ.get("ROOTS_KERNELS", "")
+    return Path(folder) if folder else None
+
+
+def kernel_cache_folder() -> Path:
+    """Where kernel libraries are kept that are compiled at their first use."""
+    return extensions_folder() / "roots"
+
+
 def current_device(local_rank: int = 0) -> Device:
     """The GPU of this local rank when CUDA is usable, else the CPU. Makes the GPU current."""
     if not torch.cuda.is_available():

@@ -4,7 +4,7 @@ In the cache folder, for a fingerprint F:
     F.<name>.npy   one file per array, numpy's own format
     F.json         format "roots-index", version 1, what the arrays are for, and the type and
                    shape of each; written last, so that its presence means that all are whole
-    F.lock         held while building (see roots.data.lock)
+    F.lock         held while building (see roots.lock)
 The folder may be removed at any time between runs.
 """
 
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roots.data.lock import file_lock
 from roots.errors import RootsError, problem
 from roots.files import publish
+from roots.lock import Place, file_lock
 from roots.log import get_logger
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -30,6 +30,11 @@ Purpose = Mapping[str, str | int | float | list[float]]
 DEFAULT_FOLDER = "index-cache"
 # Below the time after which ranks that wait in a collective give up (roots.parallel.process).
 LOCK_TIMEOUT_SECONDS = 1500.0
+_PLACE = Place(
+    "index cache",
+    "the sample index is kept there",
+    "set data.cache_directory to a folder of this machine that can be written",
+)
 _FORMAT = "roots-index"
 _VERSION = 1
 
@@ -57,9 +62,12 @@ def cached_arrays(
     if found is not None:
         return found
     with file_lock(
-        folder / f"{name}.lock", timeout_seconds, done=lambda: _load(folder, name) is not None
+        folder / f"{name}.lock",
+        timeout_seconds,
+        _PLACE,
+        done=lambda: _load(folder, name) is not None,
     ) as held:
-        if held:
+        if held is not None:
             _store(folder, name, purpose, build())
     found = _load(folder, name)
     if found is None:

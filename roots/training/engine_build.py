@@ -10,13 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from roots.data.lock import file_lock
 from roots.device import extensions_folder
+from roots.lock import Place, file_lock
 from roots.log import get_logger
 
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 1800.0
+_PLACE = Place(
+    "TORCH_EXTENSIONS_DIR",
+    "DeepSpeed's operators are compiled there",
+    "set it to a folder of this machine that can be written",
+)
 _logger = get_logger(__name__)
 
 
@@ -26,7 +31,7 @@ def build_alone(construct: Callable[[], T]) -> T:
     Others of this environment wait; raises RootsError naming the owner after TIMEOUT_SECONDS.
     """
     folder = extensions_folder()
-    with file_lock(folder / "build.lock", TIMEOUT_SECONDS):
+    with file_lock(folder / "build.lock", TIMEOUT_SECONDS, _PLACE):
         for stale in folder.glob("*/lock"):
             _logger.warning("removed %s, left behind by a build that was killed", stale)
             stale.unlink()

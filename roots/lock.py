@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from roots.errors import RootsError, problem
@@ -23,26 +24,40 @@ _POLL_SECONDS = 0.05
 _REPORT_SECONDS = 30.0
 
 
+@dataclass(frozen=True)
+class Place:
+    """What the folder of a lock is for, in the words of its error messages.
+
+    name: "index cache"; contents: "the sample index is kept there"; fix: what to set.
+    """
+
+    name: str
+    contents: str
+    fix: str
+
+
 @contextmanager
 def file_lock(
     path: Path,
     timeout_seconds: float,
+    place: Place,
     *,
     done: Callable[[], bool] = lambda: False,
-) -> Iterator[bool]:
-    """Hold the lock at `path`; gives True, or False as soon as `done()` says it is not needed.
+) -> Iterator[int | None]:
+    """Hold the lock at `path`; gives None as soon as `done()` says that it is not needed.
 
-    Raises RootsError naming the owner after `timeout_seconds`, and where the folder cannot be
-    written or its file system has no locks.
+    Gives the lock's descriptor otherwise: a child process that inherits it shares the lock, which
+    then lasts until the last of them has ended. Raises RootsError naming the owner after
+    `timeout_seconds`, and where the folder cannot be written or its file system has no locks.
     """
-    descriptor = _open(path)
+    descriptor = _open(path, place)
     try:
-        held = _wait(path, descriptor, timeout_seconds, done)
+        held = _wait(path, descriptor, timeout_seconds, place, done)
         if held:
             owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, owner.encode(), 0)
-        yield held
+        yield descriptor if held else None
     finally:
         os.close(descriptor)
 
@@ -51,21 +66,39 @@ def owner_of(path: Path) -> str:
     """Say who holds, or held last, the lock at `path`."""
     try:
         content = json.loads(path.read_bytes())
-        return f"process {content['pid']} on {content['host']}"
+        pid, host = int(content["pid"]), str(content["host"])
     except (OSError, ValueError, KeyError, TypeError):
         return "an unknown process"
+    ended = host == socket.gethostname() and not _runs(pid)
+    return f"process {pid} on {host}" + (" (ended; what it started still runs)" if ended else "")
 
 
-def _open(path: Path) -> int:
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _open(path: Path, place: Place) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        rule = f"cannot be written ({error.strerror}), and the sample index is kept there"
-        raise RootsError(_elsewhere(path.parent, rule)) from None
+        rule = f"cannot be written ({error.strerror}), and {place.contents}"
+        raise RootsError(problem(place.name, str(path.parent), rule, place.fix)) from None
 
 
-def _wait(path: Path, descriptor: int, timeout_seconds: float, done: Callable[[], bool]) -> bool:
+def _wait(
+    path: Path,
+    descriptor: int,
+    timeout_seconds: float,
+    place: Place,
+    done: Callable[[], bool],
+) -> bool:
     start = report = time.monotonic()
     while not done():
         try:
@@ -74,7 +107,7 @@ def _wait(path: Path, descriptor: int, timeout_seconds: float, done: Callable[[]
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR):
                 rule = f"its file system has no locks ({error.strerror})"
-                raise RootsError(_elsewhere(path.parent, rule)) from None
+                raise RootsError(problem(place.name, str(path.parent), rule, place.fix)) from None
         now = time.monotonic()
         if now - start >= timeout_seconds:
             rule = f"held by {owner_of(path)} for over {timeout_seconds:g} seconds"
@@ -82,11 +115,6 @@ def _wait(path: Path, descriptor: int, timeout_seconds: float, done: Callable[[]
             raise RootsError(problem(str(path), None, rule, fix))
         if now - report >= _REPORT_SECONDS:
             report = now
-            get_logger("data").warning("waiting for %s, held by %s", path, owner_of(path))
+            get_logger("lock").warning("waiting for %s, held by %s", path, owner_of(path))
         time.sleep(_POLL_SECONDS)
     return False
-
-
-def _elsewhere(folder: Path, rule: str) -> str:
-    fix = "set data.cache_directory to a folder of this machine that can be written"
-    return problem("index cache", str(folder), rule, fix)
