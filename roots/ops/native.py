@@ -60,7 +60,7 @@ def native(
         if request.device not in ("cpu", "cuda"):
             found.append(f"the kernels run on cpu and cuda, not on {request.device}.")
         elif not found:
-            found += _library_reasons(request.device, kernels)
+            found += library_reasons(request.device, kernels)
         return found
 
     def simulator_reasons(request: Request) -> list[str]:
@@ -68,7 +68,7 @@ def native(
         if request.device != "cpu":
             found.append(f"the simulator runs on cpu tensors, not on {request.device}.")
         elif not found:
-            found += _library_reasons("simulator", kernels)
+            found += library_reasons("simulator", kernels)
         return found
 
     return (
@@ -96,7 +96,7 @@ def _dtype_reasons(request: Request) -> list[str]:
 
 
 @functools.cache
-def _library_reasons(backend: Backend, kernels: tuple[Kernel, ...]) -> list[str]:
+def library_reasons(backend: Backend, kernels: tuple[Kernel, ...]) -> list[str]:
     """Load the library, register `kernels`; the reason why that cannot be, if any."""
     reason = load(backend)
     if reason:

@@ -5,22 +5,35 @@ in plain torch operations of the op's dtype. For the output and every gradient,
     max|op - gold| <= 2 max|baseline - gold| + floor
 where the floor is half a unit in the last place of the largest gold value: what rounding the exact
 result to the dtype costs. No tolerance is chosen by hand.
+
+The marks below say what a test runs over; tests/ops/conftest.py turns them into parameters. They
+look at IMPLEMENTATIONS of the op after which the test file is named (of roots.ops.swiglu for
+test_swiglu.py), or at the tuple that the mark is given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-Op = Callable[..., Tensor]
+# One tensor, or several.
+Op = Callable[..., Any]
 
 all_dtypes = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:]
 )
-all_implementations = pytest.mark.parametrize("implementation", ["torch", "reference"])
+# Every implementation of the op on every device that it is for and that is here, as the arguments
+# `implementation` and, where the test takes it, `device` (else on a CPU alone). The simulator is
+# left out where the argument `shape` is large.
+all_implementations = pytest.mark.all_implementations
+# Those that know float64 and run on a CPU: all but ROOTS' own kernels.
+plain_implementations = pytest.mark.plain_implementations
+# The kernels themselves: their `namespace` in torch.ops, registered, and the `device` of operands.
+all_kernels = pytest.mark.all_kernels
 both_strides = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 
 
@@ -31,19 +44,28 @@ def random_inputs(*shapes: Sequence[int], seed: int = 0) -> list[Tensor]:
 
 
 def assert_as_accurate(
-    op: Op, baseline: Op, inputs: Sequence[Tensor], dtype: torch.dtype, *, strided: bool = False
+    op: Op,
+    baseline: Op,
+    inputs: Sequence[Tensor],
+    dtype: torch.dtype,
+    *,
+    strided: bool = False,
+    device: str = "cpu",
 ) -> None:
-    """Apply the rule to the output and the gradient of every input.
+    """Apply the rule to every output and the gradient of every input.
 
     `inputs` are rounded to `dtype` first, so that no error of theirs counts; `strided` hands the op
     (not the baseline) non-contiguous views of them. The largest errors are taken over several
     arrangements of the inputs, the more the smaller they are: over few numbers they are luck.
     """
     turns = min(20, max(3, 2000 // max(inputs[0].numel(), 1)))
-    draws = [_errors(op, baseline, _arrange(inputs, turn), dtype, strided) for turn in range(turns)]
-    for index, draws_of_tensor in enumerate(zip(*draws, strict=True)):
-        ours, plain, floor = (max(values) for values in zip(*draws_of_tensor, strict=True))
-        name = "output" if index == 0 else f"gradient of input {index - 1}"
+    draws: dict[str, list[tuple[float, float, float]]] = {}
+    for turn in range(turns):
+        arranged = [tensor.to(device) for tensor in _arrange(inputs, turn)]
+        for name, errors in _errors(op, baseline, arranged, dtype, strided).items():
+            draws.setdefault(name, []).append(errors)
+    for name, errors_of_turns in draws.items():
+        ours, plain, floor = (max(values) for values in zip(*errors_of_turns, strict=True))
         message = f"{name}: error {ours:.3g}, baseline {plain:.3g}, floor {floor:.3g}"
         assert ours <= 2 * plain + floor, message
 
@@ -59,18 +81,22 @@ def assert_close_as_baseline(
 
 def _errors(
     op: Op, baseline: Op, inputs: Sequence[Tensor], dtype: torch.dtype, strided: bool
-) -> list[tuple[float, float, float]]:
-    """(error, error of the baseline, floor) of the output and of every gradient."""
+) -> dict[str, tuple[float, float, float]]:
+    """(error, error of the baseline, floor) of every output and every gradient."""
     rounded = [tensor.to(dtype) for tensor in inputs]
+    wide = [tensor.double() for tensor in rounded]
     with torch.no_grad():
-        shape = baseline(*(tensor.double() for tensor in rounded)).shape
-    grad = random_inputs(shape, seed=99)[0].to(dtype)
-    gold = _run(baseline, [tensor.double() for tensor in rounded], grad)
-    plain = _run(baseline, rounded, grad)
-    ours = _run(op, [_spread(tensor) if strided else tensor for tensor in rounded], grad)
-    assert all(gradient.dtype == dtype for gradient in ours[1:])
-    assert [tensor.shape for tensor in ours] == [tensor.shape for tensor in gold]
-    return [_error(*tensors, dtype) for tensors in zip(ours, plain, gold, strict=True)]
+        grads = [
+            random_inputs(output.shape, seed=99 - index)[0].to(output.device, dtype)
+            for index, output in enumerate(_as_tuple(baseline(*wide)))
+        ]
+    gold = _run(baseline, wide, grads)
+    plain = _run(baseline, rounded, grads)
+    ours = _run(op, [_spread(tensor) if strided else tensor for tensor in rounded], grads)
+    assert [tensor.shape for tensor in ours.values()] == [tensor.shape for tensor in gold.values()]
+    for name, tensor in ours.items():
+        assert "gradient" not in name or tensor.dtype == dtype, name
+    return {name: _error(ours[name], plain[name], gold[name], dtype) for name in gold}
 
 
 def _error(
@@ -94,22 +120,30 @@ def assert_equal_in_float64(op: Op, formula: Op, inputs: Sequence[Tensor]) -> No
 
     With a handful of elements the largest error of the baseline is a matter of luck.
     """
-    shape = formula(*inputs).shape
-    grad = random_inputs(shape, seed=99)[0]
-    for ours, expected in zip(_run(op, inputs, grad), _run(formula, inputs, grad), strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        shapes = [output.shape for output in _as_tuple(formula(*inputs))]
+    grads = [random_inputs(shape, seed=99 - index)[0] for index, shape in enumerate(shapes)]
+    ours, expected = _run(op, inputs, grads), _run(formula, inputs, grads)
+    for name in expected:
+        torch.testing.assert_close(ours[name], expected[name], rtol=1e-12, atol=1e-12)
 
 
-def _run(op: Op, inputs: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
-    """Return the output and the gradients of all inputs."""
+def _run(op: Op, inputs: Sequence[Tensor], grads: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the outputs and the gradients of all inputs, by names for messages."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-    output = op(*leaves)
-    gradients = torch.autograd.grad(output, leaves, grad.to(output.dtype))
-    return [output.detach(), *gradients]
+    outputs = _as_tuple(op(*leaves))
+    grads = [grad.to(output.dtype) for grad, output in zip(grads, outputs, strict=True)]
+    gradients = torch.autograd.grad(outputs, leaves, grads)
+    named = {f"output {index}": output.detach() for index, output in enumerate(outputs)}
+    return named | {f"gradient of input {index}": grad for index, grad in enumerate(gradients)}
+
+
+def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 def _spread(tensor: Tensor) -> Tensor:
     """The same values with a gap after every element, and one in front."""
-    wide = torch.full((*tensor.shape, 2), 7.0, dtype=tensor.dtype)
+    wide = torch.full((*tensor.shape, 2), 7.0, dtype=tensor.dtype, device=tensor.device)
     wide[..., 1] = tensor
     return wide[..., 1]
