@@ -77,7 +77,7 @@ class SelfAttention(nn.Module):
             q_BTnD,
             k_BSkD,
             v_BSkD,
-            mask=geometry.mask,
+            key_ranges=geometry.key_ranges,
             dropout=self._dropout(dropout_keys_B),
             implementation=self.ops.attention,
         )

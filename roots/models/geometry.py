@@ -1,4 +1,4 @@
-"""What attention derives from document starts: the mask, and the rotary table of the positions.
+"""What attention derives from document starts: ranges of keys, and the rotary table of positions.
 
 Legend: B micro-batch, T query tokens, S key tokens, R rotary angles of a token.
 """
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from roots.config.model import ModelConfig
 from roots.models.options import BuildOptions
-from roots.ops import attention_mask, rotary_table
+from roots.ops import KeyRanges, rotary_table
 
 
 class Geometry(NamedTuple):
-    """The tensors all blocks share in one forward pass; None where a model needs none."""
+    """What all blocks share in one forward pass; None where a model needs none."""
 
-    mask: Tensor | None
+    key_ranges: KeyRanges | None
     cos: Tensor | None
     sin: Tensor | None
 
@@ -40,7 +40,6 @@ class GeometryMemo:
         self._rotary_base = model.rotary_base
         self._separate_documents = options.separate_documents
         self._reset_positions = options.reset_positions
-        self._dtype = options.dtype
         self._starts_BT: Tensor | None = None
         self._version = 0
         self._geometry = Geometry(None, None, None)
@@ -73,15 +72,14 @@ class GeometryMemo:
 
     @torch.no_grad()
     def _build(self, starts_BT: Tensor, past: int, separate: bool, reset: bool) -> Geometry:
-        mask = None
-        num_keys = past + starts_BT.shape[1]
+        key_ranges = None
         if separate:
-            mask = attention_mask(starts_BT, num_keys, causal=True, dtype=self._dtype)
+            key_ranges = KeyRanges.of_documents(starts_BT, past + starts_BT.shape[1])
         if not self._rotary:
-            return Geometry(mask, None, None)
+            return Geometry(key_ranges, None, None)
         positions = token_positions(starts_BT, past, reset)
         cos, sin = rotary_table(positions, self._rotary_size, self._rotary_base)
-        return Geometry(mask, cos, sin)
+        return Geometry(key_ranges, cos, sin)
 
 
 def token_positions(document_starts_BT: Tensor, past: int, reset: bool) -> Tensor:

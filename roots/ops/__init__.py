@@ -1,6 +1,8 @@
 """Operators of the models: one file an op, each with a reference and a list of implementations."""
 
-from roots.ops.attention import AttentionDropout, attention, attention_mask
+from roots.ops.attention import attention
+from roots.ops.attention_dropout import AttentionDropout
+from roots.ops.attention_ranges import KeyRanges
 from roots.ops.bias_dropout_add import bias_dropout_add
 from roots.ops.cross_entropy import cross_entropy, softmax_gradient_, softmax_statistics
 from roots.ops.dropout import dropout
@@ -13,8 +15,8 @@ from roots.ops.swiglu import swiglu
 
 __all__ = [
     "AttentionDropout",
+    "KeyRanges",
     "attention",
-    "attention_mask",
     "bias_dropout_add",
     "cross_entropy",
     "dropout",

@@ -1,4 +1,4 @@
-"""The memo of masks and rotary tables: built once, never stale."""
+"""The memo of key ranges and rotary tables: built once, never stale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_equal_starts_are_not_computed_twice() -> None:
     geometry = memo()
     starts = torch.zeros(2, 8, dtype=torch.int64)
     first = geometry(starts)
-    assert geometry(starts).mask is first.mask
+    assert geometry(starts).key_ranges is first.key_ranges
     # What ZeRO-3 hands to a module: a detached alias.
     assert geometry(starts.detach()).cos is first.cos
 
@@ -28,10 +28,10 @@ def test_changed_starts_are_noticed() -> None:
     before = geometry(starts)
     starts[:, 4:] = 4
     after = geometry(starts)
-    assert not torch.equal(before.mask, after.mask)
+    assert not torch.equal(before.key_ranges.bounds_BT2, after.key_ranges.bounds_BT2)
     assert torch.equal(after.cos[:, 4:], before.cos[:, :4])
-    assert geometry(starts[:, :4]).mask.shape == (2, 1, 4, 4)
-    assert geometry(starts.clone()).mask is not after.mask
+    assert geometry(starts[:, :4]).key_ranges.bounds_BT2.shape == (2, 4, 2)
+    assert geometry(starts.clone()).key_ranges is not after.key_ranges
 
 
 def test_starts_that_were_seen_are_kept_alive() -> None:
@@ -40,7 +40,7 @@ def test_starts_that_were_seen_are_kept_alive() -> None:
     first = geometry(torch.zeros(2, 8, dtype=torch.int64))
     for _ in range(20):
         other = geometry(torch.full((2, 8), 0, dtype=torch.int64))
-        assert other.mask is not first.mask
+        assert other.key_ranges is not first.key_ranges
 
 
 def test_blocks_of_a_decoder_share_one_memo() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from roots.errors import RootsError
-from roots.ops import attention, attention_mask
+from roots.ops import KeyRanges, attention
 from tests.ops.accuracy import (
     all_dtypes,
     assert_as_accurate,
@@ -208,26 +208,26 @@ def test_attention_of_any_shape(
 def test_mask_matches_brute_force(rows: int, queries: int, past: int, seed: int) -> None:
     case = Case(rows, queries, queries + past, 1, 1, 1)
     starts_BT = document_starts(case, seed)
-    mask = attention_mask(starts_BT, case.S, True, torch.bfloat16)
-    assert mask is not None
+    ranges = KeyRanges.of_documents(starts_BT, case.S)
+    mask = ranges.additive_mask(case.S, True, 0, torch.bfloat16)
     assert mask.dtype == torch.bfloat16
     assert mask.shape == (rows, 1, queries, queries + past)
     assert torch.equal(mask[:, 0] == 0, visible(case, True, starts_BT))
     assert torch.equal(mask[:, 0] == -math.inf, ~visible(case, True, starts_BT))
+    assert ranges.additive_mask(case.S, True, 0, torch.bfloat16) is mask
 
 
 @both_implementations
-def test_a_shared_mask_gives_what_document_starts_give(implementation: str) -> None:
+def test_shared_ranges_give_what_document_starts_give(implementation: str) -> None:
     case = Case(2, 9, 9, 4, 2, 16)
     q_BTND, k_BSKD, v_BSKD = (x.float() for x in operands(case))
     starts_BT = document_starts(case)
     by_starts = attention(
         q_BTND, k_BSKD, v_BSKD, document_starts_BT=starts_BT, implementation=implementation
     )
-    mask = attention_mask(starts_BT, case.S)
-    by_mask = attention(q_BTND, k_BSKD, v_BSKD, mask=mask, implementation=implementation)
-    assert torch.equal(by_starts, by_mask)
-    assert attention_mask(None, case.S) is None
+    ranges = KeyRanges.of_documents(starts_BT, case.S)
+    by_ranges = attention(q_BTND, k_BSKD, v_BSKD, key_ranges=ranges, implementation=implementation)
+    assert torch.equal(by_starts, by_ranges)
 
 
 @all_dtypes
@@ -344,12 +344,10 @@ def test_bad_shapes_are_refused() -> None:
     assert message(q_BTND, torch.zeros(1, 3, 6, 8)) == (
         "number of keys=3: must be at least the 4 queries under a causal mask; pass causal=False"
     )
-    assert message(
-        q_BTND,
-        q_BTND,
-        mask=attention_mask(starts_BT, 4),
-        document_starts_BT=starts_BT,
-    ) == ("mask: is given together with document_starts_BT; pass one of them")
+    ranges = KeyRanges.of_documents(starts_BT, 4)
+    assert message(q_BTND, q_BTND, key_ranges=ranges, document_starts_BT=starts_BT) == (
+        "key_ranges: is given together with document_starts_BT; pass one of them"
+    )
     assert message(q_BTND, torch.zeros(1, 5, 6, 8), causal=False, document_starts_BT=starts_BT) == (
         "number of keys=5: must equal the 4 queries for documents without a causal mask; "
         "pass no document starts"

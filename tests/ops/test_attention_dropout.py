@@ -10,7 +10,7 @@ from torch import Tensor
 
 from roots.errors import RootsError
 from roots.ops import AttentionDropout, attention
-from roots.ops.attention import attention_keep_mask
+from roots.ops.attention_dropout import attention_keep_mask, philox4x32
 from roots.seeding import derive_key
 from tests.ops.accuracy import all_dtypes, assert_as_accurate, random_inputs
 
@@ -32,13 +32,60 @@ def test_attention_with_dropout_is_as_accurate_as_the_baseline(dtype: torch.dtyp
 
     def baseline(q_BTND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
         scores = torch.einsum("btnd,bsnd->bnts", q_BTND, k_BSND) / math.sqrt(40)
-        weights = scores.masked_fill(future_TS, -math.inf).softmax(-1) * keep_BNTS / 0.7
+        weights = scores.masked_fill(future_TS, -math.inf).softmax(-1) * keep_BNTS * drop().scale
         return torch.einsum("bnts,bsnd->btnd", weights, v_BSND)
 
     def op(q_BTND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
         return attention(q_BTND, k_BSND, v_BSND, dropout=drop())
 
     assert_as_accurate(op, baseline, operands(), dtype)
+
+
+@pytest.mark.parametrize(
+    "counter, key, expected",
+    [
+        ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([2**32 - 1] * 4, [2**32 - 1] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+    ids=["zeros", "ones", "pi"],
+)
+def test_philox_gives_the_known_answers(
+    counter: list[int], key: list[int], expected: list[int]
+) -> None:
+    """The answers published with the generator (Random123, kat_vectors)."""
+    words = philox4x32(
+        tuple(torch.tensor([word]) for word in counter),
+        (torch.tensor([key[0]]), torch.tensor([key[1]])),
+    )
+    assert [int(word) for word in words] == expected
+
+
+def test_every_weight_is_drawn_by_its_position() -> None:
+    """Each bit of the mask against a single call for its key, query, head and row."""
+    dropout = drop(rate=0.4, first_head=3)
+    mask = attention_keep_mask(dropout, 2, 70, 2)
+    keys_B = dropout.philox_keys()
+    for b, n, t, s in [(0, 0, 0, 0), (1, 1, 0, 9), (2, 0, 1, 31), (0, 1, 1, 32), (2, 1, 0, 69)]:
+        counter = (s // 32 * 4 + s % 8 // 2, t + 68, 3 + n, 0)
+        key = (int(keys_B[b]) & 0xFFFFFFFF, int(keys_B[b]) >> 32 & 0xFFFFFFFF)
+        words = philox4x32(
+            tuple(torch.tensor([word]) for word in counter),
+            (torch.tensor([key[0]]), torch.tensor([key[1]])),
+        )
+        bits = int(words[s % 32 // 8]) >> (16 * (s % 2)) & 0xFFFF
+        assert bool(mask[b, n, t, s]) == (bits >= round(0.4 * 65536))
+
+
+def test_rates_are_taken_to_the_resolution_of_the_draws() -> None:
+    assert drop(0.25).threshold == 16384
+    assert drop(0.25).scale == 65536 / 49152
+    assert drop(1e-9).threshold == 0
+    assert drop(1 - 1e-9).threshold == 65535
 
 
 def test_a_tensor_rank_draws_the_masks_of_its_heads() -> None:
