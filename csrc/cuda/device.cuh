@@ -1,8 +1,12 @@
 // What device code shares: conversions, 16-byte access, reductions, launches.
 //
 // Kernels are compiled by nvcc, and as C++ for the host by the simulator (csrc/cuda/sim).
-// Therefore: launch through roots::launch, dynamic shared memory through ROOTS_DYNAMIC_SHARED, and
-// inline PTX only in the wrappers of this file, each with an emulation.
+// Therefore:
+// - launches through roots::launch;
+// - shared memory through ROOTS_STATIC_SHARED(float[32], name) and ROOTS_DYNAMIC_SHARED(T, name),
+//   so that it is poisoned, counted and guarded there;
+// - wide access through load_pack and store_pack, so that its alignment is checked there;
+// - inline PTX only in instructions.cuh, where each instruction has an emulation.
 #pragma once
 
 #if defined(ROOTS_BACKEND_SIMULATOR)
@@ -11,6 +15,11 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+// T: an array type, such as float[2][32].
+#define ROOTS_STATIC_SHARED(T, name) \
+  using roots_type_of_##name = T;    \
+  __shared__ roots_type_of_##name name
+// T: the type of the elements, whose number the launch decides.
 #define ROOTS_DYNAMIC_SHARED(T, name)                                   \
   extern __shared__ __align__(16) unsigned char roots_dynamic_shared[]; \
   T* name = reinterpret_cast<T*>(roots_dynamic_shared)
@@ -67,11 +76,17 @@ constexpr int kPackSize = 16 / sizeof(T);
 
 template <int kSize, class T>
 __device__ __forceinline__ Pack<T, kSize> load_pack(const T* source) {
+#if defined(ROOTS_BACKEND_SIMULATOR)
+  simulator::check_alignment(source, sizeof(Pack<T, kSize>), "load_pack");
+#endif
   return *reinterpret_cast<const Pack<T, kSize>*>(source);
 }
 
 template <class T, int kSize>
 __device__ __forceinline__ void store_pack(T* target, const Pack<T, kSize>& pack) {
+#if defined(ROOTS_BACKEND_SIMULATOR)
+  simulator::check_alignment(target, sizeof(Pack<T, kSize>), "store_pack");
+#endif
   *reinterpret_cast<Pack<T, kSize>*>(target) = pack;
 }
 
@@ -155,3 +170,5 @@ inline bool is_aligned(const void* pointer, size_t bytes) {
 inline int64_t ceil_div(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
 }  // namespace roots
+
+#include "instructions.cuh"
