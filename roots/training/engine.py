@@ -240,6 +240,9 @@ def initialise_deepspeed(
         )
     if type(engine.optimizer) is BF16_Optimizer:
         _name_zero_stage(engine.optimizer)
+        if plan.data_parallel == 1:
+            # It flattens, widens and copies every gradient to average it over one replica.
+            engine.enable_backward_allreduce = False
     return engine
 
 
