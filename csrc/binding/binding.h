@@ -139,13 +139,6 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, Sc
   return torch::stable::new_empty(like, sizes, type);
 }
 
-// A new contiguous tensor of the shape and dtype of `tensor`.
-inline Tensor empty_like(const Tensor& tensor) {
-  std::vector<int64_t> sizes;
-  for (int64_t dim = 0; dim < tensor.dim(); ++dim) sizes.push_back(tensor.size(dim));
-  return torch::stable::new_empty(tensor, sizes, tensor.scalar_type());
-}
-
 inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }

@@ -85,22 +85,60 @@ struct Pair {
   Vec low, high;
 };
 
+#if defined(CPU_CAPABILITY_AVX512)
+// With fewer instructions than at::vec has for them; both kinds of 16-bit rounding are equal.
+inline Vec widen_bfloat16(const c10::BFloat16* source) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+// To the nearest, ties to even, in the upper 16 bits of every float; NaN stays NaN.
+inline __m512i round_bfloat16(const Vec& value) {
+  const __m512i bits = _mm512_castps_si512(value);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+  const __mmask16 ordered = _mm512_cmp_ps_mask(value, value, _CMP_ORD_Q);
+  return _mm512_mask_add_epi32(_mm512_set1_epi32(-1), ordered, bits, bias);
+}
+
+inline __m512i narrow_bfloat16(const Pair& value) {
+  alignas(64) static constexpr uint16_t kUpper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
+                                                      23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
+                                                      45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  return _mm512_permutex2var_epi16(round_bfloat16(value.low), _mm512_load_si512(kUpper),
+                                   round_bfloat16(value.high));
+}
+#endif
+
+// The count of a whole block, so that what is written for any count is fast for most of them.
+struct Whole {};
+
 template <class T>
-inline Pair load(const T* source) {
+inline Pair load(const T* source, Whole) {
   if constexpr (std::is_same_v<T, float>) {
     return {Vec::loadu(source), Vec::loadu(source + kWidth)};
   } else {
+#if defined(CPU_CAPABILITY_AVX512)
+    if constexpr (std::is_same_v<T, c10::BFloat16>) {
+      return {widen_bfloat16(source), widen_bfloat16(source + kWidth)};
+    }
+#endif
     auto [low, high] = at::vec::convert_to_float<T>(at::vec::Vectorized<T>::loadu(source));
     return {low, high};
   }
 }
 
 template <class T>
-inline void store(T* target, const Pair& value) {
+inline void store(T* target, const Pair& value, Whole) {
   if constexpr (std::is_same_v<T, float>) {
     value.low.store(target);
     value.high.store(target + kWidth);
   } else {
+#if defined(CPU_CAPABILITY_AVX512)
+    if constexpr (std::is_same_v<T, c10::BFloat16>) {
+      return _mm512_storeu_si512(target, narrow_bfloat16(value));
+    }
+#endif
     at::vec::convert_from_float<T>(value.low, value.high).store(target);
   }
 }
@@ -126,6 +164,16 @@ inline void store(T* target, const Pair& value, int64_t count) {
     at::vec::convert_from_float<T>(value.low, value.high).store(target, count);
   }
 }
+
+// f(i, count) for the blocks i, i + 1, ... i + count - 1 of [0, size); count is Whole{} or int64_t.
+template <class F>
+inline void for_blocks(int64_t size, const F& f) {
+  int64_t i = 0;
+  for (; i + kBlock <= size; i += kBlock) f(i, Whole{});
+  if (i < size) f(i, size - i);
+}
+
+inline Pair operator+(const Pair& a, const Pair& b) { return {a.low + b.low, a.high + b.high}; }
 
 inline float sum(const Vec& value) {
   return at::vec::vec_reduce_all<float>([](Vec a, Vec b) { return a + b; }, value);
