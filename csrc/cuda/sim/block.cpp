@@ -122,7 +122,7 @@ void Block::thread_exits() {
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const Collective& meeting = warp.collectives[lane];
     if (warp.existing >> lane & 1 && meeting.arrived != 0 && (meeting.mask & bit) != 0) {
-      fail("exits while lanes of its warp wait for it at " + to_string(meeting.site));
+      fail("exits while lanes of its warp wait for it at " + to_string(*meeting.site));
     }
   }
   if (ready_warps_ == 0 && live_ > 0) report_deadlock();
@@ -149,45 +149,43 @@ Thread* Block::next_ready() {
 // The running thread waits; returns when somebody has woken it and its turn has come.
 void Block::wait(const Site& site) {
   Thread& self = *current;
-  self.site = site;
+  self.site = &site;
   Warp& warp = *self.warp;
   warp.ready &= ~(1u << self.lane);
   if (warp.ready == 0) ready_warps_ &= ~(1u << (self.number / kWarpSize));
-  Thread* const next = next_ready();
-  if (next == nullptr) report_deadlock();
+  Thread* next;
+  if (warp.ready != 0 && launch_->seed == 0) {
+    next = &threads_[self.number - self.lane + __builtin_ctz(warp.ready)];
+  } else {
+    next = next_ready();
+    if (next == nullptr) report_deadlock();
+  }
   current = next;
   threadIdx = next->index;
   switch_fiber(self.fiber, next->fiber);
 }
 
-Collective& Block::join(uint32_t mask, const Site& site) {
+void Block::check_meeting(const Collective& meeting, uint32_t mask, const Site& site) const {
   const Thread& self = *current;
   const Warp& warp = *self.warp;
+  const auto call = [&] { return "calls " + to_string(site) + " with mask " + hex(mask); };
   if ((mask >> self.lane & 1) == 0) {
-    fail("calls " + to_string(site) + " with mask " + hex(mask) + ", which lacks its own lane " +
-         std::to_string(self.lane));
+    fail(call() + ", which lacks its own lane " + std::to_string(self.lane));
   }
   if ((mask & ~warp.existing) != 0) {
-    fail("calls " + to_string(site) + " with mask " + hex(mask) + ", but lane " +
-         std::to_string(__builtin_ctz(mask & ~warp.existing)) + " is absent: the block has " +
-         std::to_string(num_threads_) + " threads");
+    fail(call() + ", but lane " + std::to_string(__builtin_ctz(mask & ~warp.existing)) +
+         " is absent: the block has " + std::to_string(num_threads_) + " threads");
   }
   if ((mask & warp.exited) != 0) {
-    fail("calls " + to_string(site) + " with mask " + hex(mask) + ", but lane " +
-         std::to_string(__builtin_ctz(mask & warp.exited)) + " has exited");
+    fail(call() + ", but lane " + std::to_string(__builtin_ctz(mask & warp.exited)) +
+         " has exited");
   }
-  Collective& meeting = warp.collectives[__builtin_ctz(mask)];
-  if (meeting.arrived == 0) {
-    meeting.mask = mask;
-    meeting.site = site;
-  } else if (meeting.mask != mask) {
-    fail("lanes of one warp meet with different masks: " + hex(mask) + " at " + to_string(site) +
-         ", " + hex(meeting.mask) + " at " + to_string(meeting.site));
-  } else if (meeting.site.line != site.line || meeting.site.name != site.name) {
-    fail("lanes of one warp meet at different places: " + to_string(site) + ", " +
-         to_string(meeting.site));
+  if (meeting.arrived == 0) return;
+  if (meeting.mask != mask) {
+    fail(call() + ", but a lane that it meets has mask " + hex(meeting.mask) + " at " +
+         to_string(*meeting.site));
   }
-  return meeting;
+  fail(call() + ", but a lane that it meets is at " + to_string(*meeting.site));
 }
 
 void Block::synchronise(int id, int num_threads, bool waits, bool predicate, const Site& site) {
@@ -240,15 +238,16 @@ void Block::report_deadlock() {
     if (thread.exited) continue;
     if (waiting == nullptr) {
       waiting = &thread;
-    } else if ((thread.site.line != waiting->site.line || thread.site.name != waiting->site.name) &&
+    } else if ((thread.site->line != waiting->site->line ||
+                thread.site->name != waiting->site->name) &&
                listed++ == 0) {
-      others = ", thread " + to_string(thread.index) + " at " + to_string(thread.site);
+      others = ", thread " + to_string(thread.index) + " at " + to_string(*thread.site);
     }
   }
   const int exited = num_threads_ - live_;
   if (exited > 0) others += ", and " + std::to_string(exited) + " have exited";
   fail("deadlock of " + std::to_string(live_) + " threads: thread " + to_string(waiting->index) +
-       " waits at " + to_string(waiting->site) + others);
+       " waits at " + to_string(*waiting->site) + others);
 }
 
 }  // namespace roots::simulator

@@ -51,7 +51,7 @@ struct alignas(16) Slot {
 struct Collective {
   uint32_t mask = 0;
   uint32_t arrived = 0;
-  Site site{};
+  const Site* site = nullptr;  // of the first to come, for as long as it waits
   int parity = 0;
   Slot slots[2][kWarpSize];
 };
@@ -82,16 +82,17 @@ struct PendingCopy {
   unsigned char bytes[16];
 };
 
-struct Thread {
+// What switching to a thread needs comes first, in one line of the cache.
+struct alignas(64) Thread {
   Fiber fiber;
-  uint3 index{};
+  Warp* warp = nullptr;
   int number = 0;  // in the block
   int lane = 0;
-  Warp* warp = nullptr;
+  uint3 index{};
   bool exited = false;
-  Site site{};  // where it waits
+  const Site* site = nullptr;  // where it waits
+  int64_t copy_group = 0;      // that a copy issued now would belong to
   std::vector<PendingCopy> copies;
-  int64_t copy_group = 0;  // that a copy issued now would belong to
 };
 
 // Source of the schedule: small, and the same on every machine.
@@ -136,7 +137,8 @@ class Block {
   // Called by the running thread.
   void synchronise(int id, int num_threads, bool waits, bool predicate, const Site& site);
   const Barrier& barrier(int id) const { return barriers_[id]; }
-  Collective& join(uint32_t mask, const Site& site);
+  // Throws Error unless `mask` may be used by the running thread, with those it meets.
+  void check_meeting(const Collective& meeting, uint32_t mask, const Site& site) const;
   void wait(const Site& site);
   void* static_shared(const void* key, size_t bytes);
   void* dynamic_shared() const { return dynamic_.memory; }
@@ -197,7 +199,14 @@ template <class Finish>
 inline const Slot* exchange(uint32_t mask, const Site& site, const void* mine, size_t bytes,
                             const Finish& finish) {
   Thread& self = *current;
-  Collective& meeting = current_block->join(mask, site);
+  Collective& meeting = self.warp->collectives[mask != 0 ? __builtin_ctz(mask) : 0];
+  const bool follows = meeting.arrived != 0 && meeting.mask == mask &&
+                       meeting.site->line == site.line && meeting.site->name == site.name;
+  if (!follows || (mask >> self.lane & 1) == 0) {
+    current_block->check_meeting(meeting, mask, site);
+    meeting.mask = mask;
+    meeting.site = &site;
+  }
   Slot* const slots = meeting.slots[meeting.parity];
   std::memcpy(slots[self.lane].bytes, mine, bytes);
   meeting.arrived |= 1u << self.lane;

@@ -43,7 +43,14 @@ class Stacks {
 void fiber_entered();
 
 // Leave `from` and go on in `to`; returns when somebody switches back to `from`.
+#if defined(ROOTS_SIMULATOR_USES_UCONTEXT) || defined(__SANITIZE_ADDRESS__)
 void switch_fiber(Fiber& from, Fiber& to);
+#else
+extern "C" void roots_simulator_switch(void** save, void* load);
+inline void switch_fiber(Fiber& from, Fiber& to) {
+  roots_simulator_switch(&from.stack_pointer, to.stack_pointer);
+}
+#endif
 
 // Leave `from` for ever.
 [[noreturn]] void leave_fiber(Fiber& from, Fiber& to);

@@ -13,76 +13,97 @@ static_assert(sizeof(Fragments) <= sizeof(Slot), "a lane's share fits a slot");
 // Eight floats in whatever registers the processor has.
 typedef float Row __attribute__((vector_size(32)));
 
-// a and b as the instruction sees them.
-struct Matrices {
-  float a[16][16];
-  Row b[16];
-  Row d[16];
+// The operands as the instruction sees them; a and b as bits.
+struct alignas(32) Matrices {
+  uint16_t a[16][16];
+  uint16_t b[16][8];
+  float d[16][8];
 };
-
-float to_float(uint32_t half, bool bfloat16) {
-  if (bfloat16) return bit_cast<float>(half << 16);
-  return __half2float(__half(__half_raw{static_cast<unsigned short>(half)}));
-}
-
-// d += a b, the products of one element in order of k.
-__attribute__((always_inline)) inline void multiply(Matrices& m) {
-  for (int i = 0; i < 16; i += 4) {
-    Row sum0 = m.d[i], sum1 = m.d[i + 1], sum2 = m.d[i + 2], sum3 = m.d[i + 3];
-    for (int k = 0; k < 16; ++k) {
-      sum0 += m.a[i][k] * m.b[k];
-      sum1 += m.a[i + 1][k] * m.b[k];
-      sum2 += m.a[i + 2][k] * m.b[k];
-      sum3 += m.a[i + 3][k] * m.b[k];
-    }
-    m.d[i] = sum0;
-    m.d[i + 1] = sum1;
-    m.d[i + 2] = sum2;
-    m.d[i + 3] = sum3;
-  }
-}
-
-void multiply_plain(Matrices& m) { multiply(m); }
-
-#if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) void multiply_avx2(Matrices& m) { multiply(m); }
-const auto multiply_best = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-                               ? &multiply_avx2
-                               : &multiply_plain;
-#else
-const auto multiply_best = &multiply_plain;
-#endif
 
 // Lane 4g + t holds of a: rows g, g + 8, columns 2t, 2t + 1 and 8 more; of b: rows 2t, 2t + 1 and 8
 // more, column g; of d: rows g, g + 8, columns 2t, 2t + 1.
-void multiply_fragments(Slot* slots, bool bfloat16) {
-  Matrices m;
+void gather(const Slot* slots, Matrices& m) {
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const Fragments& f = *reinterpret_cast<const Fragments*>(slots[lane].bytes);
     const int g = lane / 4, t = lane % 4;
     for (int half = 0; half < 2; ++half) {
-      for (int upper = 0; upper < 2; ++upper) {
-        const uint32_t pair = f.a[upper + 2 * half];
-        float* const a = &m.a[g + 8 * upper][2 * t + 8 * half];
-        a[0] = to_float(pair & 0xffffu, bfloat16);
-        a[1] = to_float(pair >> 16, bfloat16);
-      }
-      m.b[2 * t + 8 * half][g] = to_float(f.b[half] & 0xffffu, bfloat16);
-      m.b[2 * t + 8 * half + 1][g] = to_float(f.b[half] >> 16, bfloat16);
-      m.d[g + 8 * half][2 * t] = f.d[2 * half];
-      m.d[g + 8 * half][2 * t + 1] = f.d[2 * half + 1];
-    }
-  }
-  multiply_best(m);
-  for (int lane = 0; lane < kWarpSize; ++lane) {
-    Fragments& f = *reinterpret_cast<Fragments*>(slots[lane].bytes);
-    const int g = lane / 4, t = lane % 4;
-    for (int half = 0; half < 2; ++half) {
-      f.d[2 * half] = m.d[g + 8 * half][2 * t];
-      f.d[2 * half + 1] = m.d[g + 8 * half][2 * t + 1];
+      std::memcpy(&m.a[g][2 * t + 8 * half], &f.a[2 * half], 4);
+      std::memcpy(&m.a[g + 8][2 * t + 8 * half], &f.a[1 + 2 * half], 4);
+      m.b[2 * t + 8 * half][g] = static_cast<uint16_t>(f.b[half]);
+      m.b[2 * t + 8 * half + 1][g] = static_cast<uint16_t>(f.b[half] >> 16);
+      std::memcpy(&m.d[g + 8 * half][2 * t], &f.d[2 * half], 8);
     }
   }
 }
+
+void scatter(const Matrices& m, Slot* slots) {
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    Fragments& f = *reinterpret_cast<Fragments*>(slots[lane].bytes);
+    const int g = lane / 4, t = lane % 4;
+    std::memcpy(&f.d[0], &m.d[g][2 * t], 8);
+    std::memcpy(&f.d[2], &m.d[g + 8][2 * t], 8);
+  }
+}
+
+// d += a b, the products of one element in order of k. convert(from, to) makes eight floats.
+template <class Convert>
+__attribute__((always_inline)) inline void multiply(Matrices& m, const Convert& convert) {
+  Row b[16];
+  for (int k = 0; k < 16; ++k) convert(m.b[k], b[k]);
+  for (int i = 0; i < 16; i += 4) {
+    alignas(32) float a[4][16];
+    Row sum[4];
+    for (int r = 0; r < 4; ++r) {
+      std::memcpy(&sum[r], m.d[i + r], sizeof(Row));
+      convert(m.a[i + r], *reinterpret_cast<Row*>(a[r]));
+      convert(m.a[i + r] + 8, *reinterpret_cast<Row*>(a[r] + 8));
+    }
+    for (int k = 0; k < 16; ++k) {
+      sum[0] += a[0][k] * b[k];
+      sum[1] += a[1][k] * b[k];
+      sum[2] += a[2][k] * b[k];
+      sum[3] += a[3][k] * b[k];
+    }
+    for (int r = 0; r < 4; ++r) std::memcpy(m.d[i + r], &sum[r], sizeof(Row));
+  }
+}
+
+void multiply_plain(Matrices& m, bool bfloat16) {
+  multiply(m, [bfloat16](const uint16_t* from, Row& to) {
+    for (int i = 0; i < 8; ++i) {
+      to[i] = bfloat16 ? bit_cast<float>(uint32_t{from[i]} << 16)
+                       : __half2float(__half(__half_raw{from[i]}));
+    }
+  });
+}
+
+#if defined(__x86_64__)
+typedef uint32_t Words __attribute__((vector_size(32)));
+typedef uint16_t HalfWords __attribute__((vector_size(16)));
+typedef short HalfBits __attribute__((vector_size(16)));
+
+__attribute__((target("avx2,fma,f16c"))) void multiply_avx2(Matrices& m, bool bfloat16) {
+  if (bfloat16) {
+    multiply(m, [](const uint16_t* from, Row& to) __attribute__((target("avx2,fma,f16c"))) {
+      HalfWords bits;
+      std::memcpy(&bits, from, sizeof(bits));
+      to = reinterpret_cast<Row>(__builtin_convertvector(bits, Words) << 16);
+    });
+  } else {
+    multiply(m, [](const uint16_t* from, Row& to) __attribute__((target("avx2,fma,f16c"))) {
+      HalfBits bits;
+      std::memcpy(&bits, from, sizeof(bits));
+      to = __builtin_ia32_vcvtph2ps256(bits);
+    });
+  }
+}
+
+const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("f16c");
+const auto multiply_best = has_avx2 ? &multiply_avx2 : &multiply_plain;
+#else
+const auto multiply_best = &multiply_plain;
+#endif
 
 // The addresses of 8 * count lanes in, the registers of all lanes out.
 void load_fragments(Slot* slots, int count, bool transposed) {
@@ -112,8 +133,12 @@ void matrix_multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
   std::memcpy(mine.a, a, sizeof(a));
   std::memcpy(mine.b, b, sizeof(b));
   std::memcpy(mine.d, d, sizeof(d));
-  const Slot* const slots = exchange(0xffffffffu, site, &mine, sizeof(mine),
-                                     [&](Slot* all) { multiply_fragments(all, bfloat16); });
+  const Slot* const slots = exchange(0xffffffffu, site, &mine, sizeof(mine), [&](Slot* all) {
+    Matrices m;
+    gather(all, m);
+    multiply_best(m, bfloat16);
+    scatter(m, all);
+  });
   std::memcpy(d, reinterpret_cast<const Fragments*>(slots[current->lane].bytes)->d, sizeof(d));
 }
 
