@@ -11,6 +11,7 @@ from roots.config.section import Section
 
 # The names that roots.ops offers, repeated because a config is checked without torch.
 PlainOp = Literal["auto", "torch", "reference"]
+KernelOp = Literal["auto", "roots", "simulator", "torch", "reference"]
 
 
 class DataSource(Section):
@@ -79,8 +80,8 @@ class OpsConfig(Section):
     layer_norm: PlainOp = Field("auto", description="layer norm")
     rms_norm: PlainOp = Field("auto", description="RMS norm")
     rotary: PlainOp = Field("auto", description="rotary position embedding")
-    gelu: PlainOp = Field("auto", description="gelu with fused bias")
-    swiglu: PlainOp = Field("auto", description="gated MLP activation")
+    bias_gelu: KernelOp = Field("auto", description="gelu with fused bias")
+    swiglu: KernelOp = Field("auto", description="gated MLP activation")
     dropout: PlainOp = Field("auto", description="counter-based dropout")
     cross_entropy: PlainOp = Field("auto", description="vocab-parallel cross-entropy")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
 from roots.models.options import BuildOptions
-from roots.ops import gelu, swiglu
+from roots.ops import bias_gelu, swiglu
 from roots.parallel.linear import ColumnParallelLinear, RowParallelLinear
 from roots.parallel.mesh import Axis
 
@@ -52,9 +52,8 @@ class MLP(nn.Module):
         """x_BTH -> y_BTH."""
         z_BTf = self.up(x_BTH)
         if self.gated:
-            gate_BTf, up_BTf = z_BTf.chunk(2, dim=-1)
-            a_BTf = swiglu(gate_BTf, up_BTf, implementation=self.ops.swiglu)
+            a_BTf = swiglu(z_BTf, implementation=self.ops.swiglu)
         else:
-            a_BTf = gelu(z_BTf, None, self.approximate, implementation=self.ops.gelu)
+            a_BTf = bias_gelu(z_BTf, None, self.approximate, implementation=self.ops.bias_gelu)
         y_BTH: Tensor = self.down(a_BTf)
         return y_BTH

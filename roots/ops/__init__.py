@@ -4,9 +4,9 @@ from roots.ops.attention import attention
 from roots.ops.attention_dropout import AttentionDropout
 from roots.ops.attention_ranges import KeyRanges
 from roots.ops.bias_dropout_add import bias_dropout_add
+from roots.ops.bias_gelu import bias_gelu
 from roots.ops.cross_entropy import cross_entropy, softmax_gradient_, softmax_statistics
 from roots.ops.dropout import dropout
-from roots.ops.gelu import gelu
 from roots.ops.layer_norm import layer_norm
 from roots.ops.rms_norm import rms_norm
 from roots.ops.rotary import rotary, rotary_table
@@ -18,9 +18,9 @@ __all__ = [
     "KeyRanges",
     "attention",
     "bias_dropout_add",
+    "bias_gelu",
     "cross_entropy",
     "dropout",
-    "gelu",
     "layer_norm",
     "rms_norm",
     "rotary",

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from roots.ops.attention import IMPLEMENTATIONS as ATTENTION
 from roots.ops.bias_dropout_add import IMPLEMENTATIONS as BIAS_DROPOUT_ADD
+from roots.ops.bias_gelu import IMPLEMENTATIONS as BIAS_GELU
 from roots.ops.cross_entropy import IMPLEMENTATIONS as CROSS_ENTROPY
 from roots.ops.dispatch import OpStatus, status_of
 from roots.ops.dropout import IMPLEMENTATIONS as DROPOUT
-from roots.ops.gelu import IMPLEMENTATIONS as GELU
 from roots.ops.layer_norm import IMPLEMENTATIONS as LAYER_NORM
 from roots.ops.rms_norm import IMPLEMENTATIONS as RMS_NORM
 from roots.ops.rotary import IMPLEMENTATIONS as ROTARY
@@ -22,7 +22,7 @@ def table(devices: Sequence[str] = ("cpu",)) -> list[OpStatus]:
     rows += status_of("layer_norm", LAYER_NORM, devices)
     rows += status_of("rms_norm", RMS_NORM, devices)
     rows += status_of("rotary", ROTARY, devices)
-    rows += status_of("gelu", GELU, devices)
+    rows += status_of("bias_gelu", BIAS_GELU, devices)
     rows += status_of("swiglu", SWIGLU, devices)
     rows += status_of("cross_entropy", CROSS_ENTROPY, devices)
     rows += status_of("dropout", DROPOUT, devices)

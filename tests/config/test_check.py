@@ -103,9 +103,9 @@ def test_exponent_form_stays_text_where_text_is_due() -> None:
 
 
 def test_implementation_that_no_op_has_is_refused() -> None:
-    assert lines_of({"ops": {"attention": "flash", "gelu": "torch_sdpa"}}) == (
+    assert lines_of({"ops": {"attention": "flash", "rms_norm": "torch_sdpa"}}) == (
         "ops.attention='flash': input should be 'auto', 'torch_sdpa' or 'reference'; "
         "it is: fused softmax-attention (default 'auto')",
-        "ops.gelu='torch_sdpa': input should be 'auto', 'torch' or 'reference'; "
-        "it is: gelu with fused bias (default 'auto')",
+        "ops.rms_norm='torch_sdpa': input should be 'auto', 'torch' or 'reference'; "
+        "it is: RMS norm (default 'auto')",
     )

@@ -21,7 +21,8 @@ def test_ops_compile_into_one_graph_with_equal_results() -> None:
         drop = ops.AttentionDropout(0.1, keys_B, "weights")
         o_BTND = ops.attention(o_BTND, q_BTND, q_BTND, dropout=drop)
         y_BTH = ops.bias_dropout_add(o_BTND.flatten(2), weight_H, y_BTH, 0.1, keys_B, "out")
-        y_BTH = ops.swiglu(ops.gelu(y_BTH, weight_H), ops.dropout(y_BTH, 0.1, keys_B, "mlp"))
+        y_BTH = ops.dropout(ops.bias_gelu(y_BTH, weight_H), 0.1, keys_B, "mlp")
+        y_BTH = ops.swiglu(torch.cat((y_BTH, y_BTH), dim=-1))
         return ops.cross_entropy(y_BTH.flatten(0, 1), labels_M).sum()
 
     generator = torch.Generator().manual_seed(0)
