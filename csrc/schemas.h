@@ -66,11 +66,15 @@
 // softmax_gradient_ writes over the logits, with p the softmax over the whole vocabulary and
 // lse = row_max + log(sum_exp), both of the whole:
 //   row_weight * (p * (1 + 2 z_loss lse) - (1 - smoothing) [v == label] - smoothing / vocab_size)
-#define ROOTS_CROSS_ENTROPY_SCHEMAS(X)                                                     \
-  X("softmax_statistics(Tensor logits, Tensor labels, int first) -> (Tensor row_max, "     \
-    "Tensor sum_exp, Tensor picked, Tensor sum_logits)")                                   \
-  X("softmax_gradient_(Tensor(a!) logits, Tensor row_max, Tensor sum_exp, Tensor labels, " \
-    "Tensor row_weights, int first, int vocab_size, float label_smoothing, float z_loss) -> ()")
+// and zeros in a row of weight 0, whatever its logits. softmax_gradient writes to a new tensor.
+#define ROOTS_CROSS_ENTROPY_SCHEMAS(X)                                                           \
+  X("softmax_statistics(Tensor logits, Tensor labels, int first) -> (Tensor row_max, "           \
+    "Tensor sum_exp, Tensor picked, Tensor sum_logits)")                                         \
+  X("softmax_gradient_(Tensor(a!) logits, Tensor row_max, Tensor sum_exp, Tensor labels, "       \
+    "Tensor row_weights, int first, int vocab_size, float label_smoothing, float z_loss) -> ()") \
+  X("softmax_gradient(Tensor logits, Tensor row_max, Tensor sum_exp, Tensor labels, "            \
+    "Tensor row_weights, int first, int vocab_size, float label_smoothing, float z_loss) -> "    \
+    "Tensor")
 
 // bias_dropout_add: y = residual + keep * (x + bias) / (1 - rate), x [B,T,H]; keep is a hash of
 // (token_keys[b,t], h), see roots/ops/dropout.py; without keys nothing is dropped. dx is the

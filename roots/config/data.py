@@ -83,7 +83,7 @@ class OpsConfig(Section):
     bias_gelu: KernelOp = Field("auto", description="gelu with fused bias")
     swiglu: KernelOp = Field("auto", description="gated MLP activation")
     dropout: PlainOp = Field("auto", description="counter-based dropout")
-    cross_entropy: PlainOp = Field("auto", description="vocab-parallel cross-entropy")
+    cross_entropy: KernelOp = Field("auto", description="vocab-parallel cross-entropy")
 
 
 class RunSection(Section):

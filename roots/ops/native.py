@@ -53,6 +53,12 @@ def native(
     simulator's, cannot do besides. by_name_only: when "auto" passes "roots" over.
     """
 
+    def missing(backend: Backend) -> list[str]:
+        return library_reasons(backend, kernels)
+
+    # What torch.compiler.assume_constant_result sets, without importing dynamo; see load.
+    vars(missing)["_dynamo_marked_constant"] = True
+
     def roots_reasons(request: Request) -> list[str]:
         found = _dtype_reasons(request) + reasons(request)
         if request.device == "cuda":
@@ -60,7 +66,7 @@ def native(
         if request.device not in ("cpu", "cuda"):
             found.append(f"the kernels run on cpu and cuda, not on {request.device}.")
         elif not found:
-            found += library_reasons(request.device, kernels)
+            found += missing(request.device)
         return found
 
     def simulator_reasons(request: Request) -> list[str]:
@@ -68,7 +74,7 @@ def native(
         if request.device != "cpu":
             found.append(f"the simulator runs on cpu tensors, not on {request.device}.")
         elif not found:
-            found += library_reasons("simulator", kernels)
+            found += missing("simulator")
         return found
 
     return (

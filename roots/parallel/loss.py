@@ -3,12 +3,13 @@
 Legend: B micro-batch, T tokens, M tokens of one chunk, H hidden, V padded vocabulary, v this rank's
 rows of it; "valid" columns are those below vocab_size.
 
-    loss = sum(loss_weights_BT * (logsumexp(x W^T) - (x W^T)[label])) / B
+    loss = sum(loss_weights_BT * cross_entropy(x W^T, label)) / B
 
 The logits of one chunk exist at a time, in the dtype of x, and turn in place into their gradient;
 the gradients of x and W are ready when the forward pass ends, and backward only scales them.
-The softmax itself is roots.ops.cross_entropy; sharing it over the vocabulary costs one all-gather
-of three numbers a token (maximum, sum of exponentials, logit of the label).
+The softmax itself is roots.ops.cross_entropy, where label smoothing and z-loss are defined; sharing
+it over the vocabulary costs one all-gather of four numbers a token (maximum, sum of exponentials,
+logit of the label, sum of logits).
 
 16-bit arithmetic: the gradient of W is summed over chunks in fp32. Row weights (mostly 1 / number
 of tokens) are first brought to order 1 by a power of two, which backward undoes together with the
@@ -24,7 +25,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from roots.ops.cross_entropy import softmax_gradient_, softmax_statistics
+from roots.ops.cross_entropy import (
+    merge_statistics,
+    softmax_gradient_,
+    softmax_statistics,
+    token_losses,
+)
 from roots.ops.dispatch import AUTO
 from roots.parallel.collectives import all_reduce_async, copy_to, gather_from
 from roots.parallel.mesh import Axis
@@ -51,6 +57,8 @@ def linear_cross_entropy(
     *,
     axis: Axis,
     vocab_size: int,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     chunk_tokens: int | None = None,
     implementation: str = AUTO,
 ) -> Tensor:
@@ -58,8 +66,9 @@ def linear_cross_entropy(
 
     x_BTH and weight_vH have one dtype; labels_BT int64 in [0, vocab_size), of no matter where the
     weight is zero; loss_weights_BT float32. Columns from vocab_size on take no part and get zero
-    gradient. `chunk_tokens` bounds the tokens whose logits exist at once (default: 128 MiB of
-    logits on a CPU, 512 on a GPU). `implementation` is that of roots.ops.cross_entropy.
+    gradient. `label_smoothing`, `z_loss` and `implementation` are those of roots.ops.cross_entropy.
+    `chunk_tokens` bounds the tokens whose logits exist at once (default: 128 MiB of logits on a
+    CPU, 512 on a GPU).
 
     Communication: forward, per chunk, an all-gather of the softmax statistics and (when x needs a
     gradient) an all-reduce of dx that overlaps the next matmul; backward none. Without gradients
@@ -70,6 +79,9 @@ def linear_cross_entropy(
     head = _Head(
         axis=axis,
         valid=max(0, min(weight_vH.shape[0], vocab_size - axis.rank * weight_vH.shape[0])),
+        vocab_size=vocab_size,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
         chunk_tokens=_even_chunk(labels_BT.numel(), weight_vH, chunk_tokens),
         wants_x=gradients and x_BTH.requires_grad,
         wants_weight=gradients and weight_vH.requires_grad,
@@ -94,6 +106,9 @@ class _Head:
 
     axis: Axis
     valid: int
+    vocab_size: int
+    label_smoothing: float
+    z_loss: float
     chunk_tokens: int
     wants_x: bool
     wants_weight: bool
@@ -173,36 +188,29 @@ def _forward(
 
 
 def _token_losses(logits_Mv: Tensor, labels_M: Tensor, weights_M: Tensor, head: _Head) -> Tensor:
-    """Losses of the tokens, fp32; turns the logits into weights_M * (softmax - onehot) in place."""
+    """Losses of the tokens, fp32; turns the logits into their gradient times weights_M in place."""
     first = head.axis.rank * logits_Mv.shape[1]
     valid_Mv = logits_Mv[:, : head.valid]
-    wants_gradient = head.wants_x or head.wants_weight
-    # Leaving the softmax in the logits saves the second pass of exponentials; but fp16 would lose
-    # probabilities under 6e-8, whose weighted gradients it can hold.
-    overwrite = wants_gradient and logits_Mv.dtype != torch.float16
-    local = softmax_statistics(
-        valid_Mv, labels_M, first, overwrite=overwrite, implementation=head.implementation
-    )
-    row_max_M, sum_exp_M, picked_M = local
+    whole = softmax_statistics(valid_Mv, labels_M, first, implementation=head.implementation)
     if head.axis.size > 1:
-        gathered_R3M = torch.stack(all_gather_tensors(head.axis, torch.stack(local)))
-        row_max_M = gathered_R3M[:, 0].amax(0)
-        sum_exp_M = (gathered_R3M[:, 1] * (gathered_R3M[:, 0] - row_max_M).exp()).sum(0)
-        picked_M = gathered_R3M[:, 2].sum(0)
-    if wants_gradient:
+        whole = merge_statistics(torch.stack(all_gather_tensors(head.axis, torch.stack(whole))))
+    if head.wants_x or head.wants_weight:
         softmax_gradient_(
             valid_Mv,
-            row_max_M,
-            sum_exp_M,
+            whole.row_max_M,
+            whole.sum_exp_M,
             labels_M,
             weights_M,
             first,
-            local=local if overwrite else None,
+            vocab_size=head.vocab_size,
+            label_smoothing=head.label_smoothing,
+            z_loss=head.z_loss,
             implementation=head.implementation,
         )
         logits_Mv[:, head.valid :] = 0.0
-    # In this order, since a confident row has picked == row_max and a sum near 1.
-    return sum_exp_M.log() + (row_max_M - picked_M)
+    return token_losses(
+        whole, head.vocab_size, label_smoothing=head.label_smoothing, z_loss=head.z_loss
+    )
 
 
 def _add_product(total_vH: Tensor, left_vM: Tensor, right_MH: Tensor, *, first: bool) -> None:

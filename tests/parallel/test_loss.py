@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -29,6 +29,8 @@ class Case:
     weight_VH: Tensor
     labels_BT: Tensor
     loss_weights_BT: Tensor
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
 
 
 def make_case(dtype: torch.dtype = torch.float64, *, sharp: float = 1.0) -> Case:
@@ -52,9 +54,14 @@ def plain(case: Case, upstream: float = 1.0) -> Result:
     weight = case.weight_VH.clone().requires_grad_()
     logits = functional.linear(x, weight[:VOCAB])
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = logits.view(-1, VOCAB)
     losses = functional.cross_entropy(
-        logits.view(-1, VOCAB), case.labels_BT.view(-1), reduction="none"
+        logits,
+        case.labels_BT.view(-1),
+        reduction="none",
+        label_smoothing=case.label_smoothing,
     )
+    losses = losses + case.z_loss * logits.logsumexp(1).square()
     loss = (losses * case.loss_weights_BT.view(-1).to(losses.dtype)).sum() / ROWS
     (loss * upstream).backward()
     assert x.grad is not None
@@ -75,6 +82,8 @@ def ours(mesh: Mesh, case: Case, upstream: float = 1.0, chunk_tokens: int | None
         case.loss_weights_BT,
         axis=axis,
         vocab_size=VOCAB,
+        label_smoothing=case.label_smoothing,
+        z_loss=case.z_loss,
         chunk_tokens=chunk_tokens,
     )
     (loss * upstream).backward()
@@ -95,8 +104,11 @@ def _on_rank(
 
 def _gold(case: Case, upstream: float = 1.0) -> Result:
     """float64 from the values as rounded to the dtype of the case."""
-    wide = Case(
-        case.x_BTH.double(), case.weight_VH.double(), case.labels_BT, case.loss_weights_BT.double()
+    wide = replace(
+        case,
+        x_BTH=case.x_BTH.double(),
+        weight_VH=case.weight_VH.double(),
+        loss_weights_BT=case.loss_weights_BT.double(),
     )
     return plain(wide, upstream)
 
@@ -126,6 +138,20 @@ def test_errs_at_most_twice_as_much_as_plain_torch(
         assert all(torch.equal(found[name], ranks[0][name]) for name in found)
         assert not found["dweight"][VOCAB:].any()
         assert not found["dx"][2].any()
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("dtype", [torch.float64, *DTYPES], ids=str)
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_smoothing_and_z_loss_do_not_depend_on_the_layout(size: int, dtype: torch.dtype) -> None:
+    case = replace(make_case(dtype, sharp=4.0), label_smoothing=0.2, z_loss=0.03)
+    gold, baseline = _gold(case), plain(case)
+    without = _gold(replace(case, label_smoothing=0.0, z_loss=0.0))
+    for found in run_distributed(_on_rank, size, case, 1.0, 7):
+        _assert_at_most_twice_the_error(found, baseline, gold)
+        assert not found["dweight"][VOCAB:].any()
+        for name, value in without.items():
+            assert (found[name].double() - value).norm() > 0.03 * value.norm(), name
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
