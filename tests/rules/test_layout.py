@@ -18,6 +18,7 @@ TEST_FOLDERS_WITHOUT_PACKAGE = {
     "integration",
     "launch",
     "rules",
+    "simulator",
 }
 CONFIGS = files(".yaml", below=("configs",))
 UNWANTED_NAMES = re.compile(r"(utils?|helpers?|misc|common|managers?)\.py")

@@ -113,11 +113,10 @@ void Block::thread_exits() {
   warp.exited |= bit;
   warp.ready &= ~bit;
   if (warp.ready == 0) ready_warps_ &= ~(1u << (self.number / kWarpSize));
-  for (const Barrier& barrier : barriers_) {
-    if (barrier.arrived > 0 && barrier.expected == num_threads_) {
-      fail("exits while " + std::to_string(barrier.arrived) + " of " +
-           std::to_string(num_threads_) + " threads wait for it at " + to_string(barrier.site));
-    }
+  const Barrier& barrier = barriers_[0];
+  if (barrier.arrived > 0) {
+    fail("exits while " + std::to_string(barrier.arrived) + " of " + std::to_string(num_threads_) +
+         " threads wait for it at " + to_string(barrier.site));
   }
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const Collective& meeting = warp.collectives[lane];
@@ -202,7 +201,7 @@ void Block::synchronise(int id, int num_threads, bool waits, bool predicate, con
     fail("threads of one block meet at different places: " + to_string(site) + ", " +
          to_string(barrier.site));
   }
-  if (num_threads == num_threads_ && live_ < num_threads_) {
+  if (id == 0 && live_ < num_threads_) {
     fail("comes to " + to_string(site) + ", but " + std::to_string(num_threads_ - live_) + " of " +
          std::to_string(num_threads_) + " threads have exited");
   }
