@@ -1,12 +1,20 @@
-"""Build of the compiled part: roots.data._index from csrc/data/index.cpp (pybind11 and numpy only).
+"""Build of the compiled parts; metadata and dependencies are in pyproject.toml.
 
-Metadata and dependencies are in pyproject.toml. Nothing here needs torch.
+- roots.data._index from csrc/data/index.cpp, with pybind11 and numpy only;
+- the kernels, roots/ops/library/_C_cpu.so and _C_cuda.so, by roots.ops.library, imported by its
+  path. The CUDA library is built wherever nvcc is found, with or without a CUDA torch;
+  ROOTS_BUILD=cpu leaves it out, ROOTS_BUILD=none leaves both to be compiled at their first use.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import os
 import shutil
 import sys
+from pathlib import Path
+from typing import Any
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
@@ -18,12 +26,31 @@ except ModuleNotFoundError:
         "setup.py: pybind11 is not installed and csrc/data needs it; run `pip install pybind11`"
     )
 
+LIBRARY = Path("roots", "ops", "library")
+CSRC = Path("csrc")
+BUILD_CHOICES = {"": ("cpu", "cuda"), "cpu": ("cpu",), "none": ()}
+
 
 class BuildExtensions(build_ext):
-    """Ask for a C++ compiler before setuptools fails on it with a page of output."""
+    """Build the index extension, then the kernels; every failure is one line."""
+
+    def run(self) -> None:
+        """Compile everything into the package: of this checkout, or of the wheel in the making."""
+        choice = os.environ.get("ROOTS_BUILD", "")
+        if choice not in BUILD_CHOICES:
+            known = "cpu, none, or nothing for all that can be built"
+            sys.exit(f"setup.py: ROOTS_BUILD={choice!r} is not known; set it to {known}")
+        super().run()
+        in_place = self.inplace or getattr(self, "editable_mode", False)
+        package = LIBRARY if in_place else Path(self.build_lib) / LIBRARY
+        if not in_place:
+            for left_over in package.glob("_C_*"):
+                left_over.unlink()
+            copy_sources(package / "csrc")
+        build_kernels(package, BUILD_CHOICES[choice])
 
     def build_extensions(self) -> None:
-        """Compile, or end with one line that says what to install."""
+        """Ask for a C++ compiler before setuptools fails on it with a page of output."""
         compiler = self.compiler
         if compiler.compiler_type == "unix":
             command = getattr(compiler, "compiler_so_cxx", None) or compiler.compiler_cxx
@@ -33,6 +60,50 @@ class BuildExtensions(build_ext):
                     "C++17; run `apt-get install g++` (or set CXX to your compiler)"
                 )
         super().build_extensions()
+
+
+def build_kernels(package: Path, backends: tuple[str, ...]) -> None:
+    """Put the kernel libraries into `package`; what cannot be built here is said in one line.
+
+    Missing tools only put the compilation off to the first use. Sources that do not compile end
+    the installation.
+    """
+    build, targets, toolchain = (import_by_path(name) for name in ("build", "targets", "toolchain"))
+    for backend in backends:
+        cuda = backend == "cuda"
+        try:
+            tools = toolchain.find_toolchain(os.environ, needs_cuda=cuda, needs_nvcc=cuda)
+        except toolchain.BuildError as error:
+            print(f"setup.py: the {backend} kernels are left to their first use: {error}")
+            continue
+        objects = Path("build", "kernels", f"setup-{backend}").resolve()
+        plan = build.Plan(targets.make_target(backend, CSRC), tools, CSRC)
+        try:
+            build.build(plan, objects, package)
+        except toolchain.BuildError as error:
+            sys.exit(f"setup.py: {error}")
+
+
+def copy_sources(folder: Path) -> None:
+    """Copy the kernels' sources: an installed package can compile them at their first use."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(CSRC, folder, ignore=shutil.ignore_patterns("data", ".*"))
+
+
+def import_by_path(name: str) -> Any:
+    """Import a module of roots.ops.library without importing roots, which needs torch."""
+    package = "roots_library"
+    if package not in sys.modules:
+        location = str((LIBRARY / "__init__.py").resolve())
+        folders = [str(LIBRARY.resolve())]
+        spec = importlib.util.spec_from_file_location(
+            package, location, submodule_search_locations=folders
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[package] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[package])
+    return importlib.import_module(f"{package}.{name}")
 
 
 setup(

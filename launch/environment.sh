@@ -20,6 +20,10 @@ has_gpu() {
     command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1
 }
 
+has_nvcc() {
+    [[ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]] || command -v nvcc >/dev/null 2>&1
+}
+
 count_gpus() {
     if has_gpu; then nvidia-smi -L | grep -c '^GPU '; else echo 0; fi
 }
@@ -85,7 +89,7 @@ check_disk() {
         fail "$((free_kib / 1024 / 1024)) GiB free in $ROOTS_HOME: $need_gib GiB are needed; free some space or use another disk"
 }
 
-# make_environment EXTRAS: .venv with pinned versions and the built extension. A second call finds nothing to do.
+# make_environment EXTRAS: .venv with pinned versions and the compiled parts. A second call finds nothing to do.
 make_environment() {
     local extras="$1" key stamp="$ROOTS_VENV/.roots-environment"
     key="$(environment_key "$extras")"
@@ -98,6 +102,8 @@ make_environment() {
     # The build tools come first and builds see this environment: an isolated build would fetch a torch of its own.
     pip_install setuptools wheel pybind11 numpy ninja packaging
     install_torch
+    # The kernels for a GPU are compiled with the rest, so their compiler comes before it.
+    if has_gpu && ! has_nvcc; then pip_install nvidia-cuda-nvcc nvidia-cuda-cccl; fi
     pip_install --no-build-isolation -e "${ROOTS_HOME}[${extras}]"
     # One line for each set of extras that this environment is known to hold; other sources void them all.
     if [[ -f "$stamp" ]] && ! grep -qF "${key%% *}" "$stamp"; then rm "$stamp"; fi
@@ -107,7 +113,10 @@ make_environment() {
 # environment_key EXTRAS: a hash over everything that the environment is made from, then the extras.
 environment_key() {
     local hash
-    hash="$(cd "$ROOTS_HOME" && cat docker/constraints.txt pyproject.toml setup.py csrc/data/*.cpp | sha256sum | cut -c1-16)"
+    hash="$(
+        cd "$ROOTS_HOME" && shopt -s globstar nullglob &&
+            cat docker/constraints.txt pyproject.toml setup.py csrc/**/*.* roots/ops/library/*.py | sha256sum | cut -c1-16
+    )"
     printf '%s %s' "$hash" "$1"
 }
 

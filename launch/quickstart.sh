@@ -27,7 +27,7 @@ main() {
     (($# == 0)) || fail "takes no arguments, was given: $*"
     cd "$ROOTS_HOME"
     check_machine
-    say "environment: .venv with pinned versions, and the compiled index builder"
+    say "environment: .venv with pinned versions, the compiled index builder and kernels"
     make_environment plots
     export VIRTUAL_ENV="$ROOTS_VENV"
     use_python

@@ -156,6 +156,13 @@ def device_name(device: Device) -> str:
     return platform.processor() or platform.machine()
 
 
+def oldest_gpu() -> tuple[int, int] | None:
+    """The lowest compute capability of the GPUs here; None where there is no GPU."""
+    if not torch.cuda.is_available():
+        return None
+    return min(torch.cuda.get_device_capability(index) for index in range(device_count()))
+
+
 def device_count() -> int:
     """Number of CUDA devices that this process sees."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,4 +1,4 @@
-"""`roots info`: versions, devices, and which implementation of every op would run."""
+"""`roots info`: versions, devices, kernel libraries, which implementation of every op would run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "deepspeed", "numpy", "pydantic", "tokenizers", "transform
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
-    """Show versions, devices, and for every op the implementations and the reasons against each."""
+    """Show versions, devices, kernel libraries, and for every op the choice and its reasons."""
     report = _report()
     if as_json:
         typer.echo(json.dumps(report, indent=2))
@@ -26,6 +26,8 @@ def info(
         typer.echo(f"{name:14} {version}")
     for number, device in enumerate(report["devices"]):
         typer.echo(f"device {number}       {device}")
+    for library in report["libraries"]:
+        typer.echo(f"{'kernels ' + library['backend']:18} {library_line(library)}")
     typer.echo("")
     for op in report["ops"]:
         case = f" ({op['case']})" if op["case"] else ""
@@ -40,18 +42,33 @@ def _report() -> dict[str, Any]:
     from roots import __version__
     from roots.device import Device, device_count, device_name
     from roots.ops import table
+    from roots.ops.library.status import library_statuses
 
     versions = {"roots": __version__, "python": platform.python_version()}
     versions.update({name: _version(name) for name in _PACKAGES})
     cpu = Device("cpu", 0)
     gpus = [Device("cuda", index) for index in range(device_count())]
     kinds = ["cpu", "cuda"] if gpus else ["cpu"]
+    ops = [dataclasses.asdict(status) for status in table(kinds)]
     return {
         "versions": versions,
         "devices": [f"cpu: {device_name(cpu)}"]
         + [f"cuda:{gpu.index}: {device_name(gpu)}" for gpu in gpus],
-        "ops": [dataclasses.asdict(status) for status in table(kinds)],
+        "libraries": [dataclasses.asdict(status) for status in library_statuses(kinds)],
+        "ops": ops,
     }
+
+
+def library_line(library: dict[str, Any]) -> str:
+    """State, place and tools of a kernel library, or the reason why there is none."""
+    if library["path"] is None:
+        return f"{library['state']}: {library['reason']}"
+    tools = [f"torch {library['torch']}"]
+    if library["cuda"]:
+        tools.append(f"CUDA {library['cuda']}")
+    tools += [f"sm_{architecture}" for architecture in library["architectures"]]
+    tools.append(library["compiler"])
+    return f"{library['state']}: {library['path']} ({', '.join(tools)})"
 
 
 def _version(package: str) -> str:

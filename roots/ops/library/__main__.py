@@ -20,7 +20,7 @@ from pathlib import Path
 from roots.device import build_environment
 from roots.errors import RootsError
 from roots.lock import Place, file_lock
-from roots.ops.library.build import build, log_path
+from roots.ops.library.build import Plan, build, log_path
 from roots.ops.library.load import PACKAGE, sources_folder
 from roots.ops.library.ninja import unit_seconds
 from roots.ops.library.targets import BACKENDS, Backend, Target, make_target
@@ -70,7 +70,8 @@ def _build(backend: Backend, options: argparse.Namespace) -> None:
     objects = folder / f"objects-{backend}-{variant}"
     start = time.monotonic()
     with file_lock(objects.with_suffix(".lock"), _TIMEOUT_SECONDS, _PLACE) as held:
-        library = build(target, tools, csrc, objects, out, keep_open=[held] if held else [])
+        assert held is not None
+        library = build(Plan(target, tools, csrc), objects, out, keep_open=(held,))
     _report(target, objects, library, time.monotonic() - start)
     if out != PACKAGE:
         print(f"ROOTS_KERNELS={out.resolve()} makes ROOTS use it")

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .ninja import ninja_file
@@ -17,29 +18,36 @@ from .targets import Target
 from .toolchain import BuildError, Toolchain
 
 
-def build(
-    target: Target,
-    tools: Toolchain,
-    csrc: Path,
-    objects: Path,
-    out: Path,
-    *,
-    keep_open: Sequence[int] = (),
-) -> Path:
-    """Build `target` from the folder `csrc` and return the library's path in the folder `out`.
+@dataclass(frozen=True)
+class Plan:
+    """What to build, with what, from the folder `csrc`."""
+
+    target: Target
+    tools: Toolchain
+    csrc: Path
+
+    def stamp(self) -> Stamp:
+        """What the library will have been built from, as the sources are now."""
+        return make_stamp(self.target, self.tools, self.csrc)
+
+
+def build(plan: Plan, objects: Path, out: Path, *, keep_open: Sequence[int] = ()) -> Path:
+    """Build in the folder `objects` and return the library's path in the folder `out`.
 
     The compilers' output (.log), the library and its stamp (.json) appear in this order, each whole
     or not at all: a library without a stamp is not finished. keep_open: descriptors that ninja and
     the compilers inherit, which holds a lock until the last of them has ended. Raises BuildError
     with the first error and the log's path.
     """
+    target, csrc = plan.target, plan.csrc.resolve()
     if not target.units:
         raise BuildError(f"there are no sources of the {target.backend} library in {csrc}.")
-    csrc = csrc.resolve()
     objects.mkdir(parents=True, exist_ok=True)
-    stamp = make_stamp(target, tools, csrc)
-    _write_if_new(objects / "build.ninja", ninja_file(target, tools, csrc))
-    _run_ninja(target, tools, objects, keep_open)
+    stamp = plan.stamp()
+    _write_if_new(objects / "build.ninja", ninja_file(target, plan.tools, csrc))
+    _run_ninja(target, plan.tools, objects, keep_open)
+    if plan.stamp() != stamp:
+        raise BuildError(f"files in {csrc} were changed while they were compiled: build again.")
     out.mkdir(parents=True, exist_ok=True)
     return _deliver(target, stamp, objects, out)
 
@@ -69,8 +77,9 @@ def _run_ninja(target: Target, tools: Toolchain, objects: Path, keep_open: Seque
 
 
 def _first_error(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for word in ("error:", "error", "undefined reference", "FAILED", "fatal"):
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("collect2:")]
+    for word in ("error:", "multiple definition", "undefined reference", "error", "FAILED"):
         for line in lines:
             if word in line:
                 return line.rstrip(".")

@@ -20,15 +20,16 @@ from pathlib import Path
 
 from roots.lock import Place, file_lock
 from roots.log import get_logger
-from roots.ops.library.build import build
-from roots.ops.library.stamp import Stamp, make_stamp, stamp_path
+from roots.ops.library.build import Plan, build
+from roots.ops.library.stamp import Stamp, stamp_path
 from roots.ops.library.targets import Target
-from roots.ops.library.toolchain import BuildError, Toolchain
+from roots.ops.library.toolchain import BuildError
 
 # One rank of a node builds; the others wait at most this long. The CUDA library takes minutes, and
 # ranks that wait in a collective give up later (roots.parallel.process).
 TIMEOUT_SECONDS = 1500.0
 _KEPT = 8
+_UNUSED_SECONDS = 7 * 24 * 3600.0
 _FIX = "set TORCH_EXTENSIONS_DIR to a folder of this machine that can be written"
 _logger = get_logger("ops")
 
@@ -44,71 +45,68 @@ class Cache:
         """Where the library of this stamp lies once it is built."""
         return self.folder / f"{stamp.backend}-{stamp.key()}" / f"_C_{stamp.backend}.so"
 
-    def objects(self, target: Target, csrc: Path) -> Path:
+    def objects(self, plan: Plan) -> Path:
         """The folder of objects of a checkout; its lock lies beside the libraries."""
-        checkout = hashlib.sha256(str(csrc.resolve()).encode()).hexdigest()[:8]
-        return self.folder / "objects" / f"{target.backend}-{checkout}"
+        checkout = hashlib.sha256(str(plan.csrc.resolve()).encode()).hexdigest()[:8]
+        return self.folder / "objects" / f"{plan.target.backend}-{checkout}"
 
-    def find_or_build(self, target: Target, tools: Toolchain, csrc: Path) -> Path:
-        """Return the library of `target`, built by this process or by another one.
+    def find_or_build(self, plan: Plan) -> Path:
+        """Return the planned library, built by this process or by another one.
 
         Raises BuildError if it does not compile, here or in the process that was waited for;
         RootsError if the folder cannot be written or the wait was too long.
         """
-        library = self.library(make_stamp(target, tools, csrc))
-        if _is_complete(library):
+        library = self.library(plan.stamp())
+        if is_complete(library):
             os.utime(library.parent)
             return library
-        objects = self.objects(target, csrc)
         failure = _Failure(library.parent.with_name(f"{library.parent.name}.failed"), time.time())
-        lock = self.folder / f"{objects.name}.lock"
+        lock = self.folder / f"{self.objects(plan).name}.lock"
         place = Place("kernel cache", "the kernels are built there", _FIX)
         with file_lock(
             lock,
             self.timeout_seconds,
             place,
-            done=lambda: _is_complete(library) or failure.happened(),
+            done=lambda: is_complete(library) or failure.happened(),
         ) as held:
-            if _is_complete(library):
+            if is_complete(library):
                 return library
             if held is None:
                 raise BuildError(failure.text())
-            self._build(target, tools, csrc, library, failure, held)
+            try:
+                self._build(plan, library, held)
+            except BuildError as error:
+                failure.record(str(error))
+                raise
+            failure.forget()
+        self._forget_old(plan.target)
         return library
 
-    def _build(
-        self,
-        target: Target,
-        tools: Toolchain,
-        csrc: Path,
-        library: Path,
-        failure: _Failure,
-        lock: int,
-    ) -> None:
-        _logger.info("compiling the %s kernels into %s", target.backend, library.parent)
+    def _build(self, plan: Plan, library: Path, lock: int) -> None:
+        backend = plan.target.backend
+        _logger.info("compiling the %s kernels into %s", backend, library.parent)
         start = time.monotonic()
-        temporary = self.folder / f".partial-{target.backend}-{os.getpid()}"
+        objects = self.objects(plan)
+        # Within the folder of objects, so that whoever holds the lock removes what was left behind.
+        temporary = objects / "out"
         shutil.rmtree(temporary, ignore_errors=True)
+        build(plan, objects, temporary, keep_open=(lock,))
         try:
-            objects = self.objects(target, csrc)
-            build(target, tools, csrc, objects, temporary, keep_open=(lock,))
-        except BuildError as error:
-            failure.record(str(error))
-            raise
-        shutil.rmtree(library.parent, ignore_errors=True)
-        os.rename(temporary, library.parent)
-        failure.forget()
+            os.rename(temporary, library.parent)
+        except OSError:
+            # Another checkout with the same sources was faster.
+            if not is_complete(library):
+                raise
         seconds = time.monotonic() - start
-        _logger.info("compiled the %s kernels in %.0f seconds", target.backend, seconds)
-        self._forget_old(target)
+        _logger.info("compiled the %s kernels in %.0f seconds", backend, seconds)
 
     def _forget_old(self, target: Target) -> None:
-        """Keep the libraries that were used last, and remove what killed builds left."""
+        """Remove libraries that nobody has used for a while, but for the newest ones."""
         folders = [p for p in self.folder.glob(f"{target.backend}-*") if p.is_dir()]
         folders.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        stale = self.folder.glob(f".partial-{target.backend}-*")
-        for folder in [*folders[_KEPT:], *stale]:
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in folders[_KEPT:]:
+            if time.time() - folder.stat().st_mtime > _UNUSED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -137,5 +135,6 @@ class _Failure:
         self.path.unlink(missing_ok=True)
 
 
-def _is_complete(library: Path) -> bool:
+def is_complete(library: Path) -> bool:
+    """Whether a library is there with its stamp, which is written last."""
     return library.is_file() and stamp_path(library).is_file()

@@ -15,12 +15,18 @@ from pathlib import Path
 
 import torch
 
-from roots.device import build_environment, kernel_cache_folder, prebuilt_kernels_folder
+from roots.device import (
+    build_environment,
+    kernel_cache_folder,
+    oldest_gpu,
+    prebuilt_kernels_folder,
+)
 from roots.errors import RootsError
 from roots.log import get_logger
-from roots.ops.library.cache import Cache
+from roots.ops.library.build import Plan
+from roots.ops.library.cache import Cache, is_complete
 from roots.ops.library.stamp import Stamp, read_stamp, source_hash
-from roots.ops.library.targets import Backend, library_name, make_target
+from roots.ops.library.targets import ARCHITECTURES, Backend, library_name, make_target
 from roots.ops.library.toolchain import BuildError, find_toolchain
 
 _logger = get_logger("ops")
@@ -52,18 +58,33 @@ vars(load)["_dynamo_marked_constant"] = True
 def loaded(backend: Backend) -> Loaded:
     """Load the library of `backend` once in this process and say what became of it."""
     if backend == "cuda":
-        reason = load("cpu")
+        reason = _reason_against_gpu() or load("cpu")
         if reason:
             return Loaded(None, None, reason)
     try:
         path = find(backend) or _built_now(backend)
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except (BuildError, RootsError, OSError) as error:
-        reason = f"the {backend} kernels are missing: {_sentence(str(error))}"
+        reason = _missing(backend, error)
         _logger.warning("%s", reason)
         return Loaded(None, None, reason)
     _logger.info("loaded the %s kernels from %s", backend, path)
     return Loaded(path, read_stamp(path), "")
+
+
+def available(backend: Backend) -> Loaded:
+    """What loading would find without building anything; nothing is loaded either."""
+    path = find(backend)
+    if path is not None:
+        return Loaded(path, read_stamp(path), "")
+    try:
+        plan = _plan(backend)
+    except BuildError as error:
+        return Loaded(None, None, _missing(backend, error))
+    path = Cache(kernel_cache_folder()).library(plan.stamp())
+    if is_complete(path):
+        return Loaded(path, read_stamp(path), "")
+    return Loaded(None, None, f"the {backend} kernels are compiled at their first use.")
 
 
 def find(backend: Backend) -> Path | None:
@@ -96,16 +117,31 @@ def sources_folder() -> Path | None:
 
 
 def _built_now(backend: Backend) -> Path:
+    return Cache(kernel_cache_folder()).find_or_build(_plan(backend))
+
+
+def _plan(backend: Backend) -> Plan:
+    """What would be built here; raises BuildError where that cannot be."""
     csrc = sources_folder()
     if csrc is None:
         raise BuildError("their sources (csrc) are not part of this installation of ROOTS.")
     tools = find_toolchain(
         build_environment(), needs_cuda=backend != "cpu", needs_nvcc=backend == "cuda"
     )
-    cache = Cache(kernel_cache_folder())
-    return cache.find_or_build(make_target(backend, csrc), tools, csrc)
+    return Plan(make_target(backend, csrc), tools, csrc)
 
 
-def _sentence(text: str) -> str:
+def _reason_against_gpu() -> str:
+    """The machine code and the PTX are for GPUs from the first architecture on."""
+    oldest, first = oldest_gpu(), ARCHITECTURES[0]
+    if oldest is None or oldest >= (int(first[:-1]), int(first[-1])):
+        return ""
+    return (
+        f"the CUDA kernels need a GPU of compute capability {first[:-1]}.{first[-1]}, and one here "
+        f"has {oldest[0]}.{oldest[1]}."
+    )
+
+
+def _missing(backend: Backend, error: Exception) -> str:
     """One line that ends with a full stop."""
-    return " ".join(text.split()).rstrip(".") + "."
+    return f"the {backend} kernels are missing: {' '.join(str(error).split()).rstrip('.')}."

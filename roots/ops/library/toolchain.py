@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MACHINE = "x86_64"
+SYSTEM_CUDA = Path("/usr/local/cuda")
 CUDA_ADVICE = "install one with `pip install roots[cuda-build]`, or set CUDA_HOME"
 COMPILER_ADVICE = "run `apt-get install g++`, or set CXX"
 NINJA_ADVICE = "run `pip install ninja`"
@@ -105,7 +106,8 @@ def find_cuda(environment: Mapping[str, str], *, needs_nvcc: bool = True) -> Cud
         if found is not None and (nvcc.is_file() or not needs_nvcc):
             return found
         if environment.get("CUDA_HOME"):
-            raise BuildError(f"CUDA_HOME={home} has no bin/nvcc: unset it or correct it.")
+            parts = "bin/nvcc, include/cuda.h, lib64 or lib"
+            raise BuildError(f"CUDA_HOME={home} is no toolkit ({parts}): unset it or correct it.")
     raise BuildError(
         "no nvcc was found by CUDA_HOME, on PATH, in /usr/local/cuda or among the packages of this "
         f"Python: {CUDA_ADVICE}."
@@ -120,7 +122,7 @@ def _cuda_homes(environment: Mapping[str, str]) -> Iterator[Path]:
     home = None if nvcc is None else _home_of(nvcc)
     if home is not None:
         yield home
-    yield Path("/usr/local/cuda")
+    yield SYSTEM_CUDA
     for packages in _package_folders():
         yield from sorted((packages / "nvidia").glob("cu[0-9]*"), reverse=True)
 
@@ -167,7 +169,6 @@ def _find_ninja(environment: Mapping[str, str]) -> str:
         packaged = folder / "ninja" / "data" / "bin" / "ninja"
         if packaged.is_file():
             return str(packaged)
-        # An isolated build puts the scripts of its packages in a folder beside them.
     raise BuildError(f"ninja is not installed: {NINJA_ADVICE}.")
 
 

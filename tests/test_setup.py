@@ -1,0 +1,132 @@
+"""`pip install` builds the kernels ahead of time, and says in one line what it leaves for later."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.sources import ROOT
+from tests.ops.library.tiny import write_sources
+
+# setup.py as a build without torch sees it.
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; exec(open('setup.py').read())"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with kernels of a few lines, and without the index extension's sources' weight."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(
+        ROOT / "roots" / "ops" / "library",
+        folder / "roots" / "ops" / "library",
+        ignore=shutil.ignore_patterns("_C_*", "__pycache__", "csrc"),
+    )
+    (folder / "roots" / "data").mkdir()
+    for name in ("roots/__init__.py", "roots/ops/__init__.py", "roots/data/__init__.py"):
+        (folder / name).write_text("", encoding="utf-8")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    write_sources(folder / "csrc")
+    (folder / "csrc" / "data").mkdir()
+    (folder / "csrc" / "data" / "index.cpp").write_text("int empty;\n", encoding="utf-8")
+    return folder
+
+
+def build_ext(
+    checkout: Path, *options: str, script: str = "exec(open('setup.py').read())", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, "-q", "build_ext", *options]
+    environment = {**os.environ, "ROOTS_BUILD": "", **variables}
+    return subprocess.run(
+        command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def libraries(package: Path) -> set[str]:
+    return {path.name for path in package.glob("_C_*")}
+
+
+CPU = {"_C_cpu.so", "_C_cpu.json", "_C_cpu.log"}
+
+
+def test_wheel_gets_the_libraries_and_the_sources(checkout: Path, tmp_path: Path) -> None:
+    wheel = tmp_path / "wheel"
+    result = build_ext(checkout, "--build-lib", str(wheel), ROOTS_BUILD="cpu")
+    assert result.returncode == 0, result.stderr
+    package = wheel / "roots" / "ops" / "library"
+    assert libraries(package) == CPU
+    assert (package / "csrc" / "cpu" / "swiglu.cpp").is_file()
+    assert not (package / "csrc" / "data").exists()
+
+
+def test_library_of_an_earlier_build_does_not_get_into_a_wheel(
+    checkout: Path, tmp_path: Path
+) -> None:
+    package = tmp_path / "wheel" / "roots" / "ops" / "library"
+    package.mkdir(parents=True)
+    (package / "_C_cuda.so").write_text("old", encoding="utf-8")
+    assert not build_ext(
+        checkout, "--build-lib", str(tmp_path / "wheel"), ROOTS_BUILD="cpu"
+    ).returncode
+    assert libraries(package) == CPU
+
+
+def test_editable_install_builds_into_the_checkout(checkout: Path) -> None:
+    result = build_ext(checkout, "--inplace", ROOTS_BUILD="cpu")
+    assert result.returncode == 0, result.stderr
+    assert libraries(checkout / "roots" / "ops" / "library") == CPU
+    assert not (checkout / "roots" / "ops" / "library" / "csrc").exists()
+
+
+def test_cuda_library_is_built_with_a_cpu_torch_where_there_is_nvcc(checkout: Path) -> None:
+    result = build_ext(checkout, "--inplace")
+    assert result.returncode == 0, result.stderr
+    if "the cuda kernels are left to their first use" in result.stdout:
+        pytest.skip(result.stdout.strip())
+    assert "_C_cuda.so" in libraries(checkout / "roots" / "ops" / "library")
+
+
+def test_without_nvcc_one_line_says_so(checkout: Path) -> None:
+    result = build_ext(checkout, "--inplace", CUDA_HOME="/absent")
+    assert result.returncode == 0, result.stderr
+    assert libraries(checkout / "roots" / "ops" / "library") == CPU
+    assert result.stdout.splitlines()[-1].startswith(
+        "setup.py: the cuda kernels are left to their first use: CUDA_HOME=/absent is no toolkit"
+    )
+
+
+def test_without_torch_one_line_says_so_and_the_rest_is_built(checkout: Path) -> None:
+    result = build_ext(checkout, "--inplace", script=WITHOUT_TORCH)
+    assert result.returncode == 0, result.stderr
+    assert libraries(checkout / "roots" / "ops" / "library") == set()
+    assert list((checkout / "roots" / "data").glob("_index*.so"))
+    assert result.stdout.splitlines()[-2:] == [
+        f"setup.py: the {backend} kernels are left to their first use: torch is not installed: run "
+        "`pip install torch`."
+        for backend in ("cpu", "cuda")
+    ]
+
+
+def test_nothing_is_built_when_that_is_asked_for(checkout: Path) -> None:
+    assert not build_ext(checkout, "--inplace", ROOTS_BUILD="none").returncode
+    assert libraries(checkout / "roots" / "ops" / "library") == set()
+
+
+def test_unknown_choice_and_broken_kernels_end_in_one_line(checkout: Path) -> None:
+    result = build_ext(checkout, "--inplace", ROOTS_BUILD="all")
+    assert result.stderr.splitlines()[-1] == (
+        "setup.py: ROOTS_BUILD='all' is not known; set it to cpu, none, or nothing for all that "
+        "can be built"
+    )
+    (checkout / "csrc" / "cpu" / "swiglu.cpp").write_text("int broken = ;\n", encoding="utf-8")
+    result = build_ext(checkout, "--inplace", ROOTS_BUILD="cpu")
+    assert result.returncode != 0
+    assert result.stderr.splitlines()[-1].startswith(
+        "setup.py: the cpu library could not be compiled: "
+    )
+    assert "Traceback" not in result.stderr
