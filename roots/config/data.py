@@ -79,7 +79,7 @@ class OpsConfig(Section):
     )
     layer_norm: PlainOp = Field("auto", description="layer norm")
     rms_norm: PlainOp = Field("auto", description="RMS norm")
-    rotary: PlainOp = Field("auto", description="rotary position embedding")
+    rotary: KernelOp = Field("auto", description="rotary position embedding")
     bias_gelu: KernelOp = Field("auto", description="gelu with fused bias")
     swiglu: KernelOp = Field("auto", description="gated MLP activation")
     dropout: PlainOp = Field("auto", description="counter-based dropout")

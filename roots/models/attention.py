@@ -68,9 +68,7 @@ class SelfAttention(nn.Module):
         q_BTnD, k_BSkD, v_BSkD = (
             part.unflatten(-1, (-1, self.head_size)) for part in qkv_BTr.split(self.local_sizes, -1)
         )
-        if geometry.cos is not None and geometry.sin is not None:
-            q_BTnD = rotary(q_BTnD, geometry.cos, geometry.sin, implementation=self.ops.rotary)
-            k_BSkD = rotary(k_BSkD, geometry.cos, geometry.sin, implementation=self.ops.rotary)
+        q_BTnD, k_BSkD = self._rotated(q_BTnD, geometry), self._rotated(k_BSkD, geometry)
         if cache is not None:
             k_BSkD, v_BSkD = cache.append(k_BSkD, v_BSkD)
         o_BTnD = attention(
@@ -83,6 +81,17 @@ class SelfAttention(nn.Module):
         )
         y_BTH: Tensor = self.output(o_BTnD.flatten(-2))
         return y_BTH
+
+    def _rotated(self, x_BTmD: Tensor, geometry: Geometry) -> Tensor:
+        if geometry.cos is None or geometry.sin is None:
+            return x_BTmD
+        return rotary(
+            x_BTmD,
+            geometry.cos,
+            geometry.sin,
+            positions_BT=geometry.positions_BT,
+            implementation=self.ops.rotary,
+        )
 
     def _dropout(self, dropout_keys_B: Tensor) -> AttentionDropout | None:
         if not self.training or self.dropout_rate == 0.0:

@@ -16,11 +16,15 @@ from roots.ops import KeyRanges, rotary_table
 
 
 class Geometry(NamedTuple):
-    """What all blocks share in one forward pass; None where a model needs none."""
+    """What all blocks share in one forward pass; None where a model needs none.
+
+    cos, sin: the rotary table, with a row for every token, or with positions_BT for every position.
+    """
 
     key_ranges: KeyRanges | None
-    cos: Tensor | None
-    sin: Tensor | None
+    cos: Tensor | None = None
+    sin: Tensor | None = None
+    positions_BT: Tensor | None = None
 
 
 class GeometryMemo:
@@ -40,9 +44,11 @@ class GeometryMemo:
         self._rotary_base = model.rotary_base
         self._separate_documents = options.separate_documents
         self._reset_positions = options.reset_positions
+        self._sequence_length = model.sequence_length
+        self._table: tuple[Tensor, Tensor] | None = None
         self._starts_BT: Tensor | None = None
         self._version = 0
-        self._geometry = Geometry(None, None, None)
+        self._geometry = Geometry(None)
 
     def __call__(self, document_starts_BT: Tensor, past: int | None = None) -> Geometry:
         """Geometry of T queries that follow `past` cached tokens.
@@ -76,10 +82,20 @@ class GeometryMemo:
         if separate:
             key_ranges = KeyRanges.of_documents(starts_BT, past + starts_BT.shape[1])
         if not self._rotary:
-            return Geometry(key_ranges, None, None)
-        positions = token_positions(starts_BT, past, reset)
-        cos, sin = rotary_table(positions, self._rotary_size, self._rotary_base)
-        return Geometry(key_ranges, cos, sin)
+            return Geometry(key_ranges)
+        cos, sin = self._table_of(past + starts_BT.shape[1], starts_BT.device)
+        if reset:
+            return Geometry(key_ranges, cos, sin, token_positions(starts_BT, past, reset))
+        return Geometry(key_ranges, cos[past:], sin[past:])
+
+    def _table_of(self, num_positions: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The rotary table of at least so many positions, made once and longer when need be."""
+        table = self._table
+        if table is None or table[0].shape[0] < num_positions or table[0].device != device:
+            positions_P = torch.arange(max(num_positions, self._sequence_length), device=device)
+            table = rotary_table(positions_P, self._rotary_size, self._rotary_base)
+            self._table = table
+        return table
 
 
 def token_positions(document_starts_BT: Tensor, past: int, reset: bool) -> Tensor:

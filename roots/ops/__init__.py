@@ -9,7 +9,7 @@ from roots.ops.cross_entropy import cross_entropy, softmax_gradient_, softmax_st
 from roots.ops.dropout import dropout
 from roots.ops.layer_norm import layer_norm
 from roots.ops.rms_norm import rms_norm
-from roots.ops.rotary import rotary, rotary_table
+from roots.ops.rotary import rotary, rotary_, rotary_table
 from roots.ops.status import table
 from roots.ops.swiglu import swiglu
 
@@ -24,6 +24,7 @@ __all__ = [
     "layer_norm",
     "rms_norm",
     "rotary",
+    "rotary_",
     "rotary_table",
     "softmax_gradient_",
     "softmax_statistics",

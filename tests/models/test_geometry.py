@@ -19,7 +19,7 @@ def test_equal_starts_are_not_computed_twice() -> None:
     first = geometry(starts)
     assert geometry(starts).key_ranges is first.key_ranges
     # What ZeRO-3 hands to a module: a detached alias.
-    assert geometry(starts.detach()).cos is first.cos
+    assert geometry(starts.detach()).positions_BT is first.positions_BT
 
 
 def test_changed_starts_are_noticed() -> None:
@@ -29,7 +29,8 @@ def test_changed_starts_are_noticed() -> None:
     starts[:, 4:] = 4
     after = geometry(starts)
     assert not torch.equal(before.key_ranges.bounds_BT2, after.key_ranges.bounds_BT2)
-    assert torch.equal(after.cos[:, 4:], before.cos[:, :4])
+    assert torch.equal(after.positions_BT[:, 4:], before.positions_BT[:, :4])
+    assert after.cos is before.cos
     assert geometry(starts[:, :4]).key_ranges.bounds_BT2.shape == (2, 4, 2)
     assert geometry(starts.clone()).key_ranges is not after.key_ranges
 
@@ -57,3 +58,17 @@ def test_positions_restart_and_stay_valid_before_the_start() -> None:
     assert token_positions(starts, 0, reset=True).tolist() == [[0, 1, 0, 1], [0, 0, 0, 0]]
     assert token_positions(starts, 5, reset=True).tolist() == [[5, 6, 5, 6], [2, 3, 4, 5]]
     assert token_positions(starts, 5, reset=False).tolist() == [5, 6, 7, 8]
+
+
+def test_table_begins_at_the_first_position_and_grows() -> None:
+    """Decoding past the sequence length needs more rows than training."""
+    model = small_model(position="rotary")
+    geometry = GeometryMemo(model, BuildOptions(reset_positions=False))
+    starts = torch.zeros(1, 4, dtype=torch.int64)
+    table = geometry(starts)
+    assert table.positions_BT is None
+    past = model.sequence_length - 2
+    longer = geometry(starts, past)
+    assert longer.cos.shape[0] == model.sequence_length + 2
+    assert longer.positions_BT.tolist() == [[past, past + 1, past + 2, past + 3]]
+    assert torch.equal(longer.cos[: model.sequence_length], table.cos)
