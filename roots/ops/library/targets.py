@@ -121,7 +121,7 @@ def make_target(
     ops: stems of the sources to take, all of them by default; `sanitize` adds ASan and UBSan.
     """
     units = [
-        *_binding_units(backend, csrc, ops, sanitize),
+        *_binding_units(backend, csrc, ops),
         *_kernel_units(backend, csrc, ops, sanitize, tuple(architectures)),
     ]
     return Target(
@@ -143,8 +143,9 @@ def architecture_flags(architectures: Sequence[str]) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def _binding_units(backend: Backend, csrc: Path, ops: Sequence[str], sanitize: bool) -> list[Unit]:
-    flags = (*_optimisation(backend, sanitize), *_CXX, *_STABLE_ABI, _define(backend))
+def _binding_units(backend: Backend, csrc: Path, ops: Sequence[str]) -> list[Unit]:
+    # Never sanitized: they take half of such a build, and what they allocate is watched anyway.
+    flags = (*_optimisation(backend, sanitize=False), *_CXX, *_STABLE_ABI, _define(backend))
     sources = _sources(csrc, "binding", ".cpp", ops, always=(_SCHEMAS,))
     if backend == "cuda":
         sources = [source for source in sources if Path(source).stem != _SCHEMAS]
