@@ -18,14 +18,14 @@ Legend: B rows, T queries, S keys, N heads, K key heads, D head size.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from roots.errors import RootsError, problem
-from roots.ops.attention_dropout import AttentionDropout, attention_keep_mask
+from roots.ops.attention_dropout import RATE_STEPS, AttentionDropout, attention_keep_mask
 from roots.ops.attention_ranges import KeyRanges, additive, visible_keys
 from roots.ops.dispatch import (
     AUTO,
@@ -37,6 +37,7 @@ from roots.ops.dispatch import (
     select,
 )
 from roots.ops.dropout import dropout_wanted
+from roots.ops.native import Kernel, native
 
 
 class Options(NamedTuple):
@@ -192,6 +193,11 @@ def _sdpa_reasons(request: Request) -> list[str]:
         )
     if "lse" in request.features:
         reasons.append("torch's scaled_dot_product_attention returns no log-sum-exp.")
+    if "unusual_scale" in request.features:
+        reasons.append(
+            "torch's kernel masks before it scales, so a scale that is not positive shows what is "
+            "masked."
+        )
     return reasons
 
 
@@ -211,6 +217,7 @@ def _request(q_BTND: Tensor, k_BSKD: Tensor, options: Options) -> Request:
         "dropout": options.dropout is not None,
         "grouped": q_BTND.shape[2] != k_BSKD.shape[2],
         "lse": options.return_lse,
+        "unusual_scale": options.scale <= 0.0,
     }
     wanted = [name for name, present in features.items() if present]
     return request_for(q_BTND, *wanted, head_size=q_BTND.shape[3])
@@ -243,7 +250,90 @@ def _check(
         raise RootsError(problem("key_ranges", found, rule, "build them for this call"))
 
 
+def _attention_native(
+    ops: Any, q_BTND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, options: Options
+) -> tuple[Tensor, Tensor]:
+    """ROOTS' own kernels: csrc/cpu and csrc/cuda."""
+    dropout, ranges = options.dropout, options.key_ranges
+    o_BTND, lse_BNT = ops.attention_forward(
+        q_BTND,
+        k_BSKD,
+        v_BSKD,
+        None if ranges is None else ranges.bounds_BT2,
+        options.causal,
+        options.window,
+        options.scale,
+        0.0 if dropout is None else dropout.threshold / RATE_STEPS,
+        None if dropout is None else dropout.philox_keys(),
+        0 if dropout is None else dropout.first_head,
+    )
+    return o_BTND, lse_BNT
+
+
+def _forward_fake(q_BTND: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    rows, queries, heads, _size = q_BTND.shape
+    lse_BNT = q_BTND.new_empty((rows, heads, queries), dtype=torch.float32)
+    return q_BTND.new_empty(q_BTND.shape), lse_BNT
+
+
+def _backward_fake(
+    grad_o_BTND: Tensor, grad_lse_BNT: Tensor | None, *operands: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    q_BTND, k_BSKD, v_BSKD = operands[:3]
+    return tuple(x.new_empty(x.shape) for x in (q_BTND, k_BSKD, v_BSKD))  # type: ignore[return-value]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Kept for backward: q, k, v, o and the log-sum-exp; weights and draws are computed again."""
+    q_BTND, k_BSKD, v_BSKD, bounds_BT2, causal, window, scale, rate, keys_B, first_head = inputs
+    ctx.save_for_backward(q_BTND, k_BSKD, v_BSKD, *output, bounds_BT2, keys_B)
+    ctx.options = causal, window, scale, rate, first_head
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ops: Any, ctx: Any, grad_o_BTND: Tensor | None, grad_lse_BNT: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    q_BTND, k_BSKD, v_BSKD, o_BTND, lse_BNT, bounds_BT2, keys_B = ctx.saved_tensors
+    causal, window, scale, rate, first_head = ctx.options
+    grads = ops.attention_backward(
+        torch.zeros_like(o_BTND) if grad_o_BTND is None else grad_o_BTND,
+        grad_lse_BNT,
+        q_BTND,
+        k_BSKD,
+        v_BSKD,
+        o_BTND,
+        lse_BNT,
+        bounds_BT2,
+        causal,
+        window,
+        scale,
+        rate,
+        keys_B,
+        first_head,
+    )
+    return (*grads, *[None] * 7)
+
+
+def _native_reasons(request: Request) -> list[str]:
+    return [] if request.device == "cpu" else ["the CUDA kernels of attention are not there yet."]
+
+
+def _cuda_reasons(request: Request) -> list[str]:
+    if request.head_size % 8 == 0 and 32 <= request.head_size <= 256:
+        return []
+    return [
+        f"the CUDA kernels take head sizes from 32 to 256 in steps of 8, not {request.head_size}."
+    ]
+
+
+KERNELS = (
+    Kernel("attention_forward", _forward_fake, _setup_context, _backward),
+    Kernel("attention_backward", _backward_fake),
+)
+
 IMPLEMENTATIONS = (
+    native(KERNELS, _attention_native, _native_reasons, cuda_reasons=_cuda_reasons)[0],
     Implementation("torch_sdpa", _attention_sdpa, _sdpa_reasons),
     Implementation("reference", attention_reference, always_supported),
 )

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from roots.ops.dropout import row_keys
 
+# Rates are multiples of one by this.
+RATE_STEPS = 1 << 16
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = 0xFFFFFFFF
-_STEPS = 1 << 16
 _GROUP = 32
 
 
@@ -44,12 +45,12 @@ class AttentionDropout:
     @property
     def threshold(self) -> int:
         """Draws of 16 bits below this are dropped."""
-        return min(round(self.rate * _STEPS), _STEPS - 1)
+        return min(round(self.rate * RATE_STEPS), RATE_STEPS - 1)
 
     @property
     def scale(self) -> float:
         """What the kept weights are multiplied by, so that the mean stays."""
-        return _STEPS / (_STEPS - self.threshold)
+        return RATE_STEPS / (RATE_STEPS - self.threshold)
 
     def philox_keys(self) -> Tensor:
         """The key of every row, int64 [B]."""
@@ -63,16 +64,16 @@ def attention_keep_mask(
     device = dropout.keys_B.device
     groups = -(-num_keys // _GROUP)
     calls_C = torch.arange(groups * 4, device=device)
-    positions_T1 = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+    positions_T = torch.arange(num_keys - num_queries, num_keys, device=device)
     first = dropout.first_head
     heads_N11 = torch.arange(first, first + num_heads, device=device)[:, None, None]
     keys_B111 = dropout.philox_keys()[:, None, None, None]
-    counter = (calls_C, positions_T1, heads_N11, torch.zeros_like(calls_C))
+    counter = (calls_C, positions_T[:, None] & _LOW, heads_N11, torch.zeros_like(calls_C))
     words = philox4x32(counter, (keys_B111 & _LOW, keys_B111 >> 32 & _LOW))
     # Of a group, call i has keys 8 j + 2 i (low half) and 8 j + 2 i + 1 in word j.
     halves = torch.stack([word >> shift & 0xFFFF for word in words for shift in (0, 16)], dim=-1)
     shape = halves.shape[:-2]
-    halves = halves.view(*shape, groups, 4, 4, 2).transpose(-3, -2).reshape(*shape, -1)
+    halves = halves.view(*shape, groups, 4, 4, 2).transpose(-3, -2).reshape(*shape, groups * _GROUP)
     return halves[..., :num_keys] >= dropout.threshold
 
 

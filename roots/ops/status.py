@@ -18,7 +18,7 @@ from roots.ops.swiglu import IMPLEMENTATIONS as SWIGLU
 
 def table(devices: Sequence[str] = ("cpu",)) -> list[OpStatus]:
     """Return a row for every op, case, device kind ("cpu", "cuda") and dtype."""
-    rows = status_of("attention", ATTENTION, devices, ("", "documents", "dropout"))
+    rows = status_of("attention", ATTENTION, devices, ("", "documents", "window", "dropout", "lse"))
     rows += status_of("layer_norm", LAYER_NORM, devices)
     rows += status_of("rms_norm", RMS_NORM, devices)
     rows += status_of("rotary", ROTARY, devices)

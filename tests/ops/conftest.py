@@ -86,11 +86,15 @@ def _implementations(metafunc: pytest.Metafunc, mark: pytest.Mark) -> tuple[Any,
 
 
 def _op_module(module: Any) -> Any:
-    """roots.ops.gelu for test_gelu.py and test_gelu_kernels.py alike."""
+    """The op after which a test file is named; test_swiglu_more.py too is about swiglu."""
     stem = module.__name__.rpartition(".")[2].removeprefix("test_")
-    while stem and importlib.util.find_spec(f"roots.ops.{stem}") is None:
+    while stem:
+        if importlib.util.find_spec(f"roots.ops.{stem}") is not None:
+            found = importlib.import_module(f"roots.ops.{stem}")
+            if hasattr(found, "IMPLEMENTATIONS"):
+                return found
         stem = stem.rpartition("_")[0]
-    return importlib.import_module(f"roots.ops.{stem}")
+    raise ModuleNotFoundError(f"{module.__name__} is named after no op of roots.ops")
 
 
 def _devices(implementation: str) -> list[str]:

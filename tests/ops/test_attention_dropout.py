@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from roots.errors import RootsError
-from roots.ops import AttentionDropout, attention
+from roots.ops import AttentionDropout, KeyRanges, attention
 from roots.ops.attention_dropout import attention_keep_mask, philox4x32
 from roots.seeding import derive_key
-from tests.ops.accuracy import all_dtypes, assert_as_accurate, random_inputs
+from tests.ops.accuracy import all_dtypes, all_implementations, assert_as_accurate
+from tests.ops.attention_formula import MASKS, Case, formula, key_ranges, operands, visible
 
 KEYS_B = torch.tensor([derive_key("row", row) for row in range(3)])
 
@@ -21,24 +22,85 @@ def drop(rate: float = 0.3, site: str = "layers.0", first_head: int = 0) -> Atte
     return AttentionDropout(rate, KEYS_B, site, first_head)
 
 
-def operands(tokens: int = 9, heads: int = 4, head_size: int = 40) -> list[Tensor]:
-    return random_inputs(*[(3, tokens, heads, head_size)] * 3)
+SQUARE = Case(3, 9, 9, 4, 4, 40)
+
+
+def refuse_torch(implementation: str) -> None:
+    if implementation == "torch_sdpa":
+        pytest.skip("torch draws attention dropout from a generator")
 
 
 @all_dtypes
-def test_attention_with_dropout_is_as_accurate_as_the_baseline(dtype: torch.dtype) -> None:
-    keep_BNTS = attention_keep_mask(drop(), 9, 9, 4)
-    future_TS = torch.ones(9, 9, dtype=torch.bool).triu(1)
+@all_implementations
+@pytest.mark.parametrize(
+    "case, mask",
+    [
+        (Case(3, 9, 9, 4, 4, 40), "causal"),
+        (Case(2, 17, 150, 4, 2, 32), "full"),
+        (Case(2, 33, 20, 2, 1, 64), "ranges"),
+    ],
+    ids=["causal", "grouped", "ranges"],
+)
+def test_attention_with_dropout_is_as_accurate_as_the_baseline(
+    dtype: torch.dtype, implementation: str, device: str, case: Case, mask: str
+) -> None:
+    refuse_torch(implementation)
+    dropout = AttentionDropout(0.3, KEYS_B[: case.B].to(device), "layers.0", first_head=3)
+    keep_BNTS = attention_keep_mask(dropout, case.T, case.S, case.N)
+    ranges = key_ranges(case, MASKS[mask])
+    visible_BTS = visible(case, MASKS[mask], ranges)
 
-    def baseline(q_BTND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
-        scores = torch.einsum("btnd,bsnd->bnts", q_BTND, k_BSND) / math.sqrt(40)
-        weights = scores.masked_fill(future_TS, -math.inf).softmax(-1) * keep_BNTS * drop().scale
-        return torch.einsum("bnts,bsnd->btnd", weights, v_BSND)
+    def baseline(q_BTND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor) -> Tensor:
+        return formula(q_BTND, k_BSKD, v_BSKD, visible_BTS, keep_BNTS * dropout.scale)[0]
 
-    def op(q_BTND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
-        return attention(q_BTND, k_BSND, v_BSND, dropout=drop())
+    def op(q_BTND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor) -> Tensor:
+        return attention(
+            q_BTND,
+            k_BSKD,
+            v_BSKD,
+            causal=MASKS[mask].causal,
+            key_ranges=None if ranges is None else KeyRanges(ranges.bounds_BT2.to(device)),
+            dropout=dropout,
+            implementation=implementation,
+        )
 
-    assert_as_accurate(op, baseline, operands(), dtype)
+    assert_as_accurate(op, baseline, operands(case), dtype, device=device)
+
+
+@all_implementations
+@pytest.mark.parametrize("first_key", [0, 300], ids=["first_keys", "later_keys"])
+def test_every_implementation_keeps_the_same_weights(
+    implementation: str, device: str, first_key: int
+) -> None:
+    """Values that are unit vectors show the weights in the output, unit gradients in dv."""
+    refuse_torch(implementation)
+    rows, queries, heads, size = 2, 7, 2, 256
+    keys = first_key + size
+    dropout = AttentionDropout(0.5, KEYS_B[:rows].to(device), "layers.0", first_head=5)
+    keep_BNTS = attention_keep_mask(dropout, queries, keys, heads)[..., first_key:]
+    generator = torch.Generator().manual_seed(0)
+    q, k = (
+        torch.randn(rows, tokens, heads, size, generator=generator).to(device)
+        for tokens in (queries, keys)
+    )
+    v = torch.zeros(rows, keys, heads, size, device=device)
+    v[:, first_key:] = torch.eye(size, device=device)[:, None]
+    v.requires_grad_()
+    bounds_BT2 = torch.tensor([first_key, keys], dtype=torch.int32, device=device)
+    o_BTND = attention(
+        q,
+        k,
+        v,
+        causal=False,
+        key_ranges=KeyRanges(bounds_BT2.expand(rows, queries, 2)),
+        dropout=dropout,
+        implementation=implementation,
+    )
+    assert torch.equal(o_BTND.transpose(1, 2) != 0, keep_BNTS)
+    unit_BTND = torch.eye(queries, size, device=device)[:, None].expand(o_BTND.shape)
+    (dv_BSND,) = torch.autograd.grad(o_BTND, v, unit_BTND)
+    shown_BNTS = dv_BSND[:, first_key:, :, :queries].permute(0, 2, 3, 1) != 0
+    assert torch.equal(shown_BNTS, keep_BNTS)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +154,7 @@ def test_a_tensor_rank_draws_the_masks_of_its_heads() -> None:
     whole = attention_keep_mask(drop(), 9, 9, 4)
     part = attention_keep_mask(drop(first_head=2), 9, 9, 2)
     assert torch.equal(part, whole[:, 2:])
-    q, k, v = operands()
+    q, k, v = operands(SQUARE)
     o_BTND = attention(q, k, v, dropout=drop())
     share = attention(q[:, :, 2:], k[:, :, 2:], v[:, :, 2:], dropout=drop(first_head=2))
     torch.testing.assert_close(share, o_BTND[:, :, 2:], rtol=1e-12, atol=1e-12)
@@ -126,19 +188,19 @@ def test_share_and_independence(rate: float) -> None:
 
 
 def test_gradients_against_finite_differences() -> None:
-    inputs = [x.requires_grad_() for x in operands(tokens=4, heads=2, head_size=3)]
+    inputs = [x.requires_grad_() for x in operands(Case(3, 4, 4, 2, 2, 3))]
     assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v, dropout=drop()), inputs)
 
 
 def test_rate_zero_uses_the_fused_kernel() -> None:
-    q, k, v = operands()
+    q, k, v = operands(SQUARE)
     with_zero = attention(q, k, v, dropout=drop(0.0), implementation="torch_sdpa")
     assert torch.equal(with_zero, attention(q, k, v))
 
 
 def test_fused_kernel_is_refused_with_its_reason() -> None:
     with pytest.raises(RootsError) as caught:
-        attention(*operands(), dropout=drop(), implementation="torch_sdpa")
+        attention(*operands(SQUARE), dropout=drop(), implementation="torch_sdpa")
     assert str(caught.value) == (
         "ops.attention='torch_sdpa': cannot run here: torch draws attention dropout from a "
         "generator, so the mask would change with the layout, with recompute and after a resume; "

@@ -117,7 +117,7 @@ def test_table_has_every_op_dtype_and_device_with_reasons_in_sentences() -> None
 
 def test_table_tells_why_fused_attention_is_not_used_with_dropout() -> None:
     row = next(row for row in table() if (row.op, row.case) == ("attention", "dropout"))
-    assert row.chosen == "reference"
+    assert row.chosen == "roots"
     assert dict(row.others)["torch_sdpa"] == (
         "torch draws attention dropout from a generator, so the mask would change with the layout, "
         "with recompute and after a resume.",
