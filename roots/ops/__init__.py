@@ -10,6 +10,7 @@ from roots.ops.dropout import dropout
 from roots.ops.layer_norm import layer_norm
 from roots.ops.rms_norm import rms_norm
 from roots.ops.rotary import rotary, rotary_, rotary_table
+from roots.ops.scaled_masked_softmax import scaled_masked_softmax
 from roots.ops.status import table
 from roots.ops.swiglu import swiglu
 
@@ -26,6 +27,7 @@ __all__ = [
     "rotary",
     "rotary_",
     "rotary_table",
+    "scaled_masked_softmax",
     "softmax_gradient_",
     "softmax_statistics",
     "swiglu",

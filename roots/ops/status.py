@@ -13,6 +13,7 @@ from roots.ops.dropout import IMPLEMENTATIONS as DROPOUT
 from roots.ops.layer_norm import IMPLEMENTATIONS as LAYER_NORM
 from roots.ops.rms_norm import IMPLEMENTATIONS as RMS_NORM
 from roots.ops.rotary import IMPLEMENTATIONS as ROTARY
+from roots.ops.scaled_masked_softmax import IMPLEMENTATIONS as SCALED_MASKED_SOFTMAX
 from roots.ops.swiglu import IMPLEMENTATIONS as SWIGLU
 
 
@@ -27,4 +28,5 @@ def table(devices: Sequence[str] = ("cpu",)) -> list[OpStatus]:
     rows += status_of("cross_entropy", CROSS_ENTROPY, devices)
     rows += status_of("dropout", DROPOUT, devices)
     rows += status_of("bias_dropout_add", BIAS_DROPOUT_ADD, devices)
+    rows += status_of("scaled_masked_softmax", SCALED_MASKED_SOFTMAX, devices)
     return rows
