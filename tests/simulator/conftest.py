@@ -12,7 +12,7 @@ import pytest
 
 from roots.device import build_environment
 from roots.lock import Place, file_lock
-from roots.ops.library.build import build
+from roots.ops.library.build import Plan, build
 from roots.ops.library.targets import Target, Unit, make_target
 from roots.ops.library.toolchain import BuildError, Toolchain, find_toolchain
 from tests.helpers.sources import ROOT
@@ -61,7 +61,8 @@ def _build_kernels() -> Path:
     objects = BUILD / "objects-simulator-kernels"
     with file_lock(objects.with_suffix(".lock"), TIMEOUT_SECONDS, PLACE) as held:
         keep_open = [held] if held else []
-        return build(_target(), tools, CSRC, objects, objects / "library", keep_open=keep_open)
+        plan = Plan(_target(), tools, CSRC)
+        return build(plan, objects, objects / "library", keep_open=keep_open)
 
 
 def _target() -> Target:

@@ -24,7 +24,7 @@ import pytest
 
 from roots.device import kernel_cache_folder
 from roots.lock import Place, file_lock
-from roots.ops.library.build import build
+from roots.ops.library.build import Plan, build
 from roots.ops.library.targets import Target, make_target
 from roots.ops.library.toolchain import Toolchain
 from tests.helpers.sources import ROOT
@@ -88,7 +88,7 @@ class Planter:
         others = [unit for unit in self._target.units if unit.source not in sources]
         objects = tuple(str(self._objects / unit.name) for unit in others)
         target = dataclasses.replace(self._target, units=units, link=(*objects, *self._target.link))
-        build(target, self._tools, csrc, folder / "objects", folder / "library")
+        build(Plan(target, self._tools, csrc), folder / "objects", folder / "library")
         return folder / "library"
 
     def _build_objects(self, sanitize: bool) -> Path:
@@ -98,7 +98,8 @@ class Planter:
         mine = self._folder / "objects"
         with file_lock(shared.with_suffix(".lock"), _BUILD_SECONDS, _PLACE) as held:
             keep_open = [held] if held else []
-            build(self._target, self._tools, CSRC, shared, self.unchanged, keep_open=keep_open)
+            plan = Plan(self._target, self._tools, CSRC)
+            build(plan, shared, self.unchanged, keep_open=keep_open)
             _copy_objects(self._target, shared, mine)
         return mine
 
