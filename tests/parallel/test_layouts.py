@@ -67,8 +67,10 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(prefix: Path, parallel: dict[str, Any], precision: str = "fp32") -> RunConfig:
     """Clipping bites, dropout is on, heads are grouped and the embedding is tied.
 
-    The gradient of a key bias is zero but for rounding, and Adam divides that noise by its own
-    size; an epsilon above the noise keeps such parameters where they are.
+    Adam divides a gradient by its own size. For one that is zero but for rounding, or nearly, that
+    is noise divided by noise, and biases, which start at zero, are nothing but the sum of updates:
+    with epsilon 1e-6 two layouts differ by up to 1.4e-5 in them, whichever implementation of the
+    ops runs, plain torch's too; with 1e-5 by 4e-6.
     """
     return small_config(
         prefix,
@@ -87,7 +89,7 @@ def config_of(prefix: Path, parallel: dict[str, Any], precision: str = "fp32") -
         # torch's AdamW also where the state is offloaded: DeepSpeed's of the host has its own test.
         optimizer={
             "learning_rate": LEARNING_RATE[precision],
-            "epsilon": 1e-6,
+            "epsilon": 1e-5,
             "implementation": "torch",
         },
         loss_scale={"initial_power": 10, "hysteresis": 1},
