@@ -59,7 +59,10 @@ static ROOTS_HOST_DEVICE bool attention_dropout_keeps(uint64_t row_key, uint32_t
                                                       uint32_t head, uint32_t key,
                                                       uint32_t threshold) {
   const PhiloxBits bits = attention_dropout_bits(row_key, position, head, key / 32, key % 8 / 2);
-  const uint32_t word = bits.word[key % 32 / 8];
+  // An array in registers has no index that is computed.
+  const uint32_t low = key % 16 < 8 ? bits.word[0] : bits.word[1];
+  const uint32_t high = key % 16 < 8 ? bits.word[2] : bits.word[3];
+  const uint32_t word = key % 32 < 16 ? low : high;
   return (key % 2 == 0 ? word & 0xffffu : word >> 16) >= threshold;
 }
 

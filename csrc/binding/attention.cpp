@@ -7,12 +7,11 @@
 #include "../philox.h"
 #include "binding.h"
 
-// The kernels of CUDA are not there yet.
-#if defined(ROOTS_BACKEND_CPU)
 namespace roots {
 namespace {
 
-// What the caller gives besides the tensors of q's shape; owns what the kernels' arguments point to.
+// What the caller gives besides the tensors of q's shape; owns what the kernels' arguments point
+// to.
 struct Options {
   OptionalTensor key_ranges;
   bool causal;
@@ -46,14 +45,14 @@ void check_operands(const Tensor& q, const Tensor& k, const Tensor& v) {
         ".");
   check(k.size(2) >= 1 && q.size(2) % k.size(2) == 0, "q has ", q.size(2),
         " heads; that must be a multiple of the ", k.size(2), " heads of k.");
-  check(q.size(1) <= INT32_MAX && k.size(1) <= INT32_MAX, "q ", shape_of(q), " and k ",
-        shape_of(k), " must have less than 2^31 tokens.");
+  check(q.size(1) <= INT32_MAX && k.size(1) <= INT32_MAX, "q ", shape_of(q), " and k ", shape_of(k),
+        " must have less than 2^31 tokens.");
   check_head_size(q.size(3));
 }
 
 void check_options(const Options& options, const Tensor& q, const Tensor& k) {
-  check(!options.causal || k.size(1) >= q.size(1), "k has ", k.size(1), " tokens and q ",
-        q.size(1), "; under a causal mask k must have at least as many as q.");
+  check(!options.causal || k.size(1) >= q.size(1), "k has ", k.size(1), " tokens and q ", q.size(1),
+        "; under a causal mask k must have at least as many as q.");
   check(options.dropout_rate >= 0.0 && options.dropout_rate < 1.0, "dropout_rate is ",
         options.dropout_rate, "; it must be at least 0 and less than 1.");
   check(options.dropout_rate == 0.0 || options.dropout_keys.has_value(), "dropout_rate is ",
@@ -127,9 +126,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q_any, const Tensor& k_any, con
                                    double scale, double dropout_rate,
                                    const OptionalTensor& dropout_keys, int64_t first_head) {
   check_operands(q_any, k_any, v_any);
-  const Options options{as_contiguous(key_ranges), causal,       window,
-                        scale,                     dropout_rate, as_contiguous(dropout_keys),
-                        first_head};
+  const Options options{as_contiguous(key_ranges),   causal,    window, scale, dropout_rate,
+                        as_contiguous(dropout_keys), first_head};
   check_options(options, q_any, k_any);
   const Scope scope(q_any);
   const Tensor q = readable(q_any), k = readable(k_any), v = readable(v_any);
@@ -176,9 +174,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(
     double dropout_rate, const OptionalTensor& dropout_keys, int64_t first_head) {
   check_operands(q_any, k_any, v_any);
   check_gradients(grad_o_any, grad_lse_any, q_any, o_any, lse_any);
-  const Options options{as_contiguous(key_ranges), causal,       window,
-                        scale,                     dropout_rate, as_contiguous(dropout_keys),
-                        first_head};
+  const Options options{as_contiguous(key_ranges),   causal,    window, scale, dropout_rate,
+                        as_contiguous(dropout_keys), first_head};
   check_options(options, q_any, k_any);
   const Scope scope(q_any);
   const Tensor q = readable(q_any), k = readable(k_any), v = readable(v_any);
@@ -202,6 +199,10 @@ std::tuple<Tensor, Tensor, Tensor> backward(
   arguments.o = input_of(o);
   arguments.lse = const_float_data(lse);
   arguments.delta = float_data(delta);
+#if !defined(ROOTS_BACKEND_CPU)
+  Tensor tiles = empty(q, {q.size(0), (q.size(1) + 31) / 32, 4}, ScalarType::Int);
+  arguments.tiles = static_cast<int32_t*>(tiles.mutable_data_ptr());
+#endif
   arguments.dq = dq.mutable_data_ptr();
   arguments.dk = dk.mutable_data_ptr();
   arguments.dv = dv.mutable_data_ptr();
@@ -216,4 +217,3 @@ ROOTS_REGISTER(m) {
   m.impl("attention_forward", TORCH_BOX(&roots::forward));
   m.impl("attention_backward", TORCH_BOX(&roots::backward));
 }
-#endif

@@ -24,6 +24,8 @@
 //                               other threads copied is visible after a barrier besides
 // barrier_sync(id, threads)     waits until `threads` (a multiple of 32) are at barrier id, 1 to 15
 // barrier_arrive(id, threads)   counts as being there, without waiting
+// opaque(x)                     x, of which the compiler knows nothing: what follows from it is
+//                               computed anew where it is needed, and takes no registers till then
 // exp2_approximate(x)           2^x with a relative error of 2^-22; results below 2^-126 become 0
 #pragma once
 
@@ -61,6 +63,8 @@ inline void barrier_sync(int id, int threads, ROOTS_SIMULATOR_CALLER) {
 inline void barrier_arrive(int id, int threads, ROOTS_SIMULATOR_CALLER) {
   simulator::named_barrier(id, threads, false, ROOTS_SIMULATOR_SITE("barrier_arrive"));
 }
+
+inline int opaque(int x) { return x; }
 
 inline float exp2_approximate(float x) { return simulator::exp2_approximate(x); }
 
@@ -151,6 +155,11 @@ __device__ __forceinline__ void barrier_sync(int id, int threads) {
 }
 __device__ __forceinline__ void barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
 }
 
 __device__ __forceinline__ float exp2_approximate(float x) {

@@ -60,6 +60,7 @@ struct AttentionBackward {
   AttentionInput o;       // [B,T,N,D]
   const float* lse;       // [B,N,T] contiguous
   float* delta;           // [B,N,T] contiguous: room for the kernel's use
+  int32_t* tiles;         // [B, ceil(T / 32), 4]: the same, for a GPU; null on a CPU
   void* dq;               // [B,T,N,D] contiguous
   void* dk;               // [B,S,K,D] contiguous
   void* dv;               // [B,S,K,D] contiguous

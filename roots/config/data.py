@@ -74,7 +74,7 @@ class TrackingConfig(Section):
 class OpsConfig(Section):
     """Implementation of each op: `auto`, or a name that `roots info` shows."""
 
-    attention: Literal["auto", "roots", "torch_sdpa", "reference"] = Field(
+    attention: Literal["auto", "roots", "simulator", "torch_sdpa", "reference"] = Field(
         "auto", description="fused softmax-attention"
     )
     layer_norm: PlainOp = Field("auto", description="layer norm")

@@ -315,10 +315,6 @@ def _backward(
     return (*grads, *[None] * 7)
 
 
-def _native_reasons(request: Request) -> list[str]:
-    return [] if request.device == "cpu" else ["the CUDA kernels of attention are not there yet."]
-
-
 def _cuda_reasons(request: Request) -> list[str]:
     if request.head_size % 8 == 0 and 32 <= request.head_size <= 256:
         return []
@@ -333,7 +329,7 @@ KERNELS = (
 )
 
 IMPLEMENTATIONS = (
-    native(KERNELS, _attention_native, _native_reasons, cuda_reasons=_cuda_reasons)[0],
+    *native(KERNELS, _attention_native, cuda_reasons=_cuda_reasons),
     Implementation("torch_sdpa", _attention_sdpa, _sdpa_reasons),
     Implementation("reference", attention_reference, always_supported),
 )

@@ -104,7 +104,8 @@ def test_exponent_form_stays_text_where_text_is_due() -> None:
 
 def test_implementation_that_no_op_has_is_refused() -> None:
     assert lines_of({"ops": {"attention": "flash", "rms_norm": "torch_sdpa"}}) == (
-        "ops.attention='flash': input should be 'auto', 'roots', 'torch_sdpa' or 'reference'; "
+        "ops.attention='flash': input should be 'auto', 'roots', 'simulator', 'torch_sdpa' or "
+        "'reference'; "
         "it is: fused softmax-attention (default 'auto')",
         "ops.rms_norm='torch_sdpa': input should be 'auto', 'torch' or 'reference'; "
         "it is: RMS norm (default 'auto')",
