@@ -8,37 +8,41 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Lanes of a warp that work on one query and head, 16 bytes each at a time. In float32 it is one,
-// which sums in the order of the dot products of backward: where a query sees one key alone, do v
-// and delta then cancel to the bit.
-template <class T>
-constexpr int kLanes = sizeof(T) == 4 ? 1 : 8;
+// Lanes of a warp that work on one query and head, 16 bytes each at a time. They and the elements
+// of 16 bytes have sums of their own, so that these are short: an error of delta is one of all the
+// gradients of its query.
+constexpr int kLanes = 8;
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) delta_kernel(AttentionBackward args) {
   const AttentionProblem& problem = args.problem;
   const int64_t heads = problem.heads, queries = problem.queries;
   const int64_t index =
-      (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes<T>;  // of [B,T,N]
+      (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;  // of [B,T,N]
   const int64_t head = index % heads, t = index / heads % queries, row = index / heads / queries;
-  float sum = 0.0f;
+  float sums[kPackSize<T>] = {};
   if (row < problem.batch) {
     const T* grad_o = rows_of<T>(args.grad_o, row, head) + t * args.grad_o.token_stride;
     const T* o = rows_of<T>(args.o, row, head) + t * args.o.token_stride;
-    for (int64_t d = threadIdx.x % kLanes<T> * kPackSize<T>; d < problem.head_size;
-         d += kLanes<T> * kPackSize<T>) {
+    for (int64_t d = threadIdx.x % kLanes * kPackSize<T>; d < problem.head_size;
+         d += kLanes * kPackSize<T>) {
       const auto x = load_pack<kPackSize<T>>(grad_o + d), y = load_pack<kPackSize<T>>(o + d);
 #pragma unroll
       for (int i = 0; i < kPackSize<T>; ++i) {
-        sum = fmaf(to_float(x.values[i]), to_float(y.values[i]), sum);
+        sums[i] = fmaf(to_float(x.values[i]), to_float(y.values[i]), sums[i]);
       }
     }
   }
+  float sum = 0.0f;
 #pragma unroll
-  for (int lanes = kLanes<T> / 2; lanes > 0; lanes /= 2) {
+  for (int i = 0; i < kPackSize<T>; i += 4) {
+    sum += (sums[i] + sums[i + 1]) + (sums[i + 2] + sums[i + 3]);
+  }
+#pragma unroll
+  for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
     sum += __shfl_xor_sync(kFullMask, sum, lanes);
   }
-  if (row >= problem.batch || threadIdx.x % kLanes<T> != 0) return;
+  if (row >= problem.batch || threadIdx.x % kLanes != 0) return;
   const int64_t place = (row * heads + head) * queries + t;
   if (args.grad_lse != nullptr) sum -= args.grad_lse[place];
   // A query that sees nothing has no gradients, whatever that of its lse.
@@ -64,7 +68,7 @@ Status attention_backward_prepare(const AttentionBackward& args, Stream stream) 
   const int64_t rows = problem.batch * problem.queries * problem.heads;
   const Status status = with_dtype(problem.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    return launch_blocks(delta_kernel<T>, ceil_div(rows * kLanes<T>, kThreads), kThreads, 0, stream,
+    return launch_blocks(delta_kernel<T>, ceil_div(rows * kLanes, kThreads), kThreads, 0, stream,
                          args);
   });
   if (status != 0) return status;

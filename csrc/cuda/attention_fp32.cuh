@@ -38,13 +38,14 @@ __device__ __forceinline__ void load_wide_tile(WideTile<kD>& tile, const float* 
   }
 }
 
-// scores[i][j] = row y + 16 i of left times row x + 16 j of right.
+// scores[i][j] = row y + 16 i of left times row x + 16 j of right. Four sums of every fourth
+// product each are more exact than one, and do not wait for one another.
 template <int kD>
 __device__ __forceinline__ void multiply_wide(float (&scores)[2][2], const WideTile<kD>& left,
                                               const WideTile<kD>& right) {
   const int x = threadIdx.x % 16, y = threadIdx.x / 16;
-  scores[0][0] = scores[0][1] = scores[1][0] = scores[1][1] = 0.0f;
-#pragma unroll 8
+  float sums[16] = {};
+#pragma unroll 2
   for (int d = 0; d < kD; d += 4) {
     const Pack<float, 4> a[2] = {load_pack<4>(&left.rows[y][d]),
                                  load_pack<4>(&left.rows[y + 16][d])};
@@ -52,17 +53,22 @@ __device__ __forceinline__ void multiply_wide(float (&scores)[2][2], const WideT
                                  load_pack<4>(&right.rows[x + 16][d])};
 #pragma unroll
     for (int e = 0; e < 16; ++e) {
-      float& score = scores[e / 8][e / 4 % 2];
-      score = fmaf(a[e / 8].values[e % 4], b[e / 4 % 2].values[e % 4], score);
+      sums[e] = fmaf(a[e / 8].values[e % 4], b[e / 4 % 2].values[e % 4], sums[e]);
     }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    scores[i / 2][i % 2] = (sums[4 * i] + sums[4 * i + 1]) + (sums[4 * i + 2] + sums[4 * i + 3]);
   }
 }
 
-// acc += pairs times right, for the rows of this thread; pairs come from this half warp.
+// acc += pairs times right, for the rows of this thread; pairs come from this half warp. The sum of
+// a tile is made by itself: a few long sums are less exact.
 template <int kD>
 __device__ __forceinline__ void accumulate_wide(float (&acc)[2][kD / 64][4], const PairTile& pairs,
                                                 const WideTile<kD>& right) {
   const int x = threadIdx.x % 16, y = threadIdx.x / 16;
+  float sums[2][kD / 64][4] = {};
 #pragma unroll 4
   for (int j = 0; j < kTile; ++j) {
     const float weight[2] = {pairs[y][j], pairs[y + 16][j]};
@@ -71,10 +77,13 @@ __device__ __forceinline__ void accumulate_wide(float (&acc)[2][kD / 64][4], con
       const auto pack = load_pack<4>(&right.rows[j][c * 64 + x * 4]);
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
-        acc[e / 4][c][e % 4] = fmaf(weight[e / 4], pack.values[e % 4], acc[e / 4][c][e % 4]);
+        sums[e / 4][c][e % 4] = fmaf(weight[e / 4], pack.values[e % 4], sums[e / 4][c][e % 4]);
       }
     }
   }
+#pragma unroll
+  for (int e = 0; e < kD / 8; ++e)
+    acc[e / (kD / 16)][e / 4 % (kD / 64)][e % 4] += sums[e / (kD / 16)][e / 4 % (kD / 64)][e % 4];
 }
 
 __device__ __forceinline__ void store_pairs(PairTile& pairs, const float (&values)[2][2]) {

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from roots.ops import AttentionDropout, attention
+from roots.ops.attention import IMPLEMENTATIONS
 from tests.ops.accuracy import all_dtypes, all_kernels, assert_as_accurate
 from tests.ops.attention_formula import MASKS, Case, formula, key_ranges, operands, visible
 
@@ -166,7 +167,8 @@ def test_strides_of_every_kind(namespace: str, device: str, dtype: torch.dtype) 
         assert all(torch.equal(*pair) for pair in zip(got, expected, strict=True))
 
 
-def test_offsets_beyond_32_bits_on_a_cpu() -> None:
+@pytest.mark.all_implementations(IMPLEMENTATIONS[:2])
+def test_offsets_beyond_32_bits(implementation: str) -> None:
     """Rows of the batch that lie 2^31 elements apart, in memory that is never touched."""
     stride = 2**31 + 64
     storage = torch.empty(stride + 3 * 64, dtype=torch.bfloat16)
@@ -175,8 +177,8 @@ def test_offsets_beyond_32_bits_on_a_cpu() -> None:
     q.copy_(operands(case)[0])
     near = q.contiguous()
     assert torch.equal(
-        attention(q, q, q, implementation="roots"),
-        attention(near, near, near, implementation="roots"),
+        attention(q, q, q, implementation=implementation),
+        attention(near, near, near, implementation=implementation),
     )
 
 
