@@ -78,7 +78,8 @@
 
 // bias_dropout_add: y = residual + keep * (x + bias) / (1 - rate), x [B,T,H]; keep is a hash of
 // (token_keys[b,t], h), see roots/ops/dropout.py; without keys nothing is dropped. dx is the
-// gradient of x, dbias float32 [H] (empty without bias); that of the residual is dy.
+// gradient of x (empty without keys: it is dy), dbias float32 [H] (empty without bias); that of the
+// residual is dy.
 #define ROOTS_DROPOUT_SCHEMAS(X)                                                              \
   X("bias_dropout_add_forward(Tensor x, Tensor? bias, Tensor? residual, Tensor? token_keys, " \
     "float rate) -> Tensor")                                                                  \

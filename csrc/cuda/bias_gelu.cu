@@ -7,11 +7,10 @@
 #include "activation.cuh"
 #include "column_sum.cuh"
 #include "device.cuh"
+#include "row_grid.cuh"
 
 namespace roots {
 namespace {
-
-constexpr int kThreads = 256;
 
 // gelu(z) = z Phi(z), and its derivative Phi(z) + z phi(z). By the symmetry of Phi both need only
 // the tail on the negative side: gelu(z) = max(z, 0) - |z| Phi(-|z|).
@@ -57,10 +56,6 @@ struct Biased {
   }
 };
 
-__device__ __forceinline__ int64_t first_column(int size) {
-  return (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * size;
-}
-
 template <class T, class Form, int kSize>
 __global__ void forward_kernel(BiasGeluForward args) {
   const int64_t i = first_column(kSize), at = blockIdx.x * args.width + i;
@@ -96,30 +91,25 @@ __global__ void backward_kernel(BiasGeluBackward args, int64_t rows_of_block) {
   if (kBias) store_sums(args.partial + blockIdx.x * args.width + i, sums);
 }
 
-dim3 grid_of(int64_t blocks_of_rows, int64_t width, int size) {
-  return dim3(static_cast<unsigned>(blocks_of_rows),
-              static_cast<unsigned>(ceil_div(width, int64_t{kThreads} * size)));
-}
-
 template <class T, class Form>
 Status forward(const BiasGeluForward& args, Stream stream) {
   constexpr int kWide = kPackSize<T>;
   const bool wide = args.width % kWide == 0 && is_aligned(args.x, 16) && is_aligned(args.y, 16) &&
                     is_aligned(args.bias, 16);
-  return wide ? launch(forward_kernel<T, Form, kWide>, grid_of(args.rows, args.width, kWide),
-                       dim3(kThreads), 0, stream, args)
-              : launch(forward_kernel<T, Form, 1>, grid_of(args.rows, args.width, 1),
-                       dim3(kThreads), 0, stream, args);
+  return wide ? launch(forward_kernel<T, Form, kWide>, row_grid(args.rows, args.width, kWide),
+                       dim3(kRowThreads), 0, stream, args)
+              : launch(forward_kernel<T, Form, 1>, row_grid(args.rows, args.width, 1),
+                       dim3(kRowThreads), 0, stream, args);
 }
 
 template <class T, class Form, int kSize>
 Status launch_backward(const BiasGeluBackward& args, Stream stream) {
   if (args.bias == nullptr) {
-    return launch(backward_kernel<T, Form, kSize, false>, grid_of(args.rows, args.width, kSize),
-                  dim3(kThreads), 0, stream, args, int64_t{1});
+    return launch(backward_kernel<T, Form, kSize, false>, row_grid(args.rows, args.width, kSize),
+                  dim3(kRowThreads), 0, stream, args, int64_t{1});
   }
-  const dim3 grid = grid_of(num_sum_blocks(args.rows), args.width, kSize);
-  const Status status = launch(backward_kernel<T, Form, kSize, true>, grid, dim3(kThreads), 0,
+  const dim3 grid = row_grid(num_sum_blocks(args.rows), args.width, kSize);
+  const Status status = launch(backward_kernel<T, Form, kSize, true>, grid, dim3(kRowThreads), 0,
                                stream, args, sum_block_rows(args.rows));
   if (status != 0) return status;
   return add_partial_sums(args.partial, args.dbias, args.rows, args.width, stream);

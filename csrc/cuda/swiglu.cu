@@ -6,11 +6,10 @@
 #include "activation.cuh"
 #include "column_sum.cuh"
 #include "device.cuh"
+#include "row_grid.cuh"
 
 namespace roots {
 namespace {
-
-constexpr int kThreads = 256;
 
 // Elements i, ..., i + kSize - 1 of both halves of a row, with bias.
 template <int kSize>
@@ -35,10 +34,6 @@ __device__ __forceinline__ Gated<kSize> load_gated(const void* x, const void* bi
     result.up[k] = to_float(u.values[k]) + to_float(up_bias.values[k]);
   }
   return result;
-}
-
-__device__ __forceinline__ int64_t first_column(int size) {
-  return (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * size;
 }
 
 template <class T, int kSize>
@@ -107,19 +102,14 @@ __global__ void backward_kernel(SwigluBackward args, int64_t rows_of_block) {
   }
 }
 
-dim3 grid_of(int64_t blocks_of_rows, int64_t width, int size) {
-  return dim3(static_cast<unsigned>(blocks_of_rows),
-              static_cast<unsigned>(ceil_div(width, int64_t{kThreads} * size)));
-}
-
 template <class T, int kSize>
 Status launch_backward(const SwigluBackward& args, Stream stream) {
   if (args.bias == nullptr) {
-    return launch(backward_kernel<T, kSize, false>, grid_of(args.rows, args.width, kSize),
-                  dim3(kThreads), 0, stream, args, int64_t{1});
+    return launch(backward_kernel<T, kSize, false>, row_grid(args.rows, args.width, kSize),
+                  dim3(kRowThreads), 0, stream, args, int64_t{1});
   }
-  const dim3 grid = grid_of(num_sum_blocks(args.rows), args.width, kSize);
-  const Status status = launch(backward_kernel<T, kSize, true>, grid, dim3(kThreads), 0, stream,
+  const dim3 grid = row_grid(num_sum_blocks(args.rows), args.width, kSize);
+  const Status status = launch(backward_kernel<T, kSize, true>, grid, dim3(kRowThreads), 0, stream,
                                args, sum_block_rows(args.rows));
   if (status != 0) return status;
   return add_partial_sums(args.partial, args.dbias, args.rows, 2 * args.width, stream);
@@ -133,10 +123,10 @@ Status swiglu_forward(const SwigluForward& args, Stream stream) {
     constexpr int kWide = kPackSize<T>;
     const bool wide = args.width % kWide == 0 && is_aligned(args.x, 16) && is_aligned(args.y, 16) &&
                       is_aligned(args.bias, 16);
-    return wide ? launch(forward_kernel<T, kWide>, grid_of(args.rows, args.width, kWide),
-                         dim3(kThreads), 0, stream, args)
-                : launch(forward_kernel<T, 1>, grid_of(args.rows, args.width, 1), dim3(kThreads), 0,
-                         stream, args);
+    return wide ? launch(forward_kernel<T, kWide>, row_grid(args.rows, args.width, kWide),
+                         dim3(kRowThreads), 0, stream, args)
+                : launch(forward_kernel<T, 1>, row_grid(args.rows, args.width, 1),
+                         dim3(kRowThreads), 0, stream, args);
   });
 }
 

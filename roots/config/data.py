@@ -82,7 +82,7 @@ class OpsConfig(Section):
     rotary: KernelOp = Field("auto", description="rotary position embedding")
     bias_gelu: KernelOp = Field("auto", description="gelu with fused bias")
     swiglu: KernelOp = Field("auto", description="gated MLP activation")
-    dropout: PlainOp = Field("auto", description="counter-based dropout")
+    dropout: KernelOp = Field("auto", description="counter-based dropout")
     cross_entropy: KernelOp = Field("auto", description="vocab-parallel cross-entropy")
 
 

@@ -13,8 +13,8 @@ site and the index of the token. Its two halves k1, k2 key a 32-bit mix of the e
 bit, and a comparison with a threshold reads high bits first). On one CPU core the mask of 786,432
 elements takes 1.1 ms so, 16 ms with 64-bit numbers throughout; torch's dropout of as many 5 ms.
 
-The mask is kept for backward as one byte an element: half of what a 16-bit activation takes, and
-the mix costs ten passes in plain torch.
+ROOTS' kernels compute the mask again in backward. In plain torch, where the mix costs ten passes,
+it is kept as one byte an element: half of what a 16-bit activation takes.
 
 Legend: B rows, T tokens, H elements of a token, R tokens of all rows.
 """
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from roots.errors import RootsError, problem
 from roots.ops.dispatch import AUTO, Implementation, always_supported, request_for, select
+from roots.ops.native import Kernel, native
 from roots.seeding import derive_key, random_bits
 
 _GAMMA = 0x9E3779B9
@@ -166,6 +167,48 @@ def _dropout_torch(
     return result
 
 
+def _dropout_kernel(
+    ops: Any, x_BTH: Tensor, rate: float, keys_B: Tensor, site: str, first_index: int
+) -> Tensor:
+    """The kernel of bias_dropout_add without bias and residual."""
+    keys_BT = token_keys(keys_B, site, x_BTH.shape[1], first_index)
+    result: Tensor = ops.bias_dropout_add_forward(x_BTH, None, None, keys_BT, rate)
+    return result
+
+
+def _forward_fake(
+    x: Tensor, bias: Tensor | None, residual: Tensor | None, token_keys: Tensor | None, rate: float
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _backward_fake(
+    dy: Tensor, token_keys: Tensor | None, rate: float, has_bias: bool
+) -> tuple[Tensor, Tensor]:
+    dx = dy.new_empty(0 if token_keys is None else dy.shape)
+    return dx, dy.new_empty(dy.shape[-1] if has_bias else 0, dtype=torch.float32)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, bias, residual, keys_BT, ctx.rate = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.has_residual = residual is not None
+    ctx.save_for_backward(keys_BT)
+
+
+def _backward(ops: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    (keys_BT,) = ctx.saved_tensors
+    has_bias = ctx.bias_dtype is not None
+    dx, dbias = ops.bias_dropout_add_backward(dy, keys_BT, ctx.rate, has_bias)
+    return (
+        dy if keys_BT is None else dx,
+        dbias.to(ctx.bias_dtype) if has_bias else None,
+        dy if ctx.has_residual else None,
+        None,
+        None,
+    )
+
+
 def _threshold(rate: float) -> int:
     """The signed 32-bit number below which a draw is dropped."""
     return min(round(rate * 2.0**32), 2**32 - 1) - (1 << 31)
@@ -187,7 +230,13 @@ def _cached_site_key(site: str) -> int:
     return derive_key("dropout site", site)
 
 
+KERNELS = (
+    Kernel("bias_dropout_add_forward", _forward_fake, _setup_context, _backward),
+    Kernel("bias_dropout_add_backward", _backward_fake),
+)
+
 IMPLEMENTATIONS = (
+    *native(KERNELS, _dropout_kernel),
     Implementation("torch", _dropout_torch, always_supported),
     Implementation("reference", dropout_reference, always_supported),
 )

@@ -27,6 +27,6 @@ def table(devices: Sequence[str] = ("cpu",)) -> list[OpStatus]:
     rows += status_of("swiglu", SWIGLU, devices)
     rows += status_of("cross_entropy", CROSS_ENTROPY, devices)
     rows += status_of("dropout", DROPOUT, devices)
-    rows += status_of("bias_dropout_add", BIAS_DROPOUT_ADD, devices)
+    rows += status_of("bias_dropout_add", BIAS_DROPOUT_ADD, devices, ("", "bias", "dropout"))
     rows += status_of("scaled_masked_softmax", SCALED_MASKED_SOFTMAX, devices)
     return rows

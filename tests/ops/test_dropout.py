@@ -16,7 +16,14 @@ from roots.errors import RootsError
 from roots.ops import dropout
 from roots.ops.dropout import keep_mask, keep_mask_reference, token_keys
 from roots.seeding import derive_key
-from tests.ops.accuracy import all_dtypes, all_implementations, assert_as_accurate, random_inputs
+from tests.ops.accuracy import (
+    all_dtypes,
+    all_implementations,
+    all_kernels,
+    assert_as_accurate,
+    plain_implementations,
+    random_inputs,
+)
 
 
 def row_keys(count: int, seed: int = 0) -> Tensor:
@@ -31,18 +38,38 @@ def mask(rows: int, tokens: int, size: int, rate: float, site: str = "site") -> 
 @all_implementations
 @pytest.mark.parametrize("shape", [(2, 5, 123), (1, 1, 769), (3, 7, 40)], ids=str)
 def test_dropout_is_as_accurate_as_the_baseline(
-    dtype: torch.dtype, implementation: str, shape: tuple[int, int, int]
+    dtype: torch.dtype, implementation: str, device: str, shape: tuple[int, int, int]
 ) -> None:
-    keep_BTH = mask(*shape, rate=0.3)
+    keep_BTH = mask(*shape, rate=0.3).to(device)
+    keys_B = row_keys(shape[0]).to(device)
 
     def op(x_BTH: Tensor) -> Tensor:
-        return dropout(x_BTH, 0.3, row_keys(shape[0]), "site", implementation=implementation)
+        return dropout(x_BTH, 0.3, keys_B, "site", implementation=implementation)
 
     def baseline(x_BTH: Tensor) -> Tensor:
         return x_BTH * keep_BTH / (1 - 0.3)
 
     for strided in (False, True):
-        assert_as_accurate(op, baseline, random_inputs(shape), dtype, strided=strided)
+        inputs = random_inputs(shape)
+        assert_as_accurate(op, baseline, inputs, dtype, strided=strided, device=device)
+
+
+@all_kernels
+@pytest.mark.parametrize("rate", [0.0, 1e-9, 0.1, 0.5, 0.999, 1 - 1e-12])
+@pytest.mark.parametrize("size", [1, 40, 1027])
+def test_kernels_draw_the_mask_of_the_definition(
+    namespace: str, device: str, rate: float, size: int
+) -> None:
+    """To the bit, in both directions, for keys of every sign and the rates at the ends."""
+    ops = getattr(torch.ops, namespace)
+    keys_BT = token_keys(row_keys(3), "site", 7)
+    keys_BT[0, :4] = torch.tensor([0, -1, 2**63 - 1, -(2**63)])
+    expected = keep_mask_reference(keys_BT, size, rate)
+    ones, keys_BT = torch.ones(3, 7, size, device=device), keys_BT.to(device)
+    y = ops.bias_dropout_add_forward(ones, None, None, keys_BT, rate)
+    dx, _ = ops.bias_dropout_add_backward(ones, keys_BT, rate, False)
+    assert torch.equal(y.cpu() != 0, expected)
+    assert torch.equal(dx, y)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -163,14 +190,15 @@ def test_patterns_of_eight_neighbours_are_equally_frequent() -> None:
 
 
 @all_implementations
-def test_mean_is_kept(implementation: str) -> None:
-    x_BTH = torch.ones(8, 128, 256)
-    y_BTH = dropout(x_BTH, 0.25, row_keys(8), "site", implementation=implementation)
+def test_mean_is_kept(implementation: str, device: str) -> None:
+    x_BTH = torch.ones(8, 128, 256, device=device)
+    keys_B = row_keys(8).to(device)
+    y_BTH = dropout(x_BTH, 0.25, keys_B, "site", implementation=implementation)
     assert abs(y_BTH.double().mean() - 1) < 4 * math.sqrt(0.25 / 0.75 / y_BTH.numel())
     assert set(y_BTH.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
 
 
-@all_implementations
+@plain_implementations
 def test_gradients_against_finite_differences(implementation: str) -> None:
     (x_BTH,) = random_inputs((2, 3, 5))
     keys_B = row_keys(2)
