@@ -5,6 +5,7 @@ from roots.ops.attention_dropout import AttentionDropout
 from roots.ops.attention_ranges import KeyRanges
 from roots.ops.bias_dropout_add import bias_dropout_add
 from roots.ops.bias_gelu import bias_gelu
+from roots.ops.check_finite import check_finite
 from roots.ops.cross_entropy import cross_entropy, softmax_gradient_, softmax_statistics
 from roots.ops.dropout import dropout
 from roots.ops.layer_norm import layer_norm
@@ -20,6 +21,7 @@ __all__ = [
     "attention",
     "bias_dropout_add",
     "bias_gelu",
+    "check_finite",
     "cross_entropy",
     "dropout",
     "layer_norm",

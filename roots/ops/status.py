@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from roots.ops.attention import IMPLEMENTATIONS as ATTENTION
 from roots.ops.bias_dropout_add import IMPLEMENTATIONS as BIAS_DROPOUT_ADD
 from roots.ops.bias_gelu import IMPLEMENTATIONS as BIAS_GELU
+from roots.ops.check_finite import IMPLEMENTATIONS as CHECK_FINITE
 from roots.ops.cross_entropy import IMPLEMENTATIONS as CROSS_ENTROPY
 from roots.ops.dispatch import OpStatus, status_of
 from roots.ops.dropout import IMPLEMENTATIONS as DROPOUT
@@ -29,4 +30,5 @@ def table(devices: Sequence[str] = ("cpu",)) -> list[OpStatus]:
     rows += status_of("dropout", DROPOUT, devices)
     rows += status_of("bias_dropout_add", BIAS_DROPOUT_ADD, devices, ("", "bias", "dropout"))
     rows += status_of("scaled_masked_softmax", SCALED_MASKED_SOFTMAX, devices)
+    rows += status_of("check_finite", CHECK_FINITE, devices)
     return rows
