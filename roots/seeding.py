@@ -37,7 +37,9 @@ def random_bits(key: int | Tensor, index: Tensor) -> Tensor:
 
     `key` is an int or an int64 tensor that broadcasts against `index`.
     """
-    state = (index + 1) * _signed(_GOLDEN_GAMMA) + key
+    # ~index = -(index + 1). Written so, because torch.compile folds sums and products of an arange
+    # into addresses, which it takes not to overflow.
+    state = ~index * -_signed(_GOLDEN_GAMMA) + key
     state = (state ^ _shift_right(state, 30)) * _signed(_MIX_1)
     state = (state ^ _shift_right(state, 27)) * _signed(_MIX_2)
     return state ^ _shift_right(state, 31)

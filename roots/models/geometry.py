@@ -35,7 +35,8 @@ class GeometryMemo:
     memo holds those starts, so their storage cannot be reused for others as long as it is compared
     with; the version counter catches changes in place. ZeRO-3 detaches every input of a module,
     which keeps storage and version, and hence hits. Recompute of an older micro-batch merely misses
-    and builds the same tensors again.
+    and builds the same tensors again. Under torch.compile nothing is remembered, because tensors
+    have no addresses there: the compiler finds equal parts of its graph itself.
     """
 
     def __init__(self, model: ModelConfig, options: BuildOptions) -> None:
@@ -58,8 +59,10 @@ class GeometryMemo:
         """
         if past is not None:
             return self._build(document_starts_BT, past, separate=True, reset=True)
+        separate, reset = self._separate_documents, self._reset_positions
+        if torch.compiler.is_compiling():
+            return self._build(document_starts_BT, 0, separate, reset)
         if not self._remembers(document_starts_BT):
-            separate, reset = self._separate_documents, self._reset_positions
             self._geometry = self._build(document_starts_BT, 0, separate, reset)
             self._starts_BT = document_starts_BT
             self._version = document_starts_BT._version
@@ -94,7 +97,8 @@ class GeometryMemo:
         if table is None or table[0].shape[0] < num_positions or table[0].device != device:
             positions_P = torch.arange(max(num_positions, self._sequence_length), device=device)
             table = rotary_table(positions_P, self._rotary_size, self._rotary_base)
-            self._table = table
+            if not torch.compiler.is_compiling():
+                self._table = table
         return table
 
 
