@@ -84,6 +84,7 @@ class OpsConfig(Section):
     swiglu: KernelOp = Field("auto", description="gated MLP activation")
     dropout: KernelOp = Field("auto", description="counter-based dropout")
     cross_entropy: KernelOp = Field("auto", description="vocab-parallel cross-entropy")
+    check_finite: KernelOp = Field("auto", description="search for gradients that are not finite")
 
 
 class RunSection(Section):

@@ -119,7 +119,8 @@ class TrackerCallback(Callback):
             return
         values = dataclasses.asdict(record)
         step = values.pop("step")
-        self._log(step, {f"train/{name}": float(value) for name, value in values.items()})
+        numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
+        self._log(step, {f"train/{name}": float(value) for name, value in numbers.items()})
 
     def on_evaluate_end(self, step: int, loss: float) -> None:
         perplexity = EvaluationRecord.of(step, loss).perplexity

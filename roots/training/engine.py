@@ -38,6 +38,7 @@ from roots.training.deepspeed_json import (
 )
 from roots.training.engine_optimizer import choose_optimizer, parameter_groups
 from roots.training.gradients import clip_gradients_, global_gradient_norm
+from roots.training.overflow import GradientWatch
 
 _logger = get_logger(__name__)
 
@@ -46,25 +47,36 @@ _FLOOR_MESSAGE = "loss scale already at minimum"
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did. `grad_norm` is before clipping, None if it overflowed."""
+    """What one optimizer step did. `grad_norm` is before clipping, None if it overflowed.
+
+    `overflow` names the first parameter whose gradient was not finite, and its rank; "" if none.
+    """
 
     loss: float
     grad_norm: float | None
     loss_scale: float
     skipped: bool
+    overflow: str = ""
 
 
 class Engine(abc.ABC):
     """The model on this rank together with its optimizer, driven one global batch at a time."""
 
     def __init__(
-        self, config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device, engine: Any
+        self,
+        config: RunConfig,
+        plan: BatchPlan,
+        mesh: Mesh,
+        device: Device,
+        engine: Any,
+        watch: GradientWatch,
     ) -> None:
         self.config = config
         self.plan = plan
         self.mesh = mesh
         self.device = device
         self.deepspeed = engine
+        self._watch = watch
         self._norm: Tensor | None = None
         if clips_outside_engine(config):
             engine.basic_optimizer.register_step_pre_hook(self._clip_before_step)
@@ -73,25 +85,31 @@ class Engine(abc.ABC):
         """Train on this replica's micro-batches of one global batch with `learning_rate`.
 
         The loss is the mean over the global batch, equal on every rank. An overflow of fp16
-        gradients on any rank skips the update on all of them and lowers the loss scale. Raises
+        gradients on any rank skips the update on all of them and lowers the loss scale; the
+        parameter that overflowed is logged on every rank, as is that of an infinite norm. Raises
         RootsError with exit code DIVERGED when the scale cannot go lower, or, without loss scaling,
         when the loss is not finite.
         """
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate
         scale = self.loss_scale
+        self._watch.start_step()
         try:
             loss = self._forward_backward_step([self._to_device(batch) for batch in micro_batches])
         except Exception as error:
             if _FLOOR_MESSAGE not in str(error):
                 raise
+            self._attribute_overflow()
             raise self._at_floor(scale) from None
         if self.config.training.precision != "fp16" and not math.isfinite(loss):
+            self._attribute_overflow()
             raise self._not_finite(float(loss))
         skipped = not self.deepspeed.was_step_applied()
         norm = self._norm if self._norm is not None else self.deepspeed.get_global_grad_norm()
-        finite = norm is not None and not skipped
-        return StepResult(float(loss), float(norm) if finite else None, scale, skipped)
+        known = None if norm is None or skipped else float(norm)
+        overflowed = skipped or (known is not None and not math.isfinite(known))
+        overflow = self._attribute_overflow() if overflowed else ""
+        return StepResult(float(loss), known, scale, skipped, overflow)
 
     @abc.abstractmethod
     def _forward_backward_step(self, micro_batches: Sequence[Batch]) -> Tensor:
@@ -149,6 +167,12 @@ class Engine(abc.ABC):
         parameters = list(self.module.parameters())
         self._norm = global_gradient_norm(parameters, self.mesh)
         clip_gradients_(parameters, self._norm, self.config.training.gradient_clipping)
+
+    def _attribute_overflow(self) -> str:
+        """Name and log whose gradient was not finite; every rank must call."""
+        culprit = self._watch.culprit(self.mesh)
+        _logger.warning("overflow: the first gradient that is not finite is that of %s", culprit)
+        return culprit
 
     def _not_finite(self, loss: float) -> RootsError:
         """Without loss scaling nothing will make the next loss finite again."""
@@ -209,8 +233,9 @@ def build_zero_engine(
     config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device, module: nn.Module
 ) -> ZeroEngine:
     """Put `module` (initialised, one stage) under DeepSpeed."""
+    watch = GradientWatch(module, config.ops.check_finite)
     engine = initialise_deepspeed(config, plan, device, module, mpu=DeepSpeedMpu(mesh))
-    return ZeroEngine(config, plan, mesh, device, engine)
+    return ZeroEngine(config, plan, mesh, device, engine, watch)
 
 
 def initialise_deepspeed(

@@ -18,6 +18,7 @@ from roots.parallel.mesh import Mesh
 from roots.parallel.pipeline import Pipeline
 from roots.training.engine import Engine, initialise_deepspeed
 from roots.training.engine_accelerator import join_process_group
+from roots.training.overflow import GradientWatch
 
 PipelineItem = tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -57,8 +58,9 @@ def build_pipeline_engine(
         tied_weight=TIED_WEIGHT,
     )
     initialise(stage, config.training.seed, config.model, device=device.torch)
+    watch = GradientWatch(stage, config.ops.check_finite)
     engine = initialise_deepspeed(config, plan, device, stage, mpu=None)
-    return PipelineEngine(config, plan, mesh, device, engine)
+    return PipelineEngine(config, plan, mesh, device, engine, watch)
 
 
 def _items(micro_batches: Sequence[Batch]) -> Iterator[PipelineItem]:

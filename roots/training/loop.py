@@ -118,6 +118,7 @@ def _record(
         tflops=rates.tflops,
         mfu=rates.mfu,
         memory_bytes=_largest_memory(run),
+        overflow=result.overflow,
     )
 
 

@@ -39,6 +39,8 @@ class StepRecord:
     `tflops` is achieved model TFLOP/s of one device, `mfu` a share of 1 (planner/flops.py),
     `memory_bytes` the peak of the rank that needs most. `loss` is the mean over the global batch,
     `grad_norm` the global norm before clipping; both may be NaN or infinite in a skipped step.
+    `overflow` names the first parameter whose gradient was not finite, and its rank, "" if all
+    were (and in records of before there was the field).
     """
 
     step: int
@@ -54,6 +56,7 @@ class StepRecord:
     tflops: float
     mfu: float
     memory_bytes: int
+    overflow: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,18 +141,22 @@ def read_evaluations(path: Path) -> list[EvaluationRecord]:
 
 
 def _records(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Yield the records of `path`; unknown keys are skipped, missing ones are errors."""
-    names = [field.name for field in dataclasses.fields(kind)]
+    """Yield the records of `path`; unknown keys are skipped, missing ones, if not new, errors."""
+    fields = dataclasses.fields(kind)
+    required = [field.name for field in fields if field.default is dataclasses.MISSING]
+    names = [field.name for field in fields]
     try:
         for number, _, values in _objects(path):
-            missing = [name for name in names if name not in values]
+            missing = [name for name in required if name not in values]
             if missing:
                 raise _broken(path, number, f"has no field {missing[0]!r}")
             # null stands for a number that was not finite; no field is null otherwise.
-            fields: dict[str, Any] = {
-                name: math.nan if values[name] is None else values[name] for name in names
+            found: dict[str, Any] = {
+                name: math.nan if values[name] is None else values[name]
+                for name in names
+                if name in values
             }
-            yield kind(**fields)
+            yield kind(**found)
     except OSError as error:
         raise _unusable(path, error) from error
 
@@ -187,9 +194,9 @@ def _drop_after(path: Path, last_step: int) -> int:
     return dropped
 
 
-def _json_value(value: float | int | bool) -> float | int | bool | None:
+def _json_value(value: float | int | bool | str) -> float | int | bool | str | None:
     """Replace what JSON cannot hold by None."""
-    return value if math.isfinite(value) else None
+    return value if isinstance(value, str) or math.isfinite(value) else None
 
 
 def _broken(path: Path, number: int, what: str) -> RootsError:

@@ -81,7 +81,8 @@ class Progress:
 
     def _line(self, record: StepRecord) -> str:
         """The one line about a step."""
-        skipped = "  skipped (overflow)" if record.skipped else ""
+        culprit = f" of {record.overflow}" if record.overflow else ""
+        skipped = f"  skipped (overflow{culprit})" if record.skipped else ""
         return (
             f"step {record.step}/{self._total_steps}  loss {record.loss:.4f}{self._evaluation}  "
             f"lr {record.lr:.3g}  {record.tokens_per_second:,.0f} tokens/s  "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from roots.config import RunConfig
 from roots.data.build import build_data
 from roots.device import launch_environment
+from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object
 from roots.parallel.shard import Shard
@@ -29,6 +31,8 @@ class Curve:
     norms: list[float | None] = field(default_factory=list)
     scales: list[float] = field(default_factory=list)
     skipped: list[bool] = field(default_factory=list)
+    overflows: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
     weights: dict[str, Tensor] = field(default_factory=dict)
     evaluation: float = 0.0
 
@@ -52,6 +56,7 @@ def train_curve(
     data = build_data(config, plan, mesh.data.rank)
     engine = build_engine(config, plan, mesh, device)
     curve = Curve()
+    lines = _log_of("training.engine", curve.log)
     for step, (micro_batches, _) in enumerate(data.train.iterate(0)):
         if tamper is not None:
             tamper(engine, step)
@@ -67,13 +72,21 @@ def train_curve(
         curve.norms.append(result.grad_norm)
         curve.scales.append(result.loss_scale)
         curve.skipped.append(result.skipped)
+        curve.overflows.append(result.overflow)
+    get_logger("training.engine").removeHandler(lines)
     assert data.valid is not None
     losses = [engine.evaluate(batches) for batches in data.valid.batches(2)]
     parts = all_gather_object(mesh.model, [(s, t.clone()) for s, t in engine.weights()])
     weights = _join(entry for part in parts for entry in part)
-    return Curve(
-        curve.losses, curve.norms, curve.scales, curve.skipped, weights, sum(losses) / len(losses)
-    )
+    return replace(curve, weights=weights, evaluation=sum(losses) / len(losses))
+
+
+def _log_of(name: str, lines: list[str]) -> logging.Handler:
+    """Append the logger's warnings to `lines` too."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    get_logger(name).addHandler(handler)
+    return handler
 
 
 def _join(entries: Any) -> dict[str, Tensor]:

@@ -24,6 +24,10 @@ FP32_TOLERANCE = 1e-5
 # Eight units in the last place of fp16: rounding of 20 steps, far below what a wrong norm would do.
 FP16_TOLERANCE = 8 * 2.0**-10
 BF16_TOLERANCE = 8 * 2.0**-7
+# The gradient that is made infinite: of the first parameter of the last rank's stage, which in the
+# last of several is its copy of the embedding's.
+FIRST_PARAMETER = "embedding.tokens.weight"
+FIRST_OF_LAST_STAGE = "head.weight"
 BF16_LAYOUTS = ("tp2-zero0", "pp2-zero1", "tp2-pp2-zero1", "dp2-zero2", "dp2-zero3")
 
 # Rounding errors grow with every update: in fp16 the updates are smaller, the tolerance stays.
@@ -144,6 +148,7 @@ def test_layout_matches_one_process_in_fp16_with_one_overflow(
         assert curve.scales == [
             2.0**10 if step <= OVERFLOW_STEP else 2.0**9 for step in range(STEPS)
         ]
+        assert_attributed(curve, parallel, world_size)
         assert curve.losses == pytest.approx(reference.losses, rel=FP16_TOLERANCE)
         assert clean(curve.norms) == pytest.approx(clean(reference.norms), rel=FP16_TOLERANCE)
         assert curve.evaluation == pytest.approx(reference.evaluation, rel=FP16_TOLERANCE)
@@ -160,6 +165,28 @@ def test_layout_matches_one_process_in_bf16(
         assert curve.losses == pytest.approx(single["bf16"].losses, rel=BF16_TOLERANCE)
         assert curve.norms == pytest.approx(single["bf16"].norms, rel=BF16_TOLERANCE)
     assert torch.tensor([curve.losses for curve in curves]).unique(dim=0).shape[0] == 1
+
+
+@pytest.mark.parametrize("name", BF16_LAYOUTS)
+def test_infinite_gradient_in_bf16_is_attributed(name: str, prefix: Path) -> None:
+    """Without loss scaling too the step is left out and everyone is told whose gradient it was."""
+    world_size, parallel = next((size, fields) for n, size, fields in LAYOUTS if n == name)
+    config = config_of(prefix, parallel, "bf16")
+    training = config.training.model_copy(update={"steps": OVERFLOW_STEP + 2})
+    config = config.model_copy(update={"training": training})
+    for curve in run_distributed(train_curve, world_size, config, overflow_on_last_rank):
+        assert curve.skipped == [step == OVERFLOW_STEP for step in range(OVERFLOW_STEP + 2)]
+        assert_attributed(curve, parallel, world_size)
+
+
+def assert_attributed(curve: Curve, parallel: dict[str, Any], world_size: int) -> None:
+    """The parameter and the one rank whose gradient was infinite are told, and logged."""
+    (line,) = curve.log
+    culprit = curve.overflows[OVERFLOW_STEP]
+    assert [step for step, text in enumerate(curve.overflows) if text] == [OVERFLOW_STEP]
+    assert line == f"overflow: the first gradient that is not finite is that of {culprit}"
+    name = FIRST_OF_LAST_STAGE if "pipeline" in parallel else FIRST_PARAMETER
+    assert culprit == f"{name} on rank {world_size - 1}"
 
 
 def clean(norms: list[float | None]) -> list[float]:

@@ -43,6 +43,7 @@ def test_line_holds_exactly_the_documented_fields(tmp_path: Path) -> None:
         "tflops",
         "mfu",
         "memory_bytes",
+        "overflow",
     ]
 
 
@@ -192,3 +193,13 @@ def test_evaluations_after_the_checkpoint_are_dropped(
     writer.close()
     EvaluationWriter(path, resume_step).close()
     assert [one.step for one in read_evaluations(path)] == kept
+
+
+def test_records_of_before_there_was_a_field_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 3))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    del lines[0]["overflow"]
+    lines[1]["overflow"] = "head.weight on rank 3"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [record.overflow for record in read_metrics(path)] == ["", "head.weight on rank 3"]
