@@ -46,6 +46,7 @@ class SelfAttention(nn.Module):
             name=f"{name}.output",
             axis=axis,
             bias=model.bias,
+            skip_bias=True,
             device=options.device,
             dtype=options.dtype,
         )
@@ -62,8 +63,11 @@ class SelfAttention(nn.Module):
         dropout_keys_B: Tensor,
         geometry: Geometry,
         cache: LayerCache | None = None,
-    ) -> Tensor:
-        """x_BTH -> y_BTH. A cache is appended to."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """x_BTH -> y_BTH and the bias [H] that is still to be added to it, if there is one.
+
+        A cache is appended to.
+        """
         qkv_BTr = self.qkv(x_BTH)
         q_BTnD, k_BSkD, v_BSkD = (
             part.unflatten(-1, (-1, self.head_size)) for part in qkv_BTr.split(self.local_sizes, -1)
@@ -79,8 +83,8 @@ class SelfAttention(nn.Module):
             dropout=self._dropout(dropout_keys_B),
             implementation=self.ops.attention,
         )
-        y_BTH: Tensor = self.output(o_BTnD.flatten(-2))
-        return y_BTH
+        y_BTH, bias_H = self.output(o_BTnD.flatten(-2))
+        return y_BTH, bias_H
 
     def _rotated(self, x_BTmD: Tensor, geometry: Geometry) -> Tensor:
         if geometry.cos is None or geometry.sin is None:

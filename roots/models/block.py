@@ -73,18 +73,21 @@ class Block(nn.Module):
         cache: LayerCache | None = None,
     ) -> Tensor:
         geometry = self.geometry(document_starts_BT, None if cache is None else cache.length)
-        y_BTH = self.attention(self.attention_norm(x_BTH), dropout_keys_B, geometry, cache)
-        x_BTH = self._add(x_BTH, y_BTH, dropout_keys_B, "attention")
+        branch = self.attention(self.attention_norm(x_BTH), dropout_keys_B, geometry, cache)
+        x_BTH = self._add(x_BTH, branch, dropout_keys_B, "attention")
         return self._add(x_BTH, self.mlp(self.mlp_norm(x_BTH)), dropout_keys_B, "mlp")
 
-    def _add(self, x_BTH: Tensor, y_BTH: Tensor, dropout_keys_B: Tensor, branch: str) -> Tensor:
-        """x + dropout(y). The bias is in y: the matrix product adds it at no cost."""
+    def _add(
+        self, x_BTH: Tensor, branch: tuple[Tensor, Tensor | None], dropout_keys_B: Tensor, name: str
+    ) -> Tensor:
+        """x + dropout(y + bias) with branch = (y_BTH, bias_H or None)."""
+        y_BTH, bias_H = branch
         return bias_dropout_add(
             y_BTH,
-            None,
+            bias_H,
             x_BTH,
             self.dropout_rate if self.training else 0.0,
             dropout_keys_B,
-            f"{self.name}.{branch}",
+            f"{self.name}.{name}",
             implementation=self.ops.dropout,
         )

@@ -17,7 +17,9 @@ from roots.parallel.mesh import Axis
 class MLP(nn.Module):
     """y_BTH = gelu(x W_up^T + b) W_down^T, or (silu(x W_gate^T) * x W_up^T) W_down^T.
 
-    For swiglu (Shazeer, arXiv:2002.05202) gate and up are the two halves of one matrix.
+    For swiglu (Shazeer, arXiv:2002.05202) gate and up are the two halves of one matrix. No matrix
+    product adds a bias: that of W_up goes with the activation, where its gradient is summed in the
+    same pass, and that of W_down is handed to the caller.
 
     Communication: forward all-reduce of y; backward all-reduce of dx.
     """
@@ -35,6 +37,7 @@ class MLP(nn.Module):
             axis=axis,
             bias=model.bias,
             chunks=chunks,
+            skip_bias=True,
             device=options.device,
             dtype=options.dtype,
         )
@@ -44,16 +47,17 @@ class MLP(nn.Module):
             name=f"{name}.down",
             axis=axis,
             bias=model.bias,
+            skip_bias=True,
             device=options.device,
             dtype=options.dtype,
         )
 
-    def forward(self, x_BTH: Tensor) -> Tensor:
-        """x_BTH -> y_BTH."""
-        z_BTf = self.up(x_BTH)
+    def forward(self, x_BTH: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x_BTH -> y_BTH and the bias [H] that is still to be added to it, if there is one."""
+        z_BTf, bias_f = self.up(x_BTH)
         if self.gated:
-            a_BTf = swiglu(z_BTf, implementation=self.ops.swiglu)
+            a_BTf = swiglu(z_BTf, bias_f, implementation=self.ops.swiglu)
         else:
-            a_BTf = bias_gelu(z_BTf, None, self.approximate, implementation=self.ops.bias_gelu)
-        y_BTH: Tensor = self.down(a_BTf)
-        return y_BTH
+            a_BTf = bias_gelu(z_BTf, bias_f, self.approximate, implementation=self.ops.bias_gelu)
+        y_BTH, bias_H = self.down(a_BTf)
+        return y_BTH, bias_H
