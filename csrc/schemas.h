@@ -31,15 +31,16 @@
 // layer_norm, rms_norm: stream = x + residual (or x), y = normalised stream * weight + bias over
 // the last dim; weight counts as 1 + weight if zero_centred. `stream` is empty without residual
 // (the caller has x). mean, rstd: float32 [rows]. dstream: gradient of the stream from elsewhere.
-// dx is the gradient of x and of the residual alike. dweight, dbias: float32 [H].
-#define ROOTS_NORM_SCHEMAS(X)                                                                     \
-  X("layer_norm_forward(Tensor x, Tensor? residual, Tensor weight, Tensor? bias, float epsilon, " \
-    "bool zero_centred) -> (Tensor y, Tensor stream, Tensor mean, Tensor rstd)")                  \
-  X("layer_norm_backward(Tensor dy, Tensor? dstream, Tensor stream, Tensor weight, Tensor mean, " \
-    "Tensor rstd, bool zero_centred) -> (Tensor dx, Tensor dweight, Tensor dbias)")               \
-  X("rms_norm_forward(Tensor x, Tensor? residual, Tensor weight, float epsilon, "                 \
-    "bool zero_centred) -> (Tensor y, Tensor stream, Tensor rstd)")                               \
-  X("rms_norm_backward(Tensor dy, Tensor? dstream, Tensor stream, Tensor weight, Tensor rstd, "   \
+// dx is the gradient of x and of the residual alike. dweight, dbias: float32 [H], dbias empty
+// unless has_bias.
+#define ROOTS_NORM_SCHEMAS(X)                                                                      \
+  X("layer_norm_forward(Tensor x, Tensor? residual, Tensor weight, Tensor? bias, float epsilon, "  \
+    "bool zero_centred) -> (Tensor y, Tensor stream, Tensor mean, Tensor rstd)")                   \
+  X("layer_norm_backward(Tensor dy, Tensor? dstream, Tensor stream, Tensor weight, Tensor mean, "  \
+    "Tensor rstd, bool zero_centred, bool has_bias) -> (Tensor dx, Tensor dweight, Tensor dbias)") \
+  X("rms_norm_forward(Tensor x, Tensor? residual, Tensor weight, float epsilon, "                  \
+    "bool zero_centred) -> (Tensor y, Tensor stream, Tensor rstd)")                                \
+  X("rms_norm_backward(Tensor dy, Tensor? dstream, Tensor stream, Tensor weight, Tensor rstd, "    \
     "bool zero_centred) -> (Tensor dx, Tensor dweight)")
 
 // rotary: pairs (i, i+R) of a head, or (2i, 2i+1) if interleaved, turned by the angle whose cosine

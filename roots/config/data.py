@@ -10,7 +10,6 @@ from pydantic import Field, field_validator
 from roots.config.section import Section
 
 # The names that roots.ops offers, repeated because a config is checked without torch.
-PlainOp = Literal["auto", "torch", "reference"]
 KernelOp = Literal["auto", "roots", "simulator", "torch", "reference"]
 
 
@@ -77,8 +76,8 @@ class OpsConfig(Section):
     attention: Literal["auto", "roots", "simulator", "torch_sdpa", "reference"] = Field(
         "auto", description="fused softmax-attention"
     )
-    layer_norm: PlainOp = Field("auto", description="layer norm")
-    rms_norm: PlainOp = Field("auto", description="RMS norm")
+    layer_norm: KernelOp = Field("auto", description="layer norm")
+    rms_norm: KernelOp = Field("auto", description="RMS norm")
     rotary: KernelOp = Field("auto", description="rotary position embedding")
     bias_gelu: KernelOp = Field("auto", description="gelu with fused bias")
     swiglu: KernelOp = Field("auto", description="gated MLP activation")

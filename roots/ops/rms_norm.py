@@ -1,11 +1,15 @@
-"""Root-mean-square normalisation (Zhang, Sennrich, 2019) over the last dim.
+"""Root-mean-square normalisation (Zhang, Sennrich, 2019) over the last dim, of a sum if so wanted.
 
-y = x / sqrt(mean(x^2) + epsilon) * weight        statistics in fp32
+    stream = x + residual                                  in the dtype of x
+    y = stream / sqrt(mean(stream^2) + epsilon) * weight    statistics in fp32
+
+With zero_centred the weight counts as 1 + weight, so that weight decay pulls towards 1 (Gemma).
+Backward reads the stream and one number a row, and normalises again.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -20,27 +24,74 @@ from roots.ops.dispatch import (
     request_for,
     select,
 )
+from roots.ops.native import Kernel, native
+from roots.ops.norm import (
+    NormOptions,
+    NormResult,
+    add_residual,
+    fake_forward,
+    full_weight,
+    keep_for_backward,
+    norm_features,
+    stream_gradients,
+)
+
+
+@overload
+def rms_norm(
+    x: Tensor,
+    weight_H: Tensor,
+    epsilon: float = ...,
+    *,
+    residual: None = ...,
+    zero_centred: bool = ...,
+    implementation: str = ...,
+) -> Tensor: ...
+
+
+@overload
+def rms_norm(
+    x: Tensor,
+    weight_H: Tensor,
+    epsilon: float = ...,
+    *,
+    residual: Tensor,
+    zero_centred: bool = ...,
+    implementation: str = ...,
+) -> tuple[Tensor, Tensor]: ...
 
 
 def rms_norm(
-    x: Tensor, weight_H: Tensor, epsilon: float = 1e-5, *, implementation: str = AUTO
-) -> Tensor:
+    x: Tensor,
+    weight_H: Tensor,
+    epsilon: float = 1e-5,
+    *,
+    residual: Tensor | None = None,
+    zero_centred: bool = False,
+    implementation: str = AUTO,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Normalise x [..., H] over its last dim; the result has its shape and dtype.
 
+    residual: of the shape of x, added to it first; then the result is (y, x + residual).
     The mean square is computed in fp32 for 16-bit x; the gradient of the weight is summed in fp32
     and returned in its dtype.
     """
-    run = select("rms_norm", IMPLEMENTATIONS, request_for(x), implementation).run
-    result: Tensor = run(x, weight_H, epsilon)
-    return result
+    request = request_for(x, *norm_features(residual))
+    run = select("rms_norm", IMPLEMENTATIONS, request, implementation).run
+    y, stream = run(x, residual, weight_H, NormOptions(epsilon, zero_centred))
+    return y if residual is None else (y, stream)
 
 
-def rms_norm_reference(x: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
+def rms_norm_reference(
+    x: Tensor, residual: Tensor | None, weight_H: Tensor, options: NormOptions
+) -> NormResult:
     """The formula in plain torch, in fp32 (float64 for float64)."""
     wide = accumulation_dtype(x.dtype)
-    wide_x = x.to(wide)
-    scale = (wide_x.square().mean(-1, keepdim=True) + epsilon).rsqrt()
-    return (wide_x * scale * weight_H.to(wide)).to(x.dtype)
+    stream = add_residual(x, residual)
+    wide_stream = stream.to(wide)
+    scale = (wide_stream.square().mean(-1, keepdim=True) + options.epsilon).rsqrt()
+    y = wide_stream * scale * full_weight(weight_H.to(wide), options.zero_centred)
+    return y.to(x.dtype), stream
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -70,15 +121,64 @@ class _RmsNorm(torch.autograd.Function):
         return grad_x.to(x.dtype), grad_weight_H, None
 
 
-def _rms_norm_torch(x: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
+def _rms_norm_torch(
+    x: Tensor, residual: Tensor | None, weight_H: Tensor, options: NormOptions
+) -> NormResult:
     """torch's kernel where it has one, which on a CPU it has not: composed there, it takes 3x."""
+    stream = add_residual(x, residual)
+    weight_H = full_weight(weight_H, options.zero_centred)
     if x.device.type == "cuda":
-        return F.rms_norm(x, weight_H.shape, weight_H, epsilon)
-    result: Tensor = _RmsNorm.apply(x, weight_H, epsilon)
-    return result
+        return F.rms_norm(stream, weight_H.shape, weight_H, options.epsilon), stream
+    return _RmsNorm.apply(stream, weight_H, options.epsilon), stream
 
+
+def _rms_norm_native(
+    ops: Any,
+    x: Tensor,
+    residual: Tensor | None,
+    weight_H: Tensor,
+    options: NormOptions,
+) -> NormResult:
+    y, stream, _ = ops.rms_norm_forward(x, residual, weight_H, *options)
+    return y, stream
+
+
+def _forward_fake(x: Tensor, residual: Tensor | None, *_: Any) -> tuple[Tensor, ...]:
+    return fake_forward(x, residual, num_statistics=1)
+
+
+def _backward_fake(dy: Tensor, dstream: Tensor | None, stream: Tensor, *_: Any) -> Any:
+    dweight_H = stream.new_empty(stream.shape[-1], dtype=torch.float32)
+    return stream.new_empty(stream.shape), dweight_H
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, residual, weight_H, _, ctx.zero_centred = inputs
+    keep_for_backward(ctx, x, residual, weight_H, output)
+
+
+def _backward(
+    ops: Any, ctx: Any, grad_y: Tensor | None, grad_stream: Tensor | None, *_: Any
+) -> tuple[Tensor | None, ...]:
+    stream, weight_H, rstd = ctx.saved_tensors
+    dx, dweight_H = ops.rms_norm_backward(
+        *stream_gradients(ctx, stream, grad_y, grad_stream),
+        stream,
+        weight_H,
+        rstd,
+        ctx.zero_centred,
+    )
+    dresidual = dx if ctx.has_residual else None
+    return dx, dresidual, dweight_H.to(weight_H.dtype), None, None
+
+
+KERNELS = (
+    Kernel("rms_norm_forward", _forward_fake, _setup_context, _backward),
+    Kernel("rms_norm_backward", _backward_fake),
+)
 
 IMPLEMENTATIONS = (
+    *native(KERNELS, _rms_norm_native),
     Implementation("torch", _rms_norm_torch, always_supported),
     Implementation("reference", rms_norm_reference, always_supported),
 )

@@ -21,8 +21,8 @@ from roots.ops.swiglu import IMPLEMENTATIONS as SWIGLU
 def table(devices: Sequence[str] = ("cpu",)) -> list[OpStatus]:
     """Return a row for every op, case, device kind ("cpu", "cuda") and dtype."""
     rows = status_of("attention", ATTENTION, devices, ("", "documents", "window", "dropout", "lse"))
-    rows += status_of("layer_norm", LAYER_NORM, devices)
-    rows += status_of("rms_norm", RMS_NORM, devices)
+    rows += status_of("layer_norm", LAYER_NORM, devices, ("", "residual"))
+    rows += status_of("rms_norm", RMS_NORM, devices, ("", "residual"))
     rows += status_of("rotary", ROTARY, devices)
     rows += status_of("bias_gelu", BIAS_GELU, devices)
     rows += status_of("swiglu", SWIGLU, devices)

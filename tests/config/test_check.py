@@ -107,6 +107,6 @@ def test_implementation_that_no_op_has_is_refused() -> None:
         "ops.attention='flash': input should be 'auto', 'roots', 'simulator', 'torch_sdpa' or "
         "'reference'; "
         "it is: fused softmax-attention (default 'auto')",
-        "ops.rms_norm='torch_sdpa': input should be 'auto', 'torch' or 'reference'; "
-        "it is: RMS norm (default 'auto')",
+        "ops.rms_norm='torch_sdpa': input should be 'auto', 'roots', 'simulator', 'torch' or "
+        "'reference'; it is: RMS norm (default 'auto')",
     )

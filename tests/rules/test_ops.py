@@ -10,7 +10,15 @@ import pytest
 from tests.helpers.sources import ROOT, files, name_of
 
 # What serves all ops and is none itself.
-SHARED = {"__init__", "attention_dropout", "attention_ranges", "dispatch", "native", "status"}
+SHARED = {
+    "__init__",
+    "attention_dropout",
+    "attention_ranges",
+    "dispatch",
+    "native",
+    "norm",
+    "status",
+}
 OPS = [
     path
     for path in files(".py", below=("roots/ops",))
