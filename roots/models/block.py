@@ -74,8 +74,16 @@ class Block(nn.Module):
     ) -> Tensor:
         geometry = self.geometry(document_starts_BT, None if cache is None else cache.length)
         branch = self.attention(self.attention_norm(x_BTH), dropout_keys_B, geometry, cache)
-        x_BTH = self._add(x_BTH, branch, dropout_keys_B, "attention")
-        return self._add(x_BTH, self.mlp(self.mlp_norm(x_BTH)), dropout_keys_B, "mlp")
+        if branch[1] is None and not self._drops:
+            normal_BTH, x_BTH = self.mlp_norm(branch[0], residual_BTH=x_BTH)
+        else:
+            x_BTH = self._add(x_BTH, branch, dropout_keys_B, "attention")
+            normal_BTH = self.mlp_norm(x_BTH)
+        return self._add(x_BTH, self.mlp(normal_BTH), dropout_keys_B, "mlp")
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.dropout_rate > 0.0
 
     def _add(
         self, x_BTH: Tensor, branch: tuple[Tensor, Tensor | None], dropout_keys_B: Tensor, name: str
@@ -86,7 +94,7 @@ class Block(nn.Module):
             y_BTH,
             bias_H,
             x_BTH,
-            self.dropout_rate if self.training else 0.0,
+            self.dropout_rate if self._drops else 0.0,
             dropout_keys_B,
             f"{self.name}.{name}",
             implementation=self.ops.dropout,

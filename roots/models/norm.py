@@ -5,6 +5,8 @@ Legend: B micro-batch, T tokens, H hidden.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -32,14 +34,17 @@ class Norm(nn.Module):
         if model.norm == "layer_norm" and model.bias:
             self.bias = _vector(f"{name}.bias", model.hidden_size, axis, options)
 
-    def forward(self, x_BTH: Tensor) -> Tensor:
-        """x_BTH -> y_BTH; statistics in fp32."""
+    def forward(
+        self, x_BTH: Tensor, residual_BTH: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """x_BTH -> y_BTH, or with a residual (y_BTH, x_BTH + residual_BTH) with y of the sum."""
         if self.kind == "rms_norm":
-            return rms_norm(x_BTH, self.weight, self.epsilon, implementation=self.ops.rms_norm)
-        implementation = self.ops.layer_norm
-        return layer_norm(
-            x_BTH, self.weight, self.bias, self.epsilon, implementation=implementation
-        )
+            run = partial(rms_norm, x_BTH, self.weight, self.epsilon)
+            implementation = self.ops.rms_norm
+        else:
+            run = partial(layer_norm, x_BTH, self.weight, self.bias, self.epsilon)
+            implementation = self.ops.layer_norm
+        return run(residual=residual_BTH, implementation=implementation)
 
     def extra_repr(self) -> str:
         """Kind and size, for printing the module."""
