@@ -62,7 +62,7 @@ def loaded(backend: Backend) -> Loaded:
         if reason:
             return Loaded(None, None, reason)
     try:
-        path = find(backend) or _built_now(backend)
+        path = find_or_build(backend)
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except (BuildError, RootsError, OSError) as error:
         reason = _missing(backend, error)
@@ -85,6 +85,11 @@ def available(backend: Backend) -> Loaded:
     if is_complete(path):
         return Loaded(path, read_stamp(path), "")
     return Loaded(None, None, f"the {backend} kernels are compiled at their first use.")
+
+
+def find_or_build(backend: Backend) -> Path:
+    """The library that `load` loads; it is built if it has to be. Raises BuildError, RootsError."""
+    return find(backend) or Cache(kernel_cache_folder()).find_or_build(_plan(backend))
 
 
 def find(backend: Backend) -> Path | None:
@@ -114,10 +119,6 @@ def sources_folder() -> Path | None:
         if (folder / "schemas.h").is_file():
             return folder
     return None
-
-
-def _built_now(backend: Backend) -> Path:
-    return Cache(kernel_cache_folder()).find_or_build(_plan(backend))
 
 
 def _plan(backend: Backend) -> Plan:

@@ -158,7 +158,7 @@ def _kernel_units(
     optimisation = _optimisation(backend, sanitize)
     if backend == "cpu":
         # No stable ABI here: at::vec, which is headers alone, refuses to be included with it.
-        flags = (*optimisation, *_CXX, "-Wno-maybe-uninitialized", _define(backend))
+        flags = (*optimisation, *_CXX, _define(backend))
         return [
             Unit(_object(capability, source), source, "cxx", (*flags, *capability_flags))
             for source in _sources(csrc, "cpu", ".cpp", ops)

@@ -123,7 +123,7 @@ def _cuda_homes(environment: Mapping[str, str]) -> Iterator[Path]:
     if home is not None:
         yield home
     yield SYSTEM_CUDA
-    for packages in _package_folders():
+    for packages in package_folders():
         yield from sorted((packages / "nvidia").glob("cu[0-9]*"), reverse=True)
 
 
@@ -151,7 +151,7 @@ def _cuda_at(home: Path) -> Cuda | None:
     return Cuda(home.resolve(), version, tuple(include), libraries[0])
 
 
-def _package_folders() -> list[Path]:
+def package_folders() -> list[Path]:
     """Where packages may be: of this interpreter, and on the path (an isolated build has both)."""
     paths = sysconfig.get_paths()
     names = dict.fromkeys([paths["purelib"], paths["platlib"], *sys.path])
@@ -165,7 +165,7 @@ def _find_ninja(environment: Mapping[str, str]) -> str:
     found = shutil.which("ninja", path=environment.get("PATH"))
     if found is not None:
         return found
-    for folder in _package_folders():
+    for folder in package_folders():
         packaged = folder / "ninja" / "data" / "bin" / "ninja"
         if packaged.is_file():
             return str(packaged)

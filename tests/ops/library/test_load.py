@@ -120,7 +120,7 @@ def test_cuda_without_nvcc_names_the_extra(
 ) -> None:
     monkeypatch.setattr(loading, "load", lambda backend: "")
     monkeypatch.setattr(toolchain, "SYSTEM_CUDA", tmp_path / "absent")
-    monkeypatch.setattr(toolchain, "_package_folders", lambda: [])
+    monkeypatch.setattr(toolchain, "package_folders", lambda: [])
     folders = os.environ["PATH"].split(os.pathsep)
     without = [folder for folder in folders if not (Path(folder) / "nvcc").exists()]
     monkeypatch.setenv("PATH", os.pathsep.join(without))

@@ -22,7 +22,7 @@ CUDA_H = "#define CUDA_VERSION 13020\n"
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment without nvcc, on a machine without a toolkit and without packages."""
     monkeypatch.setattr(toolchain, "SYSTEM_CUDA", tmp_path / "absent")
-    monkeypatch.setattr(toolchain, "_package_folders", lambda: [])
+    monkeypatch.setattr(toolchain, "package_folders", lambda: [])
     (tmp_path / "bin").mkdir()
     return {"PATH": str(tmp_path / "bin")}
 
@@ -87,7 +87,7 @@ def test_compiler_among_the_packages_keeps_its_libraries_in_lib(
     bare: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = toolkit(tmp_path / "packages" / "nvidia" / "cu13", libraries="lib")
-    monkeypatch.setattr(toolchain, "_package_folders", lambda: [tmp_path / "packages"])
+    monkeypatch.setattr(toolchain, "package_folders", lambda: [tmp_path / "packages"])
     assert (find_cuda(bare).home, find_cuda(bare).library) == (home, home / "lib")
 
 
