@@ -93,6 +93,7 @@ BORDERS = {
     "31x200": (31, 200, MASKS["causal_ranges"]),
     "193x193": (193, 193, MASKS["causal"]),
     "70x190": (70, 190, MASKS["one_sided_window"]),
+    "66x128": (66, 128, MASKS["causal"]),  # the first query sees all but the last key of a tile
 }
 
 
@@ -106,6 +107,28 @@ def test_lengths(
     queries, keys, mask = BORDERS[border]
     case = Case(1, queries, keys, 2, 2, head_size)
     assert_follows_rule(case, mask, dtype, {"implementation": implementation}, device=device)
+
+
+@all_dtypes
+@own_kernels
+@pytest.mark.parametrize("growth", [12.0, -12.0], ids=["growing", "shrinking"])
+def test_scores_that_grow_from_tile_to_tile(
+    dtype: torch.dtype, implementation: str, device: str, growth: float
+) -> None:
+    """By 12 over 200 keys: the online softmax has to rescale what it summed."""
+    case = Case(2, 40, 200, 2, 1, 64)
+    q, k, v = operands(case)
+    # The last elements of q and k alone make the slope; the scale is 1 / 8.
+    q[..., -1] = 1.0
+    k[..., -1] = (8.0 * growth * torch.arange(case.S) / case.S)[:, None]
+    visible_BTS = visible(case, Mask())
+    assert_as_accurate(
+        lambda *qkv: attention(*qkv, causal=False, return_lse=True, implementation=implementation),
+        lambda *qkv: formula(*qkv, visible_BTS),
+        (q, k, v),
+        dtype,
+        device=device,
+    )
 
 
 @all_dtypes

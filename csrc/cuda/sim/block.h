@@ -208,7 +208,7 @@ inline const Slot* exchange(uint32_t mask, const Site& site, const void* mine, s
     meeting.site = &site;
   }
   Slot* const slots = meeting.slots[meeting.parity];
-  std::memcpy(slots[self.lane].bytes, mine, bytes);
+  if (bytes != 0) std::memcpy(slots[self.lane].bytes, mine, bytes);
   meeting.arrived |= 1u << self.lane;
   if (meeting.arrived == mask) {
     finish(slots);
