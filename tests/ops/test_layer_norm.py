@@ -22,7 +22,7 @@ from tests.ops.accuracy import (
     random_inputs,
 )
 from tests.ops.columns import assert_sum_ignores_threads
-from tests.ops.norms import LONG_ROWS, SHAPES, far_apart
+from tests.ops.norms import LONG_ROWS, SHAPES, at_odd_address, far_apart
 
 EPSILON = 1e-5
 
@@ -147,6 +147,19 @@ def test_statistics_of_16_bit_input_are_fp32(implementation: str, device: str) -
     y = layer_norm(x, ones, zeros, implementation=implementation)
     assert y.double().mean(-1).abs().max() < 1e-3
     assert (y.double().var(-1, correction=0) - 1).abs().max() < 1e-2
+
+
+@all_implementations
+def test_operands_at_odd_addresses(implementation: str, device: str) -> None:
+    """Views that are contiguous but do not begin at a multiple of 16 bytes, each alone."""
+    inputs = [tensor.to(device, torch.bfloat16) for tensor in inputs_of((3, 64))]
+    op, _ = with_residual(implementation, zero_centred=False)
+    expected = op(*inputs)
+    for place, operand in enumerate(inputs):
+        odd = at_odd_address(operand)
+        actual = op(*inputs[:place], odd, *inputs[place + 1 :])
+        for ours, theirs in zip(actual, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 @all_implementations

@@ -23,7 +23,7 @@ from tests.ops.accuracy import (
     random_inputs,
 )
 from tests.ops.columns import assert_sum_ignores_threads
-from tests.ops.norms import LONG_ROWS, SHAPES, far_apart
+from tests.ops.norms import LONG_ROWS, SHAPES, at_odd_address, far_apart
 
 EPSILON = 1e-5
 
@@ -123,6 +123,19 @@ def test_squares_beyond_fp16_do_not_overflow(implementation: str, device: str) -
     x = torch.full((2, 64), 300.0, dtype=torch.float16, device=device)
     y = rms_norm(x, x.new_ones(64), implementation=implementation)
     assert torch.equal(y, torch.ones_like(y))
+
+
+@all_implementations
+def test_operands_at_odd_addresses(implementation: str, device: str) -> None:
+    """Views that are contiguous but do not begin at a multiple of 16 bytes, each alone."""
+    inputs = [tensor.to(device, torch.bfloat16) for tensor in inputs_of((3, 64))]
+    op, _ = with_residual(implementation, zero_centred=False)
+    expected = op(*inputs)
+    for place, operand in enumerate(inputs):
+        odd = at_odd_address(operand)
+        actual = op(*inputs[:place], odd, *inputs[place + 1 :])
+        for ours, theirs in zip(actual, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 @all_implementations
