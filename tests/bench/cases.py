@@ -19,6 +19,8 @@ from torch import Tensor
 from roots import ops
 from tests.bench.measure import Call
 
+Formula = Callable[[], Tensor | tuple[Tensor, ...]]
+
 RATE = 0.1
 SITE = "bench"
 
@@ -82,7 +84,7 @@ class Bench:
         self,
         op: str,
         shape: str,
-        sides: tuple[Callable[[], Tensor], Callable[[], Tensor]],
+        sides: tuple[Formula, Formula],
         leaves: Sequence[Tensor],
         moved: tuple[int, int],
         flops: tuple[int, int] = (0, 0),
@@ -90,14 +92,16 @@ class Bench:
         """The forward case and the forward+backward case; `moved` and `flops`: of each pass."""
         ours, theirs = sides
         with torch.no_grad():
-            grad = torch.randn_like(ours())
+            outputs = ours()
+        several = (outputs,) if isinstance(outputs, Tensor) else outputs
+        grads = tuple(torch.randn_like(output) for output in several)
         forward = (_without_graph(ours), _without_graph(theirs))
         yield Case(op, shape, self.dtype, "forward", *forward, moved[0], flops[0])
-        both = (_with_backward(ours, leaves, grad), _with_backward(theirs, leaves, grad))
+        both = (_with_backward(ours, leaves, grads), _with_backward(theirs, leaves, grads))
         yield Case(op, shape, self.dtype, "forward+backward", *both, sum(moved), sum(flops))
 
 
-def _without_graph(call: Callable[[], Tensor]) -> Call:
+def _without_graph(call: Formula) -> Call:
     def forward() -> None:
         with torch.no_grad():
             call()
@@ -105,9 +109,9 @@ def _without_graph(call: Callable[[], Tensor]) -> Call:
     return forward
 
 
-def _with_backward(call: Callable[[], Tensor], leaves: Sequence[Tensor], grad: Tensor) -> Call:
+def _with_backward(call: Formula, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> Call:
     def step() -> None:
-        torch.autograd.grad(call(), leaves, grad)
+        torch.autograd.grad(call(), leaves, grads)
 
     return step
 
@@ -126,13 +130,15 @@ def layer_norm(bench: Bench) -> Iterator[Case]:
         )
         yield from bench.pair("layer_norm", shape, sides, (x, weight, bias), (2 * size, 3 * size))
 
-        def fused(x=x, w=weight, b=bias, r=residual) -> Tensor:
-            return torch.cat(ops.layer_norm(x, w, b, residual=r)[:1])
+        def fused(x=x, w=weight, b=bias, r=residual) -> tuple[Tensor, Tensor]:
+            return ops.layer_norm(x, w, b, residual=r)
 
-        def plain(x=x, w=weight, b=bias, r=residual) -> Tensor:
-            return torch.cat((F.layer_norm(x + r, w.shape, w, b),))
+        def plain(x=x, w=weight, b=bias, r=residual) -> tuple[Tensor, Tensor]:
+            total = x + r
+            return F.layer_norm(total, w.shape, w, b), total
 
-        moved = (4 * size, 3 * size)
+        # Forward reads two and writes two; backward reads two gradients and the sum, writes one.
+        moved = (4 * size, 4 * size)
         leaves = (x, residual, weight, bias)
         yield from bench.pair("layer_norm", f"{shape}, residual", (fused, plain), leaves, moved)
 

@@ -47,9 +47,10 @@ json.dump([asdict(row) for row in table(('cuda',))], open(sys.argv[1], 'w'), ind
 " "$out/gpu-ops-chosen.json"
 part tests 150 "${pytest[@]}" tests/ops -k "cuda"
 if command -v compute-sanitizer >/dev/null; then
+    cases="$("$python" -m tests.ops.sanitized cuda)"
     for tool in memcheck racecheck synccheck; do
         part "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
-            "${pytest[@]}" tests/ops -k "cuda and sanitizer"
+            "${pytest[@]}" tests/ops -k "$cases"
     done
 fi
 part bench 150 "$python" -m tests.bench.ops --device cuda --rounds 9 --json "$out/gpu-ops.json"

@@ -23,7 +23,7 @@ import torch
 
 from tests.bench.attention_cases import attention
 from tests.bench.cases import CASES, Bench, Case
-from tests.bench.measure import Clock, Limits, alternate, measure_limits, ratio
+from tests.bench.measure import Clock, Limits, alternate, keep_freed_memory, measure_limits, ratio
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAKERS = {"attention": attention, **CASES}
@@ -106,6 +106,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, and write JSON if asked."""
     args = arguments()
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     clock = Clock(args.device)

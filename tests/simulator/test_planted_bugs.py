@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from roots.ops.library.toolchain import Toolchain
+from tests.ops import sanitized
 from tests.simulator.conftest import CSRC, need_toolchain
 from tests.simulator.planted import PlantedBug
 from tests.simulator.planting import Outcome, Planter, run_sanitized, run_tests
@@ -61,34 +62,20 @@ def test_planted_bug_is_found(
     assert after.failed, f"exit code {after.code} with the bug:\n{after.output[-3000:]}"
 
 
-# A few quick cases of every op, and all of attention's kernels at one of their tiles' borders.
-SANITIZED = {
-    "attention": "simulator and (see_nothing or test_packed or causal-2x33x33)",
-    "bias_dropout_add": "simulator and 129 and 0.2 and float16",
-    "bias_gelu": "simulator and (odd_addresses or not_finite or threads)",
-    "check_finite": "simulator and (first_of_several or only_elements)",
-    "cross_entropy": "simulator and (padded_columns or slice_of_padding)",
-    "layer_norm": "simulator and (residual and 46 or threads or only_the_new)",
-    "rms_norm": "simulator and (residual and 37 or threads or only_the_new)",
-    "rotary": "simulator and (fused_projection or part_of_a_tensor)",
-    "scaled_masked_softmax": "simulator and (grid or a_query_without_keys)",
-    "swiglu": "simulator and (odd_addresses or not_finite or threads)",
-}
-
-
-@pytest.mark.parametrize("op", SANITIZED)
+@pytest.mark.parametrize("op", sanitized.CASES)
 def test_no_access_out_of_bounds_and_nothing_undefined(
     op: str, planter: Plant, tools: Toolchain
 ) -> None:
     """With AddressSanitizer and UndefinedBehaviorSanitizer, without any bug."""
-    check = f"tests/ops/test_{op}.py -k '{SANITIZED[op]}'"
+    expression = sanitized.of_op(op, "simulator")
+    check = f"tests/ops/test_{op}.py -k '{expression}'"
     outcome = _run(planter(True).unchanged, check, (3,), tools)
     assert outcome.passed, outcome.output[-5000:]
 
 
 def test_every_op_of_the_simulator_runs_sanitized() -> None:
     sources = {path.stem for path in (CSRC / "binding").glob("*.cpp")} - {"schemas"}
-    assert sources == set(SANITIZED)
+    assert sources == set(sanitized.CASES)
 
 
 def test_planted_bugs_fit_the_sources() -> None:
