@@ -94,11 +94,11 @@ inline Vec widen_bfloat16(const c10::BFloat16* source) {
 
 // To the nearest, ties to even, in the upper 16 bits of every float; NaN stays NaN.
 inline __m512i round_bfloat16(const Vec& value) {
-  const __m512i bits = _mm512_castps_si512(value);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+  const __m512i bits = _mm512_castps_si512(value), ones = _mm512_set1_epi32(-1);
   const __mmask16 ordered = _mm512_cmp_ps_mask(value, value, _CMP_ORD_Q);
-  return _mm512_mask_add_epi32(_mm512_set1_epi32(-1), ordered, bits, bias);
+  const __mmask16 odd = _mm512_mask_test_epi32_mask(ordered, bits, _mm512_set1_epi32(1 << 16));
+  const __m512i below = _mm512_mask_add_epi32(ones, ordered, bits, _mm512_set1_epi32(0x7fff));
+  return _mm512_mask_sub_epi32(below, odd, below, ones);
 }
 
 inline __m512i narrow_bfloat16(const Pair& value) {
