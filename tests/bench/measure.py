@@ -8,13 +8,18 @@ around a batch of calls that is long enough to hide the launch of the first.
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+from roots.device import Device, device_name
 
 Call = Callable[[], object]
 
@@ -126,3 +131,17 @@ def measure_limits(clock: Clock, dtypes: list[torch.dtype]) -> Limits:
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> Call:
     return lambda: left @ right
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """Where the figures come from."""
+    return {
+        "device": device_name(Device(device, 0)),
+        "cores": os.cpu_count(),
+        "threads_used": torch.get_num_threads(),
+        "load_average": os.getloadavg(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }

@@ -12,12 +12,14 @@ import argparse
 import json
 import multiprocessing
 import resource
+import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from roots import ops
+from tests.bench.measure import describe_machine
 
 ROWS, VOCABULARY = 4096, 32768
 SIDES = ("roots", "torch")
@@ -80,7 +82,12 @@ def main() -> None:
     args = parser.parse_args()
     results = [compare(name, args.device) for name in ("float32", "bfloat16")]
     if args.json is not None:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        report = {
+            "command": " ".join(["python", "-m", "tests.bench.memory", *sys.argv[1:]]),
+            "machine": describe_machine(args.device),
+            "results": results,
+        }
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

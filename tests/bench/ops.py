@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tests.bench.attention_cases import attention
 from tests.bench.cases import CASES, Bench, Case
-from tests.bench.measure import Clock, Limits, alternate, keep_freed_memory, measure_limits, ratio
+from tests.bench.measure import (
+    Clock,
+    Limits,
+    alternate,
+    describe_machine,
+    keep_freed_memory,
+    measure_limits,
+    ratio,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAKERS = {"attention": attention, **CASES}
@@ -75,20 +80,6 @@ def show(result: Result) -> None:
         f"{result.gbytes_per_second:7.1f} GB/s  {result.shape}",
         flush=True,
     )
-
-
-def describe_machine(device: str) -> dict[str, Any]:
-    """Where the figures come from."""
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads_used": torch.get_num_threads(),
-        "load_average": os.getloadavg(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-    }
 
 
 def arguments() -> argparse.Namespace:
