@@ -6,9 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from roots.config.rotary import RotaryScaling
 from roots.config.section import Section
 
-SWIGLU_MULTIPLE = 64
+GATED_MULTIPLE = 64
+GATED_ACTIVATIONS = ("swiglu", "geglu", "geglu_tanh")
 
 
 class ModelConfig(Section):
@@ -20,11 +22,14 @@ class ModelConfig(Section):
     num_kv_heads: int | None = Field(
         None, gt=0, description="number of key/value heads; null: as many as query heads"
     )
+    head_dim: int | None = Field(
+        None, gt=0, description="width of one attention head; null: hidden_size / num_heads"
+    )
     ffn_hidden_size: int | None = Field(
         None,
         gt=0,
         description="inner width of the MLP; null: 4 x hidden_size, or 8/3 rounded up to 64 "
-        "for swiglu",
+        "for a gated one",
     )
     vocab_size: int = Field(50257, gt=0, description="number of tokens the tokenizer knows")
     vocab_multiple: int = Field(
@@ -36,12 +41,28 @@ class ModelConfig(Section):
     rotary_fraction: float = Field(
         1.0, gt=0, le=1, description="share of every head that is rotated"
     )
+    rotary_scaling: RotaryScaling = Field(
+        RotaryScaling(), description="stretch of the rotary frequencies"
+    )
+    window: int | None = Field(
+        None, gt=0, description="tokens up to its own that one attends to; null: all before it"
+    )
+    parallel_residual: bool = Field(
+        False, description="attention and MLP both read the block's input, as in GPT-NeoX"
+    )
+    qk_norm: bool = Field(False, description="queries and keys are normalised head by head")
     norm: Literal["layer_norm", "rms_norm"] = Field("layer_norm", description="normalisation")
     norm_epsilon: float = Field(1e-5, gt=0, description="added to the variance inside norms")
-    activation: Literal["gelu", "gelu_tanh", "swiglu"] = Field(
-        "gelu", description="MLP activation: exact gelu, its tanh form, or gated swiglu"
+    norm_zero_centred: bool = Field(
+        False, description="norms scale by 1 + weight, so that weight decay pulls them to 1"
+    )
+    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu", "geglu_tanh"] = Field(
+        "gelu", description="MLP activation: gelu (exact, or tanh form), relu, or gated ones"
     )
     bias: bool = Field(True, description="biases in linear layers and layer norms")
+    qkv_bias: bool | None = Field(
+        None, description="biases of queries, keys and values; null: as `bias`"
+    )
     tied_embeddings: bool = Field(True, description="one matrix for the embedding and the head")
     dropout: float = Field(0.0, ge=0, lt=1, description="rate after embedding, attention and MLP")
     attention_dropout: float = Field(
@@ -51,8 +72,8 @@ class ModelConfig(Section):
 
     @property
     def head_size(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_heads
+        """Width of one attention head, resolved."""
+        return self.hidden_size // self.num_heads if self.head_dim is None else self.head_dim
 
     @property
     def kv_heads(self) -> int:
@@ -60,13 +81,23 @@ class ModelConfig(Section):
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
+    def has_qkv_bias(self) -> bool:
+        """Whether queries, keys and values have biases, resolved."""
+        return self.bias if self.qkv_bias is None else self.qkv_bias
+
+    @property
+    def gated(self) -> bool:
+        """Whether one half of the MLP's inner width gates the other."""
+        return self.activation in GATED_ACTIVATIONS
+
+    @property
     def ffn_size(self) -> int:
         """Inner width of the MLP, resolved."""
         if self.ffn_hidden_size is not None:
             return self.ffn_hidden_size
-        if self.activation != "swiglu":
+        if not self.gated:
             return 4 * self.hidden_size
-        return -(-8 * self.hidden_size // (3 * SWIGLU_MULTIPLE)) * SWIGLU_MULTIPLE
+        return -(-8 * self.hidden_size // (3 * GATED_MULTIPLE)) * GATED_MULTIPLE
 
     @property
     def padded_vocab_size(self) -> int:

@@ -19,12 +19,13 @@ Rule = Callable[["RunConfig"], Iterable[str]]
 def heads_divide_hidden(config: RunConfig) -> Iterator[str]:
     """A head has a whole number of dimensions."""
     model = config.model
-    if model.hidden_size % model.num_heads:
+    if model.head_dim is None and model.hidden_size % model.num_heads:
         yield problem(
             "model.num_heads",
             model.num_heads,
             f"must divide model.hidden_size={model.hidden_size}",
-            f"set it to one of {_divisors_near(model.hidden_size, model.num_heads)}",
+            f"set it to one of {_divisors_near(model.hidden_size, model.num_heads)}, "
+            "or set model.head_dim",
         )
 
 
@@ -50,6 +51,27 @@ def rotary_needs_even_head(config: RunConfig) -> Iterator[str]:
             f"must leave at least 2 of {model.head_size} dimensions to rotate",
             "raise it, or use fewer heads",
         )
+
+
+def rotary_scaling_is_whole(config: RunConfig) -> Iterator[str]:
+    """A stretch has rotary positions, a factor and, by kind, the length it starts from."""
+    model, scaling = config.model, config.model.rotary_scaling
+    name = "model.rotary_scaling"
+    if scaling.kind == "none":
+        if scaling.factor != 1.0:
+            fix = "set model.rotary_scaling.kind to linear, ntk, yarn or llama3"
+            yield problem(f"{name}.factor", scaling.factor, "has no effect with kind=none", fix)
+        return
+    if model.position != "rotary":
+        rule = f"needs model.position=rotary, but it is {model.position}"
+        yield problem(f"{name}.kind", scaling.kind, rule, "set model.position=rotary, or kind=none")
+    if scaling.kind in ("yarn", "llama3") and scaling.original_length is None:
+        rule = f"must be set with {name}.kind={scaling.kind}"
+        fix = "set it to the sequence length of the model before the stretch"
+        yield problem(f"{name}.original_length", None, rule, fix)
+    if scaling.kind == "llama3" and scaling.low_frequency >= scaling.high_frequency:
+        rule = f"must be below {name}.high_frequency={scaling.high_frequency:g}"
+        yield problem(f"{name}.low_frequency", scaling.low_frequency, rule, "use 1 and 4")
 
 
 def tensor_divides_model(config: RunConfig) -> Iterator[str]:
@@ -253,6 +275,7 @@ RULES: tuple[Rule, ...] = (
     heads_divide_hidden,
     kv_heads_divide_heads,
     rotary_needs_even_head,
+    rotary_scaling_is_whole,
     tensor_divides_model,
     enough_layers_for_stages,
     zero_with_pipeline,

@@ -6,11 +6,14 @@ rank's query and key/value heads, r the concatenated size (n + 2k) D of its proj
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
 from roots.models.cache import LayerCache
 from roots.models.geometry import Geometry
+from roots.models.norm import HeadNorm
 from roots.models.options import BuildOptions
 from roots.ops import AttentionDropout, attention, rotary
 from roots.parallel.linear import ColumnParallelLinear, RowParallelLinear
@@ -21,7 +24,9 @@ class SelfAttention(nn.Module):
     """y_BTH = concat over heads(softmax(q k^T / sqrt(D)) v) W_out^T.
 
     Each tensor rank computes whole heads (Megatron-LM, arXiv:1909.08053, section 3); `num_kv_heads`
-    below `num_heads` shares each key/value head among a group (GQA, arXiv:2305.13245).
+    below `num_heads` shares each key/value head among a group (GQA, arXiv:2305.13245). With qk_norm
+    queries and keys are normalised before they are rotated; with a window a token attends to that
+    many, itself included (Mistral, arXiv:2310.06825).
 
     Communication: forward all-reduce of y; backward all-reduce of dx.
     """
@@ -35,7 +40,7 @@ class SelfAttention(nn.Module):
             sum(chunks),
             name=f"{name}.qkv",
             axis=axis,
-            bias=model.bias,
+            bias=model.has_qkv_bias,
             chunks=chunks,
             device=options.device,
             dtype=options.dtype,
@@ -50,7 +55,13 @@ class SelfAttention(nn.Module):
             device=options.device,
             dtype=options.dtype,
         )
+        self.query_norm = self.key_norm = None
+        if model.qk_norm:
+            part = partial(HeadNorm, model, axis=axis, options=options)
+            self.query_norm = part(name=f"{name}.query_norm")
+            self.key_norm = part(name=f"{name}.key_norm")
         self.head_size = model.head_size
+        self.window = model.window or 0
         self.local_sizes = [size // axis.size for size in chunks]
         self.first_head = axis.rank * (model.num_heads // axis.size)
         self.dropout_rate = model.attention_dropout
@@ -72,6 +83,8 @@ class SelfAttention(nn.Module):
         q_BTnD, k_BSkD, v_BSkD = (
             part.unflatten(-1, (-1, self.head_size)) for part in qkv_BTr.split(self.local_sizes, -1)
         )
+        if self.query_norm is not None and self.key_norm is not None:
+            q_BTnD, k_BSkD = self.query_norm(q_BTnD), self.key_norm(k_BSkD)
         q_BTnD, k_BSkD = self._rotated(q_BTnD, geometry), self._rotated(k_BSkD, geometry)
         if cache is not None:
             k_BSkD, v_BSkD = cache.append(k_BSkD, v_BSkD)
@@ -79,6 +92,7 @@ class SelfAttention(nn.Module):
             q_BTnD,
             k_BSkD,
             v_BSkD,
+            window=self.window,
             key_ranges=geometry.key_ranges,
             dropout=self._dropout(dropout_keys_B),
             implementation=self.ops.attention,

@@ -1,5 +1,8 @@
 """One Transformer block, pre-norm: x + attention(norm(x)), then x + mlp(norm(x)).
 
+With model.parallel_residual both branches read the block's input (GPT-NeoX, arXiv:2204.06745,
+section 2.1): x + attention(norm(x)) + mlp(other_norm(x)).
+
 Legend: B micro-batch, T tokens, H hidden.
 """
 
@@ -49,6 +52,7 @@ class Block(nn.Module):
         self.mlp_norm = Norm(model, name=f"{name}.mlp_norm", axis=axis, options=options)
         self.mlp = MLP(model, name=f"{name}.mlp", axis=axis, options=options)
         self.geometry = geometry
+        self.parallel_residual = model.parallel_residual
         self.dropout_rate = model.dropout
         self.recompute = options.recompute == "full"
         self.ops = options.ops
@@ -74,6 +78,10 @@ class Block(nn.Module):
     ) -> Tensor:
         geometry = self.geometry(document_starts_BT, None if cache is None else cache.length)
         branch = self.attention(self.attention_norm(x_BTH), dropout_keys_B, geometry, cache)
+        if self.parallel_residual:
+            mlp_branch = self.mlp(self.mlp_norm(x_BTH))
+            x_BTH = self._add(x_BTH, branch, dropout_keys_B, "attention")
+            return self._add(x_BTH, mlp_branch, dropout_keys_B, "mlp")
         if branch[1] is None and not self._drops:
             normal_BTH, x_BTH = self.mlp_norm(branch[0], residual_BTH=x_BTH)
         else:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from roots.config.model import ModelConfig
 from roots.models.options import BuildOptions
-from roots.ops import KeyRanges, rotary_table
+from roots.models.rotary import rotary_frequencies
+from roots.ops import KeyRanges, table_of_frequencies
 
 
 class Geometry(NamedTuple):
@@ -41,8 +42,7 @@ class GeometryMemo:
 
     def __init__(self, model: ModelConfig, options: BuildOptions) -> None:
         self._rotary = model.position == "rotary" and model.rotary_size > 0
-        self._rotary_size = model.rotary_size
-        self._rotary_base = model.rotary_base
+        self._model = model
         self._separate_documents = options.separate_documents
         self._reset_positions = options.reset_positions
         self._sequence_length = model.sequence_length
@@ -96,7 +96,9 @@ class GeometryMemo:
         table = self._table
         if table is None or table[0].shape[0] < num_positions or table[0].device != device:
             positions_P = torch.arange(max(num_positions, self._sequence_length), device=device)
-            table = rotary_table(positions_P, self._rotary_size, self._rotary_base)
+            frequencies_R = rotary_frequencies(self._model, device)
+            amplitude = self._model.rotary_scaling.amplitude
+            table = table_of_frequencies(positions_P, frequencies_R, amplitude)
             if not torch.compiler.is_compiling():
                 self._table = table
         return table

@@ -2,7 +2,7 @@
 
 Scheme of GPT-2 and Megatron-LM: matrices and tables normal with model.init_std; the two matrices
 that write into the residual stream (attention.output, mlp.down) with init_std / sqrt(2 num_layers),
-so that the stream does not grow with depth; norm weights 1, biases 0.
+so that the stream does not grow with depth; norm weights 1, or 0 where zero-centred; biases 0.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def _fill(parameter: Tensor, shard: Shard, seed: int, model: ModelConfig) -> Non
         _fill_normal(parameter, shard, derive_key(seed, name), std)
     else:
         assert name.endswith((".weight", ".bias")), f"{name}: neither a weight nor a bias"
-        parameter.fill_(1.0 if name.endswith(".weight") else 0.0)
+        scales = name.endswith(".weight") and not model.norm_zero_centred
+        parameter.fill_(1.0 if scales else 0.0)
 
 
 def _fill_normal(parameter: Tensor, shard: Shard, key: int, std: float) -> None:

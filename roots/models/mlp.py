@@ -1,11 +1,13 @@
 """The feed-forward network of a block.
 
-Legend: B micro-batch, T tokens, H hidden; f this tensor rank's share of the inner width.
+Legend: B micro-batch, T tokens, H hidden; f this tensor rank's share of the inner width, z = 2f for
+a gated one.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from roots.config.model import ModelConfig
 from roots.models.options import BuildOptions
@@ -15,21 +17,19 @@ from roots.parallel.mesh import Axis
 
 
 class MLP(nn.Module):
-    """y_BTH = gelu(x W_up^T + b) W_down^T, or (silu(x W_gate^T) * x W_up^T) W_down^T.
+    """y_BTH = act(x W_up^T + b) W_down^T, or (act(x W_gate^T) * x W_up^T) W_down^T.
 
-    For swiglu (Shazeer, arXiv:2002.05202) gate and up are the two halves of one matrix. No matrix
-    product adds a bias: that of W_up goes with the activation, where its gradient is summed in the
-    same pass, and that of W_down is handed to the caller.
+    For gated activations (Shazeer, arXiv:2002.05202) gate and up are the two halves of one matrix.
+    No matrix product adds a bias: that of W_up goes with the activation, where its gradient is
+    summed in the same pass, and that of W_down is handed to the caller.
 
     Communication: forward all-reduce of y; backward all-reduce of dx.
     """
 
     def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
         super().__init__()
-        self.gated = model.activation == "swiglu"
-        self.approximate = "tanh" if model.activation == "gelu_tanh" else "none"
-        self.ops = options.ops
-        chunks = [model.ffn_size] * (2 if self.gated else 1)
+        self.activate = Activation(model, options)
+        chunks = [model.ffn_size] * (2 if model.gated else 1)
         self.up = ColumnParallelLinear(
             model.hidden_size,
             sum(chunks),
@@ -54,10 +54,33 @@ class MLP(nn.Module):
 
     def forward(self, x_BTH: Tensor) -> tuple[Tensor, Tensor | None]:
         """x_BTH -> y_BTH and the bias [H] that is still to be added to it, if there is one."""
-        z_BTf, bias_f = self.up(x_BTH)
-        if self.gated:
-            a_BTf = swiglu(z_BTf, bias_f, implementation=self.ops.swiglu)
-        else:
-            a_BTf = bias_gelu(z_BTf, bias_f, self.approximate, implementation=self.ops.bias_gelu)
-        y_BTH, bias_H = self.down(a_BTf)
+        z_BTz, bias_z = self.up(x_BTH)
+        y_BTH, bias_H = self.down(self.activate(z_BTz, bias_z))
         return y_BTH, bias_H
+
+
+class Activation(nn.Module):
+    """act(z + bias), or act(gate + its bias) * (up + its bias) of the halves of z."""
+
+    def __init__(self, model: ModelConfig, options: BuildOptions) -> None:
+        super().__init__()
+        self.kind = model.activation
+        self.approximate = "tanh" if model.activation.endswith("_tanh") else "none"
+        self.ops = options.ops
+
+    def forward(self, z_BTz: Tensor, bias_z: Tensor | None) -> Tensor:
+        """z_BTz and bias [z] or None -> a_BTf."""
+        if self.kind == "swiglu":
+            return swiglu(z_BTz, bias_z, implementation=self.ops.swiglu)
+        if self.kind == "relu":
+            return functional.relu(z_BTz if bias_z is None else z_BTz + bias_z)
+        if self.kind in ("gelu", "gelu_tanh"):
+            return self._gelu(z_BTz, bias_z)
+        gate_BTf, up_BTf = z_BTz.chunk(2, dim=-1)
+        if bias_z is None:
+            return self._gelu(gate_BTf, None) * up_BTf
+        gate_bias_f, up_bias_f = bias_z.chunk(2)
+        return self._gelu(gate_BTf, gate_bias_f) * (up_BTf + up_bias_f)
+
+    def _gelu(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return bias_gelu(x, bias, self.approximate, implementation=self.ops.bias_gelu)

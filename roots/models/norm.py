@@ -1,6 +1,6 @@
 """LayerNorm (Ba, Kiros, Hinton 2016) and RMSNorm (Zhang, Sennrich 2019) as modules.
 
-Legend: B micro-batch, T tokens, H hidden.
+Legend: B micro-batch, T tokens, H hidden, D head size; n is this tensor rank's number of heads.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from roots.config.model import ModelConfig
 from roots.models.options import BuildOptions
 from roots.ops import layer_norm, rms_norm
+from roots.parallel.collectives import copy_to
 from roots.parallel.mesh import Axis
 from roots.parallel.shard import attach, replicated
 
@@ -24,31 +25,66 @@ class Norm(nn.Module):
     gradients of weight and bias agree without a reduction.
     """
 
-    def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        name: str,
+        axis: Axis,
+        options: BuildOptions,
+        size: int | None = None,
+    ) -> None:
+        """Normalise the last dim, of `size` (None: model.hidden_size)."""
         super().__init__()
+        size = model.hidden_size if size is None else size
         self.kind = model.norm
         self.epsilon = model.norm_epsilon
+        self.zero_centred = model.norm_zero_centred
         self.ops = options.ops
-        self.weight = _vector(f"{name}.weight", model.hidden_size, axis, options)
+        self.weight = _vector(f"{name}.weight", size, axis, options)
         self.bias: nn.Parameter | None = None
         if model.norm == "layer_norm" and model.bias:
-            self.bias = _vector(f"{name}.bias", model.hidden_size, axis, options)
+            self.bias = _vector(f"{name}.bias", size, axis, options)
 
     def forward(
         self, x_BTH: Tensor, residual_BTH: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """x_BTH -> y_BTH, or with a residual (y_BTH, x_BTH + residual_BTH) with y of the sum."""
+        return self._normalised(x_BTH, self.weight, self.bias, residual_BTH)
+
+    def _normalised(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         if self.kind == "rms_norm":
-            run = partial(rms_norm, x_BTH, self.weight, self.epsilon)
+            run = partial(rms_norm, x, weight, self.epsilon)
             implementation = self.ops.rms_norm
         else:
-            run = partial(layer_norm, x_BTH, self.weight, self.bias, self.epsilon)
+            run = partial(layer_norm, x, weight, bias, self.epsilon)
             implementation = self.ops.layer_norm
-        return run(residual=residual_BTH, implementation=implementation)
+        return run(residual=residual, zero_centred=self.zero_centred, implementation=implementation)
 
     def extra_repr(self) -> str:
         """Kind and size, for printing the module."""
         return f"{self.kind}, size={self.weight.shape[0]}, bias={self.bias is not None}"
+
+
+class HeadNorm(Norm):
+    """The norm of every query or key head (Dehghani et al. 2023, arXiv:2302.05442; Qwen3).
+
+    Communication: forward none. A tensor rank sees its own heads alone, so backward sums the
+    gradients of weight and bias over the axis.
+    """
+
+    def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
+        super().__init__(model, name=name, axis=axis, options=options, size=model.head_size)
+        self.axis = axis
+
+    def forward(self, x_BTnD: Tensor) -> Tensor:  # type: ignore[override]
+        """x_BTnD -> the same with every head normalised."""
+        bias = None if self.bias is None else copy_to(self.bias, self.axis)
+        y_BTnD = self._normalised(x_BTnD, copy_to(self.weight, self.axis), bias)
+        assert isinstance(y_BTnD, Tensor)
+        return y_BTnD
 
 
 class FinalNorm(Norm):

@@ -10,7 +10,7 @@ from roots.ops.cross_entropy import cross_entropy, softmax_gradient_, softmax_st
 from roots.ops.dropout import dropout
 from roots.ops.layer_norm import layer_norm
 from roots.ops.rms_norm import rms_norm
-from roots.ops.rotary import rotary, rotary_, rotary_table
+from roots.ops.rotary import rotary, rotary_, rotary_table, table_of_frequencies
 from roots.ops.scaled_masked_softmax import scaled_masked_softmax
 from roots.ops.status import table
 from roots.ops.swiglu import swiglu
@@ -34,4 +34,5 @@ __all__ = [
     "softmax_statistics",
     "swiglu",
     "table",
+    "table_of_frequencies",
 ]

@@ -41,20 +41,28 @@ class Turn(NamedTuple):
 
 
 def rotary_table(
-    positions: Tensor, rotary_size: int, base: float = 10000.0, device: torch.device | None = None
+    positions: Tensor, rotary_size: int, base: float = 10000.0
 ) -> tuple[Tensor, Tensor]:
     """Return (cos, sin) of the angles of int64 `positions` [T] or [B, T]: fp32, [..., R].
 
-    The angles are computed in float64: fp32 has lost two digits at position 100,000. Raises
-    RootsError for an odd rotary_size.
+    Raises RootsError for an odd rotary_size.
     """
     if rotary_size % 2 or rotary_size < 2:
         rule = "must be even and at least 2, since dims are rotated in pairs"
         raise RootsError(problem("rotary_size", rotary_size, rule, "change model.rotary_fraction"))
-    device = positions.device if device is None else device
-    exponents_R = torch.arange(0, rotary_size, 2, dtype=torch.float64, device=device) / rotary_size
-    angles = positions.to(device, torch.float64)[..., None] * base**-exponents_R
-    return angles.cos().float(), angles.sin().float()
+    steps_R = torch.arange(0, rotary_size, 2, dtype=torch.float64, device=positions.device)
+    return table_of_frequencies(positions, base ** -(steps_R / rotary_size))
+
+
+def table_of_frequencies(
+    positions: Tensor, frequencies_R: Tensor, amplitude: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return (cos, sin) of positions times float64 frequencies, both times `amplitude`; fp32.
+
+    The angles are computed in float64: fp32 has lost two digits at position 100,000.
+    """
+    angles = positions.to(torch.float64)[..., None] * frequencies_R
+    return (angles.cos() * amplitude).float(), (angles.sin() * amplitude).float()
 
 
 def rotary(

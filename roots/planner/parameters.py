@@ -50,16 +50,20 @@ def block_parameters(model: ModelConfig) -> int:
     return 2 * norm_parameters(model) + attention_parameters(model) + mlp_parameters(model)
 
 
-def norm_parameters(model: ModelConfig) -> int:
-    """Parameters of one norm: a scale, and a shift in a layer norm with biases."""
+def norm_parameters(model: ModelConfig, size: int | None = None) -> int:
+    """Parameters of one norm over `size` (default: the stream): a scale, in a layer norm with
+    biases a shift too."""
     has_shift = model.norm == "layer_norm" and model.bias
-    return model.hidden_size * (2 if has_shift else 1)
+    return (model.hidden_size if size is None else size) * (2 if has_shift else 1)
 
 
 def attention_parameters(model: ModelConfig) -> int:
-    """Parameters of one attention: fused QKV projection and output projection."""
-    biases = qkv_size(model) + model.hidden_size if model.bias else 0
-    return attention_matrix_parameters(model) + biases
+    """Parameters of one attention: fused QKV projection, output projection, norms of the heads."""
+    biases = (qkv_size(model) if model.has_qkv_bias else 0) + (
+        model.hidden_size if model.bias else 0
+    )
+    head_norms = 2 * norm_parameters(model, model.head_size) if model.qk_norm else 0
+    return attention_matrix_parameters(model) + biases + head_norms
 
 
 def mlp_parameters(model: ModelConfig) -> int:
@@ -85,5 +89,5 @@ def qkv_size(model: ModelConfig) -> int:
 
 
 def up_size(model: ModelConfig) -> int:
-    """Outputs of the up projection: gate and up for swiglu."""
-    return model.ffn_size * (2 if model.activation == "swiglu" else 1)
+    """Outputs of the up projection: gate and up for a gated MLP."""
+    return model.ffn_size * (2 if model.gated else 1)

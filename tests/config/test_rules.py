@@ -13,7 +13,8 @@ from roots.errors import RootsError
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "heads_divide_hidden": (
         {"model": {"hidden_size": 64, "num_heads": 5, "num_kv_heads": 5}},
-        "model.num_heads=5: must divide model.hidden_size=64; set it to one of 2, 4, 8, 16",
+        "model.num_heads=5: must divide model.hidden_size=64; set it to one of 2, 4, 8, 16, "
+        "or set model.head_dim",
     ),
     "kv_heads_divide_heads": (
         {"model": {"num_heads": 8, "num_kv_heads": 3}},
@@ -23,6 +24,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"model": {"position": "rotary", "rotary_fraction": 0.01}},
         "model.rotary_fraction=0.01: must leave at least 2 of 64 dimensions to rotate; "
         "raise it, or use fewer heads",
+    ),
+    "rotary_scaling_is_whole": (
+        {"model": {"position": "rotary", "rotary_scaling": {"kind": "yarn", "factor": 4}}},
+        "model.rotary_scaling.original_length: must be set with model.rotary_scaling.kind=yarn; "
+        "set it to the sequence length of the model before the stretch",
     ),
     "tensor_divides_model": (
         {"parallel": {"tensor": 8}, "model": {"num_heads": 8, "num_kv_heads": 4}},
@@ -160,3 +166,32 @@ def test_world_size_that_does_not_fit_the_layout_is_refused() -> None:
         "world size=6: must be a multiple of parallel.tensor x parallel.pipeline = 4; "
         "start 4 ranks, or change the degrees",
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        (
+            {"position": "rotary", "rotary_scaling": {"factor": 2.0}},
+            "model.rotary_scaling.factor=2.0: has no effect with kind=none; "
+            "set model.rotary_scaling.kind to linear, ntk, yarn or llama3",
+        ),
+        (
+            {"rotary_scaling": {"kind": "linear", "factor": 2.0}},
+            "model.rotary_scaling.kind='linear': needs model.position=rotary, but it is learned; "
+            "set model.position=rotary, or kind=none",
+        ),
+        (
+            {
+                "position": "rotary",
+                "rotary_scaling": {"kind": "llama3", "original_length": 8, "low_frequency": 4},
+            },
+            "model.rotary_scaling.low_frequency=4.0: must be below "
+            "model.rotary_scaling.high_frequency=4; use 1 and 4",
+        ),
+    ],
+)
+def test_stretch_of_rotary_positions_is_whole(model: dict[str, Any], line: str) -> None:
+    with pytest.raises(RootsError) as caught:
+        parse_config({"model": model})
+    assert caught.value.lines == (line,)

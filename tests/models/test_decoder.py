@@ -54,6 +54,41 @@ def test_reset_positions_make_a_document_independent_of_its_place(position: str)
     torch.testing.assert_close(packed, alone)
 
 
+def test_window_bounds_what_is_seen_and_stays_inside_documents() -> None:
+    model = small_model(window=5, num_layers=1)
+    decoder = small_decoder(model).eval()
+    tokens, _, keys, *_ = random_inputs(model, rows=1)
+    starts = torch.tensor([[0] * 8 + [8] * 16])
+    changed = tokens.clone()
+    changed[:, 12] = (changed[:, 12] + 1) % model.vocab_size
+    before, after = (decoder(t, starts, keys)[0] for t in (tokens, changed))
+    seen = (before != after).any(dim=-1).nonzero().flatten().tolist()
+    assert seen == [12, 13, 14, 15, 16]
+    changed = tokens.clone()
+    changed[:, 7] = (changed[:, 7] + 1) % model.vocab_size
+    seen = (before != decoder(changed, starts, keys)[0]).any(dim=-1).nonzero().flatten().tolist()
+    assert seen == [7]
+
+
+def test_parallel_residual_reads_the_input_of_the_block_in_both_branches() -> None:
+    model = small_model(parallel_residual=True)
+    layer = small_decoder(model).eval().layers[0]
+    x_BTH = torch.randn(2, 6, 32)
+    zeros = torch.zeros(2, 6, dtype=torch.int64)
+    geometry = layer.geometry(zeros)
+    attended, attended_bias = layer.attention(layer.attention_norm(x_BTH), zeros[:, 0], geometry)
+    inner, inner_bias = layer.mlp(layer.mlp_norm(x_BTH))
+    expected = x_BTH + attended + attended_bias + inner + inner_bias
+    torch.testing.assert_close(layer((x_BTH, zeros, zeros[:, 0]))[0], expected)
+
+
+def test_zero_centred_norms_start_as_the_identity_of_their_scale() -> None:
+    plain, centred = (small_decoder(small_model(norm_zero_centred=on)) for on in (False, True))
+    assert centred.final_norm.weight.count_nonzero() == 0
+    inputs = random_inputs(small_model())
+    torch.testing.assert_close(centred(*inputs), plain(*inputs))
+
+
 def test_future_tokens_are_not_seen() -> None:
     model = small_model()
     decoder = small_decoder(model).eval()
@@ -170,6 +205,19 @@ FAMILIES: list[dict[str, Any]] = [
         "tied_embeddings": False,
         "dropout": 0.1,
     },
+    {
+        "position": "rotary",
+        "rotary_fraction": 0.5,
+        "rotary_scaling": {"kind": "linear", "factor": 2.0},
+        "head_dim": 12,
+        "num_kv_heads": 2,
+        "qk_norm": True,
+        "parallel_residual": True,
+        "window": 7,
+        "norm_zero_centred": True,
+        "activation": "geglu",
+        "qkv_bias": False,
+    },
 ]
 
 
@@ -184,7 +232,7 @@ def tensor_parallel_step(rank: int, world_size: int, features: dict[str, Any]) -
     return loss, full, logits
 
 
-@pytest.mark.parametrize("features", FAMILIES, ids=["gpt", "llama"])
+@pytest.mark.parametrize("features", FAMILIES, ids=["gpt", "llama", "all-options"])
 def test_tensor_parallel_decoder_equals_one_process(features: dict[str, Any]) -> None:
     model = small_model(**features)
     decoder = small_decoder(model)

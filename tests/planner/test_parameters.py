@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from roots.config import load_config
 from roots.config.model import ModelConfig
 from roots.models.build import build_decoder
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.planner.parameters import block_parameters, count_parameters, norm_parameters
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 
 
 # Brown et al. 2020, table 2.1: layers, width, heads, and the size the paper gives the model. The
@@ -52,6 +58,24 @@ def test_llama2_7b_has_its_published_count() -> None:
         tied_embeddings=False,
     )
     assert count_parameters(model).total == 6_738_415_616
+
+
+# What the publishers' weights hold, with the vocabulary as it is stored there.
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("llama2-7b", 6.738),
+        ("llama3-8b", 8.030),
+        ("llama3.1-8b", 8.030),
+        ("mistral-7b", 7.242),
+        ("qwen2.5-7b", 7.616),
+        ("qwen3-8b", 8.191),
+        ("gpt-neox-20b", 20.55),
+    ],
+)
+def test_published_models_have_their_counts(name: str, billions: float) -> None:
+    model = load_config(CONFIGS / f"{name}.yaml").model
+    assert count_parameters(model).total / 1e9 == pytest.approx(billions, rel=5e-4)
 
 
 def test_grouped_queries_shrink_only_keys_and_values() -> None:
@@ -105,5 +129,21 @@ def test_counts_are_those_of_the_built_model(
         }
     )
     # nn.Module.parameters yields a shared parameter once, and the meta device holds no memory.
+    decoder = build_decoder(model, Mesh.single(), options=BuildOptions(device="meta"))
+    assert count_parameters(model).total == sum(one.numel() for one in decoder.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_dim": 12, "qk_norm": True, "norm": "rms_norm", "bias": False},
+        {"qkv_bias": True, "bias": False, "activation": "geglu"},
+        {"qkv_bias": False, "qk_norm": True, "parallel_residual": True, "activation": "relu"},
+    ],
+)
+def test_counts_follow_the_fields_of_a_family(changes: dict[str, Any]) -> None:
+    model = ModelConfig.model_validate(
+        {"hidden_size": 48, "num_layers": 2, "num_heads": 6, "vocab_size": 300, **changes}
+    )
     decoder = build_decoder(model, Mesh.single(), options=BuildOptions(device="meta"))
     assert count_parameters(model).total == sum(one.numel() for one in decoder.parameters())
