@@ -60,5 +60,5 @@ def deepspeed(
     from roots.training.deepspeed_json import deepspeed_config
 
     loaded = load_config(config, overrides or (), rules=[batch_rule(world_size)])
-    ranks = world_size or loaded.parallel.tensor * loaded.parallel.pipeline
+    ranks = world_size or loaded.parallel.model_ranks * loaded.parallel.context
     typer.echo(json.dumps(deepspeed_config(loaded, loaded.plan_batch(ranks)), indent=2))

@@ -27,3 +27,8 @@ class ParallelConfig(Section):
     )
     offload_optimizer: bool = Field(False, description="optimizer state and step on the host CPU")
     offload_parameters: bool = Field(False, description="parameters on the host (ZeRO-3)")
+
+    @property
+    def model_ranks(self) -> int:
+        """Ranks that hold one copy of the model together."""
+        return self.tensor * self.pipeline

@@ -308,7 +308,7 @@ def batch_rule(world_size: int) -> Rule:
 
     def batch_fits_ranks(config: RunConfig) -> Iterable[str]:
         parallel = config.parallel
-        return batch_problems(config, world_size or parallel.tensor * parallel.pipeline)
+        return batch_problems(config, world_size or parallel.model_ranks * parallel.context)
 
     return batch_fits_ranks
 
@@ -316,18 +316,19 @@ def batch_rule(world_size: int) -> Rule:
 def batch_problems(config: RunConfig, world_size: int) -> list[str]:
     """Violations that depend on the number of ranks."""
     parallel, training = config.parallel, config.training
-    model_ranks = parallel.tensor * parallel.pipeline
-    if world_size % model_ranks:
+    sample_ranks = parallel.model_ranks * parallel.context
+    if world_size % sample_ranks:
+        sizes = "parallel.tensor x parallel.context x parallel.pipeline"
         return [
             problem(
                 "world size",
                 world_size,
-                f"must be a multiple of parallel.tensor x parallel.pipeline = {model_ranks}",
-                f"start {model_ranks * max(1, world_size // model_ranks)} ranks, "
+                f"must be a multiple of {sizes} = {sample_ranks}",
+                f"start {sample_ranks * max(1, world_size // sample_ranks)} ranks, "
                 "or change the degrees",
             )
         ]
-    data_parallel = world_size // model_ranks
+    data_parallel = world_size // sample_ranks
     unit = training.micro_batch_size * data_parallel
     if training.global_batch_size % unit:
         near = max(unit, training.global_batch_size // unit * unit)

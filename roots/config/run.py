@@ -69,7 +69,7 @@ class RunConfig(Section):
         lines = [*self.problems(), *batch_problems(self, world_size)]
         if lines:
             raise RootsError(*lines)
-        data_parallel = world_size // (self.parallel.tensor * self.parallel.pipeline)
+        data_parallel = world_size // (self.parallel.model_ranks * self.parallel.context)
         micro = self.training.micro_batch_size
         return BatchPlan(
             data_parallel=data_parallel,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch.distributed as dist
 
 from roots.errors import RootsError, problem
-from roots.parallel.topology import Topology
+from roots.parallel.topology import AXES, ORDER, Topology
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,17 @@ class Axis:
 class Mesh:
     """This process's place in the layout and its axis in each direction.
 
-    `model` is tensor x pipeline (the ranks that share one copy of the model), `world` is all ranks.
+    `model` is tensor x pipeline (the ranks that share one copy of the model), `replica` is
+    context x data (the ranks that hold the same part of it), `world` is all ranks.
     """
 
     topology: Topology
     rank: int
     tensor: Axis
+    context: Axis
     data: Axis
     pipeline: Axis
+    replica: Axis
     model: Axis
     world: Axis
 
@@ -57,9 +60,7 @@ class Mesh:
         """
         world_size = dist.get_world_size()
         if topology.world_size != world_size:
-            sizes = (
-                f"tensor {topology.tensor} x data {topology.data} x pipeline {topology.pipeline}"
-            )
+            sizes = " x ".join(f"{name} {topology.axis_size(name)}" for name in ORDER)
             raise RootsError(
                 problem(
                     "parallel",
@@ -74,7 +75,7 @@ class Mesh:
         return Mesh(topology=topology, rank=rank, **axes)
 
 
-_AXIS_NAMES = ("tensor", "data", "pipeline", "model", "world")
+_AXIS_NAMES = (*AXES, "world")
 
 
 def _lone_axis(name: str, rank: int) -> Axis:

@@ -3,9 +3,10 @@
 DeepSpeed 0.19 looks them up in runtime/engine.py, runtime/utils.py (gradient norm and overflow),
 runtime/zero, runtime/base_optimizer.py, utils/groups.py and utils/bwc.py. Its "tensor model
 parallel" and "slice parallel" are our tensor axis, "pipe parallel" and "pipeline model parallel"
-our pipeline axis, and "model parallel" is both together. The names of sequence and expert
-parallelism are absent on purpose: DeepSpeed tests for them with hasattr and then takes the degree
-to be 1.
+our pipeline axis, and "model parallel" is both together. Its "data parallel" is our replica axis,
+context x data: to the optimizer, ranks with other tokens of one sample are ranks with other
+samples. The names of sequence and expert parallelism are absent on purpose: DeepSpeed tests for
+them with hasattr and then takes the degree to be 1.
 """
 
 from __future__ import annotations
@@ -48,23 +49,23 @@ class DeepSpeedMpu:
         """Group of the ranks that hold one copy of the model; sums norms and overflows."""
         return self._group(self._mesh.model)
 
-    # Data.
+    # Data, context included.
 
     def get_data_parallel_rank(self) -> int:
         """Index of the copy of the model that this rank belongs to."""
-        return self._mesh.data.rank
+        return self._mesh.replica.rank
 
     def get_data_parallel_world_size(self) -> int:
         """Number of copies of the model."""
-        return self._mesh.data.size
+        return self._mesh.replica.size
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
         """Group over which gradients are averaged and ZeRO partitions its state."""
-        return self._group(self._mesh.data)
+        return self._group(self._mesh.replica)
 
     def get_data_parallel_group_ranks(self) -> list[int]:
         """Global ranks of the data-parallel group."""
-        return list(self._mesh.data.ranks)
+        return list(self._mesh.replica.ranks)
 
     # Tensor, under its newer and its older name.
 

@@ -72,7 +72,9 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
             super().__init__(
                 layers=specs,
                 topology=PipeModelDataParallelTopology(
-                    num_pp=topology.pipeline, num_mp=topology.tensor, num_dp=topology.data
+                    num_pp=topology.pipeline,
+                    num_mp=topology.tensor,
+                    num_dp=topology.axis_size("replica"),
                 ),
                 loss_fn=self._loss,
                 partition_method=partition,

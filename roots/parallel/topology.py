@@ -1,42 +1,52 @@
-"""Rank arithmetic of a tensor x data x pipeline layout; pure, no processes needed.
+"""Rank arithmetic of a tensor x context x data x pipeline layout; pure, no processes needed.
 
-Rank order, fastest first: tensor, data, pipeline, so that tensor-parallel ranks are neighbours on a
-node. It is the order of DeepSpeed's `PipeModelDataParallelTopology` (axes pipe, data, model).
+Rank order, fastest first: tensor, context, data, pipeline, so that the ranks that talk most are
+neighbours on a node. It is the order of DeepSpeed's `PipeModelDataParallelTopology` (axes pipe,
+data, model), whose data axis is our replica.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
 from typing import NamedTuple
 
 from roots.errors import RootsError, problem
 
-AXES = ("tensor", "data", "pipeline", "model")
+# The axes of which a rank is made up, fastest first.
+ORDER = ("tensor", "context", "data", "pipeline")
+# Axes made of several of them. replica: the ranks that hold the same part of the model, over which
+# gradients are averaged and ZeRO partitions; model: the ranks that hold one copy of it together.
+COMPOSITE = {"replica": ("context", "data"), "model": ("tensor", "pipeline")}
+AXES = (*ORDER, *COMPOSITE)
 
 
 class Coordinate(NamedTuple):
-    """Place of one rank: its index along each of the three axes."""
+    """Place of one rank: its index along each axis of ORDER."""
 
-    tensor: int
-    data: int
-    pipeline: int
+    tensor: int = 0
+    data: int = 0
+    pipeline: int = 0
+    context: int = 0
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Sizes of the three axes; rank = (pipeline * data_size + data) * tensor_size + tensor.
+    """Sizes of the axes; rank = ((pipeline * data_size + data) * context_size + context)
+    * tensor_size + tensor.
 
-    The axis "model" is tensor x pipeline: all ranks that together hold one copy of the model.
     Raises RootsError for a size below one.
     """
 
     tensor: int = 1
     data: int = 1
     pipeline: int = 1
+    context: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("tensor", "data", "pipeline"):
-            size = getattr(self, name)
+        for name in ORDER:
+            size = self.axis_size(name)
             if size < 1:
                 raise RootsError(
                     problem(
@@ -47,60 +57,58 @@ class Topology:
     @property
     def world_size(self) -> int:
         """Number of ranks."""
-        return self.tensor * self.data * self.pipeline
+        return prod(self.axis_size(name) for name in ORDER)
 
     def axis_size(self, axis: str) -> int:
         """Number of ranks in one group of `axis`."""
-        _check_axis(axis)
-        if axis == "model":
-            return self.tensor * self.pipeline
-        return int(getattr(self, axis))
+        return prod(int(getattr(self, name)) for name in _parts(axis))
 
     def coordinate(self, rank: int) -> Coordinate:
         """Coordinate of a global rank."""
         assert 0 <= rank < self.world_size, f"rank {rank} outside a world of {self.world_size}"
-        rest, tensor = divmod(rank, self.tensor)
-        pipeline, data = divmod(rest, self.data)
-        return Coordinate(tensor=tensor, data=data, pipeline=pipeline)
+        strides = self._strides()
+        return Coordinate(**{name: rank // strides[name] % self.axis_size(name) for name in ORDER})
 
-    def rank_of(self, tensor: int = 0, data: int = 0, pipeline: int = 0) -> int:
+    def rank_of(self, tensor: int = 0, data: int = 0, pipeline: int = 0, context: int = 0) -> int:
         """Global rank at a coordinate."""
-        assert 0 <= tensor < self.tensor, f"tensor index {tensor} of {self.tensor}"
-        assert 0 <= data < self.data, f"data index {data} of {self.data}"
-        assert 0 <= pipeline < self.pipeline, f"pipeline index {pipeline} of {self.pipeline}"
-        return (pipeline * self.data + data) * self.tensor + tensor
+        place = Coordinate(tensor, data, pipeline, context)
+        for name in ORDER:
+            index, size = getattr(place, name), self.axis_size(name)
+            assert 0 <= index < size, f"{name} index {index} of {size}"
+        return sum(getattr(place, name) * stride for name, stride in self._strides().items())
 
     def group_of(self, axis: str, rank: int) -> list[int]:
         """Global ranks, ascending, that differ from `rank` only along `axis`."""
-        _check_axis(axis)
-        here = self.coordinate(rank)
-        if axis == "tensor":
-            return [self.rank_of(t, here.data, here.pipeline) for t in range(self.tensor)]
-        if axis == "data":
-            return [self.rank_of(here.tensor, d, here.pipeline) for d in range(self.data)]
-        if axis == "pipeline":
-            return [self.rank_of(here.tensor, here.data, p) for p in range(self.pipeline)]
-        return [
-            self.rank_of(t, here.data, p) for p in range(self.pipeline) for t in range(self.tensor)
-        ]
+        here, strides = self.coordinate(rank), self._strides()
+        first = rank - sum(getattr(here, name) * strides[name] for name in _parts(axis))
+        return [first + offset for offset in self._offsets(axis)]
 
     def groups(self, axis: str) -> list[list[int]]:
         """All groups of `axis`, ordered by their first rank; together they hold every rank once."""
-        _check_axis(axis)
-        if axis == "tensor":
-            leaders = [
-                self.rank_of(0, d, p) for p in range(self.pipeline) for d in range(self.data)
-            ]
-        elif axis == "data":
-            leaders = [
-                self.rank_of(t, 0, p) for p in range(self.pipeline) for t in range(self.tensor)
-            ]
-        elif axis == "pipeline":
-            leaders = [self.rank_of(t, d, 0) for d in range(self.data) for t in range(self.tensor)]
-        else:
-            leaders = [self.rank_of(0, d, 0) for d in range(self.data)]
-        return [self.group_of(axis, leader) for leader in leaders]
+        offsets = self._offsets(axis)
+        others = [name for name in ORDER if name not in _parts(axis)]
+        return [[first + offset for offset in offsets] for first in self._combinations(others)]
+
+    def _strides(self) -> dict[str, int]:
+        """How far apart in rank two neighbours along each axis of ORDER are."""
+        sizes = [self.axis_size(name) for name in ORDER]
+        strides = accumulate(sizes[:-1], lambda a, b: a * b, initial=1)
+        return dict(zip(ORDER, strides, strict=True))
+
+    def _offsets(self, axis: str) -> list[int]:
+        """The ranks of a group of `axis`, less its first."""
+        return self._combinations([name for name in ORDER if name in _parts(axis)])
+
+    def _combinations(self, names: list[str]) -> list[int]:
+        """Ranks, ascending, with any index along `names` and index 0 along the other axes."""
+        strides, ranks = self._strides(), [0]
+        for name in names:
+            steps = range(0, self.axis_size(name) * strides[name], strides[name])
+            ranks = [step + rank for step in steps for rank in ranks]
+        return ranks
 
 
-def _check_axis(axis: str) -> None:
+def _parts(axis: str) -> tuple[str, ...]:
+    """The axes of ORDER that `axis` is made of."""
     assert axis in AXES, f"axis {axis!r} is none of {AXES}"
+    return COMPOSITE.get(axis, (axis,))

@@ -82,7 +82,12 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device) -> Run:
     """Build every part of the run. Called by all ranks; an error of one is raised on all."""
     parallel = config.parallel
     mesh = Mesh.create(
-        Topology(tensor=parallel.tensor, data=plan.data_parallel, pipeline=parallel.pipeline)
+        Topology(
+            tensor=parallel.tensor,
+            data=plan.data_parallel,
+            pipeline=parallel.pipeline,
+            context=parallel.context,
+        )
     )
     checkpointer = Checkpointer(config, mesh)
     found = checkpointer.find()

@@ -43,7 +43,8 @@ class Checkpointer:
         self.layout = manifest.Layout(
             tensor=mesh.tensor.size,
             pipeline=mesh.pipeline.size,
-            data=mesh.data.size,
+            # What counts is over how many ranks ZeRO has partitioned the state.
+            data=mesh.replica.size,
             zero_stage=effective_zero_stage(config),
             precision=config.training.precision,
         )
@@ -179,7 +180,7 @@ class Checkpointer:
         state = self._client_state(engine, point)
         engine.save(self.root, folder.name, state)
         tensors = engine.weights()
-        if self.mesh.data.rank == 0:
+        if self.mesh.replica.rank == 0:
             weights.save_weights(
                 folder,
                 tensors,

@@ -37,7 +37,8 @@ def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
     tree: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.accumulation,
-        "train_batch_size": plan.global_batch_size,
+        # To DeepSpeed the ranks that share a sample are as many replicas.
+        "train_batch_size": plan.global_batch_size * config.parallel.context,
         "gradient_clipping": clipping,
         "steps_per_print": NEVER,
         "wall_clock_breakdown": False,

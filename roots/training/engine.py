@@ -134,7 +134,7 @@ class Engine(abc.ABC):
     def weights(self) -> Iterator[tuple[Shard, Tensor]]:
         """This rank's parameters with their records; gathers ZeRO-3's shards one at a time.
 
-        Communication at ZeRO-3: one all-gather over the data axis per parameter.
+        Communication at ZeRO-3: one all-gather over the replica axis per parameter.
         """
         for name, parameter in self.module.named_parameters():
             shard = shard_of(parameter, name)
@@ -210,14 +210,14 @@ class ZeroEngine(Engine):
             self.deepspeed.backward(loss)
             self.deepspeed.step()
             losses.append(loss.detach())
-        return all_reduce_mean(self.mesh.data, torch.stack(losses).mean())
+        return all_reduce_mean(self.mesh.replica, torch.stack(losses).mean())
 
     def evaluate(self, micro_batches: Sequence[Batch]) -> float:
         """Mean loss over all replicas' micro-batches, without training."""
         self.deepspeed.eval()
         with torch.no_grad():
             losses = [self._loss(self._to_device(batch)) for batch in micro_batches]
-        return float(all_reduce_mean(self.mesh.data, torch.stack(losses).mean()))
+        return float(all_reduce_mean(self.mesh.replica, torch.stack(losses).mean()))
 
     def _loss(self, batch: Batch) -> Tensor:
         return self.deepspeed(
@@ -265,7 +265,7 @@ def initialise_deepspeed(
         )
     if type(engine.optimizer) is BF16_Optimizer:
         _name_zero_stage(engine.optimizer)
-        if plan.data_parallel == 1:
+        if plan.data_parallel * config.parallel.context == 1:
             # It flattens, widens and copies every gradient to average it over one replica.
             engine.enable_backward_allreduce = False
     return engine

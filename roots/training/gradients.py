@@ -19,7 +19,8 @@ def global_gradient_norm(parameters: Iterable[torch.nn.Parameter], mesh: Mesh) -
 
     A sharded parameter counts on every tensor rank, a replicated one on the first only, and the
     second copy of a weight tied between two stages (`ds_pipe_replicated`) not at all. Gradients
-    must already be averaged over the data axis. Communication: one all-reduce over the model axis.
+    must already be averaged over the replica axis. Communication: one all-reduce over the model
+    axis.
     """
     parameters = list(parameters)
     squares = [

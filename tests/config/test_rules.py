@@ -163,7 +163,8 @@ def test_world_size_that_does_not_fit_the_layout_is_refused() -> None:
     with pytest.raises(RootsError) as caught:
         config.plan_batch(world_size=6)
     assert caught.value.lines == (
-        "world size=6: must be a multiple of parallel.tensor x parallel.pipeline = 4; "
+        "world size=6: must be a multiple of parallel.tensor x parallel.context x "
+        "parallel.pipeline = 4; "
         "start 4 ranks, or change the degrees",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -57,8 +58,7 @@ def fake_axis(size: int, rank: int) -> Axis:
 def fake_mesh(size: int, rank: int) -> Mesh:
     """A mesh whose tensor axis is `fake_axis`."""
     single = Mesh.single()
-    axes = {name: getattr(single, name) for name in ("data", "pipeline", "model", "world")}
-    return Mesh(topology=single.topology, rank=0, tensor=fake_axis(size, rank), **axes)
+    return dataclasses.replace(single, tensor=fake_axis(size, rank))
 
 
 def random_inputs(model: ModelConfig, rows: int = 3, length: int = 0, seed: int = 5) -> Inputs:

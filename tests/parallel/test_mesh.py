@@ -8,10 +8,10 @@ import torch.distributed as dist
 
 from roots.errors import RootsError
 from roots.parallel.mesh import Mesh
-from roots.parallel.topology import Topology
+from roots.parallel.topology import AXES, Topology
 from tests.helpers.distributed import run_distributed
 
-AXIS_NAMES = ("tensor", "data", "pipeline", "model", "world")
+AXIS_NAMES = (*AXES, "world")
 
 
 def test_single_mesh_has_no_groups() -> None:
@@ -41,7 +41,13 @@ def _sum_of_ranks(rank: int, world_size: int, topology: Topology) -> dict[str, t
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     "topology",
-    [Topology(4, 1, 1), Topology(2, 2, 1), Topology(2, 1, 2), Topology(1, 2, 2), Topology(1, 4, 1)],
+    [
+        Topology(4, 1, 1),
+        Topology(2, 1, 2),
+        Topology(1, 2, 2),
+        Topology(2, context=2),
+        Topology(1, 2, context=2),
+    ],
     ids=str,
 )
 def test_groups_reach_the_ranks_of_the_topology(topology: Topology) -> None:
@@ -60,7 +66,7 @@ def _create_too_large(rank: int, world_size: int) -> str:
 @pytest.mark.distributed
 def test_a_topology_of_another_size_is_refused() -> None:
     message = (
-        "parallel: tensor 2 x data 1 x pipeline 3 needs 6 processes, the run has 2; "
+        "parallel: tensor 2 x context 1 x data 1 x pipeline 3 needs 6 processes, the run has 2; "
         "start 6 processes or change the degrees"
     )
     assert run_distributed(_create_too_large, 2) == [message, message]

@@ -18,7 +18,7 @@ from tests.helpers.distributed import run_distributed
 # Kind in DeepSpeed's names -> our axis.
 KINDS = {
     "model_parallel": "model",
-    "data_parallel": "data",
+    "data_parallel": "replica",
     "tensor_model_parallel": "tensor",
     "slice_parallel": "tensor",
     "pipeline_model_parallel": "pipeline",
@@ -51,7 +51,13 @@ def _answers(rank: int, world_size: int, topology: Topology) -> dict[str, tuple[
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     "topology",
-    [Topology(), Topology(tensor=2), Topology(2, 2, 1), Topology(1, 2, 2), Topology(data=4)],
+    [
+        Topology(),
+        Topology(tensor=2),
+        Topology(2, 2, 1),
+        Topology(1, 2, 2),
+        Topology(data=2, context=2),
+    ],
     ids=str,
 )
 def test_ranks_sizes_and_groups_follow_the_mesh(topology: Topology) -> None:
@@ -61,7 +67,7 @@ def test_ranks_sizes_and_groups_follow_the_mesh(topology: Topology) -> None:
             ranks = topology.group_of(axis, rank)
             size = len(ranks)
             assert found[kind] == (ranks.index(rank), size, size, sum(ranks)), kind
-        assert found["data ranks"] == tuple(topology.group_of("data", rank))
+        assert found["data ranks"] == tuple(topology.group_of("replica", rank))
         assert found["tensor source"] == (topology.group_of("tensor", rank)[0],)
         assert found["global"] == (rank,)
 
