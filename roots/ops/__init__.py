@@ -1,6 +1,7 @@
 """Operators of the models: one file an op, each with a reference and a list of implementations."""
 
 from roots.ops.attention import attention
+from roots.ops.attention_block import attention_block
 from roots.ops.attention_dropout import AttentionDropout
 from roots.ops.attention_ranges import KeyRanges
 from roots.ops.bias_dropout_add import bias_dropout_add
@@ -19,6 +20,7 @@ __all__ = [
     "AttentionDropout",
     "KeyRanges",
     "attention",
+    "attention_block",
     "bias_dropout_add",
     "bias_gelu",
     "check_finite",

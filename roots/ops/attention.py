@@ -315,7 +315,8 @@ def _backward(
     return (*grads, *[None] * 7)
 
 
-def _cuda_reasons(request: Request) -> list[str]:
+def cuda_reasons(request: Request) -> list[str]:
+    """What the CUDA kernels cannot do."""
     if request.head_size % 8 == 0 and 32 <= request.head_size <= 256:
         return []
     return [
@@ -329,7 +330,7 @@ KERNELS = (
 )
 
 IMPLEMENTATIONS = (
-    *native(KERNELS, _attention_native, cuda_reasons=_cuda_reasons),
+    *native(KERNELS, _attention_native, cuda_reasons=cuda_reasons),
     Implementation("torch_sdpa", _attention_sdpa, _sdpa_reasons),
     Implementation("reference", attention_reference, always_supported),
 )

@@ -40,12 +40,12 @@ def bias_dropout_add(
     keys_B: Tensor | None,
     site: str,
     *,
-    first_index: int = 0,
+    positions_T: Tensor | None = None,
     implementation: str = AUTO,
 ) -> Tensor:
     """Return residual_BTH + dropout(x_BTH + bias_H), [B, T, H].
 
-    bias_H None: no bias. Rate 0 needs no keys. keys_B, site, first_index and the errors are those
+    bias_H None: no bias. Rate 0 needs no keys. keys_B, site, positions_T and the errors are those
     of roots.ops.dropout. ROOTS' kernel saves nothing but a key a token for backward; in plain torch
     it is one byte an element. All operands have one dtype.
     """
@@ -56,7 +56,7 @@ def bias_dropout_add(
     run = select("bias_dropout_add", IMPLEMENTATIONS, request, implementation).run
     if keys_B is None:
         rate = 0.0
-    result: Tensor = run(x_BTH, bias_H, residual_BTH, (rate, keys_B, site, first_index))
+    result: Tensor = run(x_BTH, bias_H, residual_BTH, (rate, keys_B, site, positions_T))
     return result
 
 
@@ -64,14 +64,14 @@ def bias_dropout_add_reference(
     x_BTH: Tensor,
     bias_H: Tensor | None,
     residual_BTH: Tensor,
-    drop: tuple[float, Tensor | None, str, int],
+    drop: tuple[float, Tensor | None, str, Tensor | None],
 ) -> Tensor:
-    """Plain torch, one rounding at the end. `drop` is (rate, keys_B or None, site, first_index)."""
-    rate, keys_B, site, first_index = drop
+    """Plain torch, one rounding at the end. `drop` is (rate, keys_B or None, site, positions_T)."""
+    rate, keys_B, site, positions_T = drop
     wide = torch.promote_types(x_BTH.dtype, torch.float32)
     y_BTH = x_BTH.to(wide) if bias_H is None else x_BTH.to(wide) + bias_H.to(wide)
     if keys_B is not None:
-        y_BTH = dropout_reference(y_BTH, rate, keys_B, site, first_index)
+        y_BTH = dropout_reference(y_BTH, rate, keys_B, site, positions_T)
     return (residual_BTH.to(wide) + y_BTH).to(residual_BTH.dtype)
 
 
@@ -102,14 +102,14 @@ def _bias_dropout_add_torch(
     x_BTH: Tensor,
     bias_H: Tensor | None,
     residual_BTH: Tensor,
-    drop: tuple[float, Tensor | None, str, int],
+    drop: tuple[float, Tensor | None, str, Tensor | None],
 ) -> Tensor:
-    rate, keys_B, site, first_index = drop
+    rate, keys_B, site, positions_T = drop
     if keys_B is None:
         y_BTH = x_BTH if bias_H is None else x_BTH + bias_H
         return residual_BTH + y_BTH
     keep_BTH = keep_mask(
-        token_keys(keys_B, site, x_BTH.shape[1], first_index), x_BTH.shape[2], rate
+        token_keys(keys_B, site, x_BTH.shape[1], positions_T), x_BTH.shape[2], rate
     )
     result: Tensor = _BiasDropoutAdd.apply(x_BTH, bias_H, residual_BTH, keep_BTH, keep_scale(rate))
     return result
@@ -120,12 +120,12 @@ def _bias_dropout_add_kernel(
     x_BTH: Tensor,
     bias_H: Tensor | None,
     residual_BTH: Tensor,
-    drop: tuple[float, Tensor | None, str, int],
+    drop: tuple[float, Tensor | None, str, Tensor | None],
 ) -> Tensor:
-    rate, keys_B, site, first_index = drop
+    rate, keys_B, site, positions_T = drop
     keys_BT = None
     if keys_B is not None:
-        keys_BT = token_keys(keys_B, site, x_BTH.shape[1], first_index)
+        keys_BT = token_keys(keys_B, site, x_BTH.shape[1], positions_T)
     result: Tensor = ops.bias_dropout_add_forward(x_BTH, bias_H, residual_BTH, keys_BT, rate)
     return result
 

@@ -45,21 +45,21 @@ def dropout(
     keys_B: Tensor | None,
     site: str,
     *,
-    first_index: int = 0,
+    positions_T: Tensor | None = None,
     implementation: str = AUTO,
 ) -> Tensor:
     """Drop elements of x_BTH with probability `rate`, scale the others by 1 / (1 - rate).
 
     keys_B: int64, one key a row; `site` names the place in the model ("layers.3.mlp").
-    `first_index` is the position in the row of the first token of x_BTH, for a rank that holds a
-    chunk of the sequence. Rate 0 is the identity and needs no keys. Raises RootsError for a rate
-    outside [0, 1).
+    `positions_T` (int64) are the positions in the row of the tokens of x_BTH, for a rank that holds
+    some of the sequence; None: 0, 1, ... Rate 0 is the identity and needs no keys. Raises
+    RootsError for a rate outside [0, 1).
     """
     if not dropout_wanted(rate, keys_B):
         return x_BTH
     request = request_for(x_BTH)
     run = select("dropout", IMPLEMENTATIONS, request, implementation).run
-    result: Tensor = run(x_BTH, rate, keys_B, site, first_index)
+    result: Tensor = run(x_BTH, rate, keys_B, site, positions_T)
     return result
 
 
@@ -86,9 +86,13 @@ def row_keys(keys_B: Tensor, site: str) -> Tensor:
     return keys_B ^ _site_key(site)
 
 
-def token_keys(keys_B: Tensor, site: str, num_tokens: int, first_index: int = 0) -> Tensor:
-    """Return the int64 key of every token, [B, T]."""
-    index_T = torch.arange(first_index, first_index + num_tokens, device=keys_B.device)
+def token_keys(
+    keys_B: Tensor, site: str, num_tokens: int, positions_T: Tensor | None = None
+) -> Tensor:
+    """Return the int64 key of every token, [B, T]; positions None: the first ones of the row."""
+    index_T = positions_T
+    if index_T is None:
+        index_T = torch.arange(num_tokens, device=keys_B.device)
     return random_bits(row_keys(keys_B, site)[:, None], index_T)
 
 
@@ -133,10 +137,10 @@ def keep_mask_reference(keys: Tensor, size: int, rate: float) -> Tensor:
 
 
 def dropout_reference(
-    x_BTH: Tensor, rate: float, keys_B: Tensor, site: str, first_index: int = 0
+    x_BTH: Tensor, rate: float, keys_B: Tensor, site: str, positions_T: Tensor | None = None
 ) -> Tensor:
     """Plain torch: y = x * keep / (1 - rate), multiplied in at least float32."""
-    keys_BT = token_keys(keys_B, site, x_BTH.shape[1], first_index)
+    keys_BT = token_keys(keys_B, site, x_BTH.shape[1], positions_T)
     keep_BTH = keep_mask_reference(keys_BT, x_BTH.shape[2], rate)
     wide = torch.promote_types(x_BTH.dtype, torch.float32)
     return (x_BTH.to(wide) * keep_BTH * keep_scale(rate)).to(x_BTH.dtype)
@@ -158,20 +162,20 @@ class _MaskedScale(torch.autograd.Function):
 
 
 def _dropout_torch(
-    x_BTH: Tensor, rate: float, keys_B: Tensor, site: str, first_index: int
+    x_BTH: Tensor, rate: float, keys_B: Tensor, site: str, positions_T: Tensor | None
 ) -> Tensor:
     keep_BTH = keep_mask(
-        token_keys(keys_B, site, x_BTH.shape[1], first_index), x_BTH.shape[2], rate
+        token_keys(keys_B, site, x_BTH.shape[1], positions_T), x_BTH.shape[2], rate
     )
     result: Tensor = _MaskedScale.apply(x_BTH, keep_BTH, keep_scale(rate))
     return result
 
 
 def _dropout_kernel(
-    ops: Any, x_BTH: Tensor, rate: float, keys_B: Tensor, site: str, first_index: int
+    ops: Any, x_BTH: Tensor, rate: float, keys_B: Tensor, site: str, positions_T: Tensor | None
 ) -> Tensor:
     """The kernel of bias_dropout_add without bias and residual."""
-    keys_BT = token_keys(keys_B, site, x_BTH.shape[1], first_index)
+    keys_BT = token_keys(keys_B, site, x_BTH.shape[1], positions_T)
     result: Tensor = ops.bias_dropout_add_forward(x_BTH, None, None, keys_BT, rate)
     return result
 

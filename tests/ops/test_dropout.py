@@ -118,8 +118,9 @@ def test_a_part_of_the_batch_draws_its_part_of_the_mask(
     x_BTH = torch.ones(rows, tokens, size)
     keys_B = row_keys(rows)
     whole = dropout(x_BTH, 0.4, keys_B, "site")
+    positions_T = torch.arange(first_token, tokens)
     part = dropout(
-        x_BTH[first_row:, first_token:], 0.4, keys_B[first_row:], "site", first_index=first_token
+        x_BTH[first_row:, first_token:], 0.4, keys_B[first_row:], "site", positions_T=positions_T
     )
     assert torch.equal(part, whole[first_row:, first_token:])
 
