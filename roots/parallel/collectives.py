@@ -4,12 +4,18 @@
     reduce_from forward all-reduce    backward identity
     gather_from forward all-gather    backward split
     split_to    forward split         backward all-gather
+    gather_to   forward all-gather    backward reduce-scatter
+    scatter_sum forward reduce-scatter backward all-gather
+    exchange    forward all-to-all    backward all-to-all
 
-All are the identity on an axis of size 1, and none writes into its input.
+All are the identity on an axis of size 1, and none writes into its input. Gloo has them all, in the
+forms that take a list of tensors (reduce-scatter since torch 2.7), so nothing is emulated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,6 +59,85 @@ def split_to(x: Tensor, axis: Axis, dim: int) -> Tensor:
     return x if axis.group is None else _SplitTo.apply(x, axis, dim)
 
 
+def gather_to(x: Tensor, axis: Axis, dim: int) -> Tensor:
+    """Concatenate the ranks' slices along `dim`, for use by each rank in its own way.
+
+    Communication: forward all-gather; backward reduce-scatter of the ranks' gradients.
+    """
+    return x if axis.group is None else _GatherTo.apply(x, axis, dim)
+
+
+def scatter_sum(x: Tensor, axis: Axis, dim: int) -> Tensor:
+    """This rank's slice along `dim` of the sum of the ranks' partial `x`.
+
+    Communication: forward reduce-scatter; backward all-gather. Raises RootsError if the size along
+    `dim` is not divisible.
+    """
+    return x if axis.group is None else _ScatterSum.apply(x, axis, dim)
+
+
+def exchange(x: Tensor, axis: Axis, split: int, join: int) -> Tensor:
+    """Cut `x` along `split`, part i for rank i, and concatenate what comes along `join`.
+
+    What was sharded along `join` becomes sharded along `split`. Its conjugate is itself with the
+    dims swapped. Communication: forward and backward an all-to-all. Raises RootsError if the size
+    along `split` is not divisible.
+    """
+    return x if axis.group is None else _Exchange.apply(x, axis, split, join)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A collective under way; `wait` returns its result, and is called once."""
+
+    work: dist.Work
+    finish: Callable[[], Tensor]
+
+    def wait(self) -> Tensor:
+        """The result, when it is there."""
+        self.work.wait()
+        return self.finish()
+
+
+def all_gather_async(x: Tensor, axis: Axis, dim: int) -> Pending:
+    """Start concatenating the ranks' slices; for axes larger than 1, outside autograd."""
+    mine = x.contiguous()
+    parts = [torch.empty_like(mine) for _ in range(axis.size)]
+    work = dist.all_gather(parts, mine, group=axis.group, async_op=True)
+    return Pending(work, lambda: torch.cat(parts, dim=dim))
+
+
+def reduce_scatter_async(x: Tensor, axis: Axis, dim: int) -> Pending:
+    """Start making this rank's slice along `dim` of the sum of `x`; else as all_gather_async."""
+    parts = [part.contiguous() for part in x.split(_share(x, axis, dim), dim)]
+    total = torch.empty_like(parts[0])
+    work = dist.reduce_scatter(total, parts, group=axis.group, async_op=True)
+    return Pending(work, lambda: total)
+
+
+def shift_async(x: Tensor, axis: Axis) -> Pending:
+    """Start passing `x` to the next rank of the ring and receiving that of the rank before.
+
+    `x` must stay as it is until the wait. For axes larger than 1, outside autograd.
+    """
+    sent, received = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    following = axis.ranks[(axis.rank + 1) % axis.size]
+    previous = axis.ranks[axis.rank - 1]
+    works = dist.batch_isend_irecv(
+        [
+            dist.P2POp(dist.isend, sent, following, group=axis.group),
+            dist.P2POp(dist.irecv, received, previous, group=axis.group),
+        ]
+    )
+
+    def finish() -> Tensor:
+        for work in works[1:]:
+            work.wait()
+        return received
+
+    return Pending(works[0], finish)
+
+
 def all_reduce_async(x: Tensor, axis: Axis) -> dist.Work | None:
     """Start summing `x` over `axis` in place and return the work to wait for (None at size 1).
 
@@ -76,7 +161,15 @@ def _all_gather(x: Tensor, axis: Axis, dim: int) -> Tensor:
     return torch.cat(parts, dim=dim)
 
 
-def _split(x: Tensor, axis: Axis, dim: int) -> Tensor:
+def _all_to_all(x: Tensor, axis: Axis, split: int, join: int) -> Tensor:
+    sent = torch.stack(x.split(_share(x, axis, split), split))
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent, group=axis.group)
+    return torch.cat(received.unbind(), dim=join)
+
+
+def _share(x: Tensor, axis: Axis, dim: int) -> int:
+    """Size of one rank's slice along `dim`."""
     size = x.shape[dim]
     if size % axis.size:
         raise RootsError(
@@ -87,7 +180,11 @@ def _split(x: Tensor, axis: Axis, dim: int) -> Tensor:
                 f"make {size} divisible by {axis.size}",
             )
         )
-    share = size // axis.size
+    return size // axis.size
+
+
+def _split(x: Tensor, axis: Axis, dim: int) -> Tensor:
+    share = _share(x, axis, dim)
     return x.narrow(dim, axis.rank * share, share).clone(memory_format=torch.contiguous_format)
 
 
@@ -132,3 +229,36 @@ class _SplitTo(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         return _all_gather(dy, ctx.axis, ctx.dim), None, None
+
+
+class _GatherTo(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, axis: Axis, dim: int) -> Tensor:
+        ctx.axis, ctx.dim = axis, dim
+        return _all_gather(x, axis, dim)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        return reduce_scatter_async(dy, ctx.axis, ctx.dim).wait(), None, None
+
+
+class _ScatterSum(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, axis: Axis, dim: int) -> Tensor:
+        ctx.axis, ctx.dim = axis, dim
+        return reduce_scatter_async(x, axis, dim).wait()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        return _all_gather(dy, ctx.axis, ctx.dim), None, None
+
+
+class _Exchange(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, axis: Axis, split: int, join: int) -> Tensor:
+        ctx.axis, ctx.split, ctx.join = axis, split, join
+        return _all_to_all(x, axis, split, join)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+        return _all_to_all(dy, ctx.axis, ctx.join, ctx.split), None, None, None

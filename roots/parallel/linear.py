@@ -2,6 +2,10 @@
 
 Legend: ... leading dims, I input features, O output features; a lowercase letter is this rank's
 share of the dimension.
+
+With a `sequence_dim` what enters a column-parallel and leaves a row-parallel layer is this rank's
+slice along that dim (sequence parallelism, Korthikanti et al., arXiv:2205.05198): the all-reduce of
+the one becomes a reduce-scatter, and the identity at the other end an all-gather.
 """
 
 from __future__ import annotations
@@ -14,11 +18,19 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
 
-from roots.parallel.collectives import all_reduce_async, gather_from, reduce_from
+from roots.parallel.collectives import (
+    all_gather_async,
+    all_reduce_async,
+    copy_to,
+    gather_from,
+    reduce_from,
+    reduce_scatter_async,
+    scatter_sum,
+)
 from roots.parallel.mesh import Axis
 from roots.parallel.shard import Shard, attach, chunked, even, replicated
 
-LinearOutput = Tensor | tuple[Tensor, nn.Parameter | None]
+LinearOutput = Tensor | tuple[Tensor, Tensor | None]
 
 
 class ColumnParallelLinear(nn.Module):
@@ -30,7 +42,9 @@ class ColumnParallelLinear(nn.Module):
     Values are uninitialised; models/init.py fills them.
 
     Communication: forward none (all-gather of y with gather_output); backward all-reduce of dx,
-    running while dW is computed.
+    running while dW is computed. With sequence_dim: forward all-gather of x; backward all-gather of
+    x again, which is not kept, running while dx is computed, and reduce-scatter of dx, running
+    while dW is computed.
     Raises RootsError if a part is not divisible by the size of the axis.
     """
 
@@ -45,6 +59,7 @@ class ColumnParallelLinear(nn.Module):
         chunks: Sequence[int] | None = None,
         gather_output: bool = False,
         skip_bias: bool = False,
+        sequence_dim: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -55,6 +70,7 @@ class ColumnParallelLinear(nn.Module):
         self.axis = axis
         self.gather_output = gather_output
         self.skip_bias = skip_bias
+        self.sequence_dim = sequence_dim
         weight = chunked(f"{name}.weight", (out_size, in_size), 0, axis, parts)
         self.weight = _parameter(weight, axis, device, dtype)
         self.bias: nn.Parameter | None = None
@@ -67,6 +83,8 @@ class ColumnParallelLinear(nn.Module):
         bias = None if self.skip_bias else self.bias
         if self.axis.group is None:
             y = functional.linear(x, self.weight, bias)
+        elif self.sequence_dim is not None:
+            y = _GatheringLinear.apply(x, self.weight, bias, self.axis, self.sequence_dim)
         else:
             y = _ColumnLinear.apply(x, self.weight, bias, self.axis)
         if self.skip_bias:
@@ -84,7 +102,8 @@ class RowParallelLinear(nn.Module):
     With `skip_bias` the result is (y without bias, bias or None), for a fused bias add.
     Values are uninitialised; models/init.py fills them.
 
-    Communication: forward all-reduce of y; backward none.
+    Communication: forward all-reduce of y; backward none. With sequence_dim: forward reduce-scatter
+    of y; backward all-gather of dy and all-reduce of db, because each rank adds b to its slice.
     Raises RootsError if in_size is not divisible by the size of the axis.
     """
 
@@ -97,12 +116,14 @@ class RowParallelLinear(nn.Module):
         axis: Axis,
         bias: bool,
         skip_bias: bool = False,
+        sequence_dim: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.axis = axis
         self.skip_bias = skip_bias
+        self.sequence_dim = sequence_dim
         weight = even(f"{name}.weight", (out_size, in_size), 1, axis)
         self.weight = _parameter(weight, axis, device, dtype)
         self.bias: nn.Parameter | None = None
@@ -110,14 +131,20 @@ class RowParallelLinear(nn.Module):
             self.bias = _parameter(replicated(f"{name}.bias", (out_size,)), axis, device, dtype)
 
     def forward(self, x: Tensor) -> LinearOutput:
-        """x [..., i] -> y [..., O], equal on every rank of the axis."""
+        """x [..., i] -> y [..., O], equal on every rank, or its slice along sequence_dim."""
         if self.axis.group is None:
             y = functional.linear(x, self.weight, None if self.skip_bias else self.bias)
             return (y, self.bias) if self.skip_bias else y
-        y = reduce_from(functional.linear(x, self.weight), self.axis)
+        bias: Tensor | None = self.bias
+        y = functional.linear(x, self.weight)
+        if self.sequence_dim is None:
+            y = reduce_from(y, self.axis)
+        else:
+            y = scatter_sum(y, self.axis, self.sequence_dim)
+            bias = None if bias is None else copy_to(bias, self.axis)
         if self.skip_bias:
-            return y, self.bias
-        return y if self.bias is None else y + self.bias
+            return y, bias
+        return y if bias is None else y + bias
 
     def extra_repr(self) -> str:
         """Sizes, for printing the module."""
@@ -166,3 +193,36 @@ class _ColumnLinear(Function):
         if work is not None:
             work.wait()
         return dx, dweight_oI, dbias_o, None
+
+
+class _GatheringLinear(Function):
+    """Linear on the ranks' slices of x, put together along a dim that is not the last."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight_oI: Tensor, bias_o: Tensor | None, axis: Axis, dim: int
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight_oI)
+        ctx.axis, ctx.dim = axis, dim
+        return functional.linear(all_gather_async(x, axis, dim).wait(), weight_oI, bias_o)
+
+    @staticmethod
+    def backward(
+        ctx: Any, dy: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight_oI = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        dy_Mo = dy.reshape(-1, dy.shape[-1])
+        dx = scattering = dweight_oI = dbias_o = None
+        gathering = all_gather_async(x, ctx.axis, ctx.dim) if needs_weight else None
+        if needs_x:
+            whole_dx = dy_Mo.mm(weight_oI).view(*dy.shape[:-1], weight_oI.shape[1])
+            # dW and db hide the time of the reduce-scatter.
+            scattering = reduce_scatter_async(whole_dx, ctx.axis, ctx.dim)
+        if gathering is not None:
+            dweight_oI = dy_Mo.t().mm(gathering.wait().reshape(-1, x.shape[-1]))
+        if needs_bias:
+            dbias_o = dy_Mo.sum(0)
+        if scattering is not None:
+            dx = scattering.wait()
+        return dx, dweight_oI, dbias_o, None, None

@@ -20,7 +20,7 @@ CHUNKS = [8, 12, 4]
 
 def _values(dtype: torch.dtype) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(5)
-    shapes = {"x": (2, 3, IN), "weight": (OUT, IN), "bias": (OUT,), "dy": (2, 3, OUT)}
+    shapes = {"x": (2, 4, IN), "weight": (OUT, IN), "bias": (OUT,), "dy": (2, 4, OUT)}
     return {
         name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
         for name, shape in shapes.items()
@@ -100,6 +100,42 @@ def _column_on_rank(rank: int, world_size: int, *arguments: object) -> dict[str,
 
 def _row_on_rank(rank: int, world_size: int, *arguments: object) -> dict[str, Tensor]:
     return _row(Mesh.create(Topology(tensor=world_size)).tensor, *arguments)  # type: ignore[arg-type]
+
+
+def _sequence_parallel(rank: int, world_size: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Both layers on slices of dim 1, each against the same whole values."""
+    axis = Mesh.create(Topology(tensor=world_size)).tensor
+    values = _values(dtype)
+    shared = {"axis": axis, "bias": True, "sequence_dim": 1, "dtype": dtype}
+    column = ColumnParallelLinear(IN, OUT, name="column", **shared)
+    row = RowParallelLinear(IN, OUT, name="row", **shared)
+    x_slice, dy_slice = (values[name].chunk(axis.size, 1)[axis.rank] for name in ("x", "dy"))
+    found = {}
+    for name, layer, x, dy in (
+        ("column", column, x_slice, _local(values["dy"], axis, [OUT])),
+        ("row", row, _local(values["x"], axis, [IN]), dy_slice),
+    ):
+        _fill(layer, values)
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf)
+        y.backward(dy)
+        assert leaf.grad is not None
+        found |= {f"{name} y": y.detach(), f"{name} dx": leaf.grad}
+        found |= {f"{name} {k}": v for k, v in _whole_gradients(layer, axis).items()}
+    return found
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("size", [2, 4])
+def test_layers_on_slices_of_the_sequence_match_unsharded(size: int) -> None:
+    expected = _plain(_values(torch.float64))
+    found = run_distributed(_sequence_parallel, size, torch.float64)
+    for name, dim in (("column dx", 1), ("row y", 1), ("column y", -1), ("row dx", -1)):
+        whole = torch.cat([each[name] for each in found], dim)
+        torch.testing.assert_close(whole, expected[name.split()[1]], msg=name)
+    for each in found:
+        for name in ("column dweight", "column dbias", "row dweight", "row dbias"):
+            torch.testing.assert_close(each[name], expected[name.split()[1]], msg=name)
 
 
 @pytest.mark.distributed
