@@ -15,6 +15,11 @@ class ParallelConfig(Section):
     tensor: int = Field(1, gt=0, description="tensor-parallel ranks (Shoeybi et al. 2019)")
     pipeline: int = Field(1, gt=0, description="pipeline stages (Narayanan et al. 2019)")
     context: int = Field(1, gt=0, description="ranks that share one sequence")
+    context_method: Literal["ulysses", "ring"] = Field(
+        "ulysses",
+        description="attention over `context`: ulysses exchanges heads for tokens "
+        "(arXiv:2309.14509); ring passes keys and values round (arXiv:2310.01889)",
+    )
     expert: int = Field(1, gt=0, description="ranks that share the experts")
     sequence: bool = Field(False, description="norms and dropout on 1/tensor of the sequence")
     zero_stage: int = Field(1, ge=0, le=3, description="ZeRO stage (Rajbhandari et al. 2020)")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from roots.config.rules_context import CONTEXT_RULES
 from roots.errors import problem
 
 if TYPE_CHECKING:
@@ -173,20 +174,14 @@ def scale_floor_below_start(config: RunConfig) -> Iterator[str]:
 
 
 def axes_of_this_version(config: RunConfig) -> Iterator[str]:
-    """Context, expert and sequence parallelism have no layers in this version."""
-    parallel = config.parallel
-    for name, value, off in (
-        ("context", parallel.context, 1),
-        ("expert", parallel.expert, 1),
-        ("sequence", parallel.sequence, False),
-    ):
-        if value != off:
-            yield problem(
-                f"parallel.{name}",
-                value,
-                f"must be {str(off).lower()} in this version of ROOTS",
-                "use parallel.tensor, parallel.pipeline and data parallelism",
-            )
+    """Expert parallelism has no layers in this version."""
+    if config.parallel.expert != 1:
+        yield problem(
+            "parallel.expert",
+            config.parallel.expert,
+            "must be 1 in this version of ROOTS",
+            "use parallel.tensor, parallel.pipeline and data parallelism",
+        )
 
 
 def schedule_lengths_once(config: RunConfig) -> Iterator[str]:
@@ -283,6 +278,7 @@ RULES: tuple[Rule, ...] = (
     offload_with_tied_stages,
     scale_floor_below_start,
     axes_of_this_version,
+    *CONTEXT_RULES,
     schedule_lengths_once,
     warmup_within_run,
     decay_has_an_end,

@@ -18,6 +18,8 @@ from roots.models.options import BuildOptions
 from roots.ops import AttentionDropout, attention, rotary
 from roots.parallel.linear import ColumnParallelLinear, RowParallelLinear
 from roots.parallel.mesh import Axis
+from roots.parallel.ring import ring_attention
+from roots.parallel.ulysses import ulysses_attention
 
 
 class SelfAttention(nn.Module):
@@ -28,7 +30,8 @@ class SelfAttention(nn.Module):
     queries and keys are normalised before they are rotated; with a window a token attends to that
     many, itself included (Mistral, arXiv:2310.06825).
 
-    Communication: forward all-reduce of y; backward all-reduce of dx.
+    Communication: that of the two linear layers (see roots.parallel.linear); where samples are cut
+    over the context axis, that of ulysses_attention or ring_attention.
     """
 
     def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
@@ -42,6 +45,7 @@ class SelfAttention(nn.Module):
             axis=axis,
             bias=model.has_qkv_bias,
             chunks=chunks,
+            sequence_dim=options.sequence_dim,
             device=options.device,
             dtype=options.dtype,
         )
@@ -52,6 +56,7 @@ class SelfAttention(nn.Module):
             axis=axis,
             bias=model.bias,
             skip_bias=True,
+            sequence_dim=options.sequence_dim,
             device=options.device,
             dtype=options.dtype,
         )
@@ -88,17 +93,38 @@ class SelfAttention(nn.Module):
         q_BTnD, k_BSkD = self._rotated(q_BTnD, geometry), self._rotated(k_BSkD, geometry)
         if cache is not None:
             k_BSkD, v_BSkD = cache.append(k_BSkD, v_BSkD)
-        o_BTnD = attention(
-            q_BTnD,
-            k_BSkD,
-            v_BSkD,
-            window=self.window,
-            key_ranges=geometry.key_ranges,
-            dropout=self._dropout(dropout_keys_B),
-            implementation=self.ops.attention,
-        )
+        o_BTnD = self._attend(q_BTnD, k_BSkD, v_BSkD, dropout_keys_B, geometry)
         y_BTH, bias_H = self.output(o_BTnD.flatten(-2))
         return y_BTH, bias_H
+
+    def _attend(
+        self,
+        q_BTnD: Tensor,
+        k_BSkD: Tensor,
+        v_BSkD: Tensor,
+        dropout_keys_B: Tensor,
+        geometry: Geometry,
+    ) -> Tensor:
+        """Attention to all tokens of the sample, also to those of other context ranks."""
+        context, implementation = geometry.context, self.ops.attention
+        if context is not None and geometry.ring_ranges:
+            ranges = geometry.ring_ranges
+            return ring_attention(
+                q_BTnD, k_BSkD, v_BSkD, ranges, context, implementation=implementation
+            )
+        first_head = self.first_head
+        if context is not None:
+            first_head += context.rank * (q_BTnD.shape[2] // context.size)
+        attend = partial(
+            attention,
+            window=self.window,
+            key_ranges=geometry.key_ranges,
+            dropout=self._dropout(dropout_keys_B, first_head),
+            implementation=implementation,
+        )
+        if context is not None:
+            return ulysses_attention(q_BTnD, k_BSkD, v_BSkD, context, attend)
+        return attend(q_BTnD, k_BSkD, v_BSkD)
 
     def _rotated(self, x_BTmD: Tensor, geometry: Geometry) -> Tensor:
         if geometry.cos is None or geometry.sin is None:
@@ -111,7 +137,7 @@ class SelfAttention(nn.Module):
             implementation=self.ops.rotary,
         )
 
-    def _dropout(self, dropout_keys_B: Tensor) -> AttentionDropout | None:
+    def _dropout(self, dropout_keys_B: Tensor, first_head: int) -> AttentionDropout | None:
         if not self.training or self.dropout_rate == 0.0:
             return None
-        return AttentionDropout(self.dropout_rate, dropout_keys_B, self.site, self.first_head)
+        return AttentionDropout(self.dropout_rate, dropout_keys_B, self.site, first_head)

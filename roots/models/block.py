@@ -31,7 +31,9 @@ class Block(nn.Module):
     With options.recompute "full" its activations are computed again in the backward pass, on every
     layout, because a pipeline stage calls the same forward.
 
-    Communication: forward two all-reduces over the tensor axis, backward two.
+    Communication: forward two all-reduces over the tensor axis, backward two. With sequence
+    parallelism x is this rank's part of the tokens, and each becomes an all-gather and a
+    reduce-scatter; attention communicates over the context axis besides.
     """
 
     def __init__(
@@ -77,26 +79,32 @@ class Block(nn.Module):
         cache: LayerCache | None = None,
     ) -> Tensor:
         geometry = self.geometry(document_starts_BT, None if cache is None else cache.length)
+        masks = (dropout_keys_B, geometry.stream_positions_Z)
         branch = self.attention(self.attention_norm(x_BTH), dropout_keys_B, geometry, cache)
         if self.parallel_residual:
             mlp_branch = self.mlp(self.mlp_norm(x_BTH))
-            x_BTH = self._add(x_BTH, branch, dropout_keys_B, "attention")
-            return self._add(x_BTH, mlp_branch, dropout_keys_B, "mlp")
+            x_BTH = self._add(x_BTH, branch, masks, "attention")
+            return self._add(x_BTH, mlp_branch, masks, "mlp")
         if branch[1] is None and not self._drops:
             normal_BTH, x_BTH = self.mlp_norm(branch[0], residual_BTH=x_BTH)
         else:
-            x_BTH = self._add(x_BTH, branch, dropout_keys_B, "attention")
+            x_BTH = self._add(x_BTH, branch, masks, "attention")
             normal_BTH = self.mlp_norm(x_BTH)
-        return self._add(x_BTH, self.mlp(normal_BTH), dropout_keys_B, "mlp")
+        return self._add(x_BTH, self.mlp(normal_BTH), masks, "mlp")
 
     @property
     def _drops(self) -> bool:
         return self.training and self.dropout_rate > 0.0
 
     def _add(
-        self, x_BTH: Tensor, branch: tuple[Tensor, Tensor | None], dropout_keys_B: Tensor, name: str
+        self,
+        x_BTH: Tensor,
+        branch: tuple[Tensor, Tensor | None],
+        masks: tuple[Tensor, Tensor | None],
+        name: str,
     ) -> Tensor:
-        """x + dropout(y + bias) with branch = (y_BTH, bias_H or None)."""
+        """x + dropout(y + bias); branch = (y_BTH, bias_H or None), masks = (keys_B, positions)."""
+        dropout_keys_B, positions_T = masks
         y_BTH, bias_H = branch
         return bias_dropout_add(
             y_BTH,
@@ -105,5 +113,6 @@ class Block(nn.Module):
             self.dropout_rate if self._drops else 0.0,
             dropout_keys_B,
             f"{self.name}.{name}",
+            positions_T=positions_T,
             implementation=self.ops.dropout,
         )

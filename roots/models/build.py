@@ -17,6 +17,7 @@ from roots.models.head import TiedHead, TokenTable
 from roots.models.norm import FinalNorm
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
+from roots.parallel.placement import Placement
 from roots.planner.parameters import block_parameters, count_parameters, norm_parameters
 
 TIED_KEY = "embedding"
@@ -48,7 +49,10 @@ def decoder_layers(model: ModelConfig, mesh: Mesh, options: BuildOptions) -> lis
     one list share what they derive from the document starts, so a process builds from one list.
     """
     axis = mesh.tensor
-    geometry = GeometryMemo(model, options)
+    place = Placement.on(
+        mesh, sequence=options.sequence_parallel, zigzag=options.context_method == "ring"
+    )
+    geometry = GeometryMemo(model, options, place)
     counts = count_parameters(model)
     tied_key = TIED_KEY if model.tied_embeddings else None
 
@@ -59,7 +63,7 @@ def decoder_layers(model: ModelConfig, mesh: Mesh, options: BuildOptions) -> lis
         return LayerFactory("block", f"layers.{index}", build, block_parameters(model))
 
     def embedding() -> nn.Module:
-        return Embedding(model, axis=axis, options=options)
+        return Embedding(model, axis=axis, options=options, place=place)
 
     def final_norm() -> nn.Module:
         return FinalNorm(model, name="final_norm", axis=axis, options=options)

@@ -54,11 +54,13 @@ class Decoder(nn.Module):
         cache:       tokens follow those it holds and are added to it; document starts, in positions
                      of the whole row, then mark left padding
         logits_at_B: only the logits of one token per row, logits_B1V
+        Of samples that several context ranks share, tokens, labels and weights are those of this
+        rank (roots.parallel.placement), and so is the loss; the document starts are all.
         Raises RootsError if the row becomes longer than learned positions reach.
         """
         past = None if cache is None else cache.length
-        if cache is None and tokens_BT.shape[1] > self.model.sequence_length:
-            self._check_length(tokens_BT.shape[1])
+        if cache is None and document_starts_BT.shape[1] > self.model.sequence_length:
+            self._check_length(document_starts_BT.shape[1])
         stream = self.embedding((tokens_BT, document_starts_BT, dropout_keys_B), past)
         for index, layer in enumerate(self.layers):
             stream = layer(stream) if cache is None else layer(stream, cache.layers[index])

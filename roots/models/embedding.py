@@ -15,7 +15,9 @@ from roots.models.geometry import token_positions
 from roots.models.head import TokenTable
 from roots.models.options import BuildOptions
 from roots.ops import dropout
+from roots.parallel.collectives import copy_to
 from roots.parallel.mesh import Axis
+from roots.parallel.placement import Placement
 from roots.parallel.shard import attach, replicated
 
 
@@ -24,23 +26,30 @@ class PositionTable(nn.Module):
 
     def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
         super().__init__()
+        # With sequence parallelism each rank looks up the positions of other tokens.
+        self.axis = axis if options.sequence_parallel else None
         shape = (model.sequence_length, model.hidden_size)
         self.weight = nn.Parameter(torch.empty(shape, device=options.device, dtype=options.dtype))
         attach(self.weight, replicated(f"{name}.weight", shape), axis)
 
     def forward(self, positions: Tensor) -> Tensor:
         """positions [T] or [B, T], below sequence_length -> vectors [..., H]."""
-        return functional.embedding(positions, self.weight)
+        weight = self.weight if self.axis is None else copy_to(self.weight, self.axis)
+        return functional.embedding(positions, weight)
 
 
 class Embedding(nn.Module):
     """x_BTH = tokens.weight[token] + positions.weight[position], with dropout: the first layer.
 
-    Communication: forward all-reduce of x over the tensor axis; backward none.
+    Communication: that of TokenTable; with sequence parallelism, backward an all-reduce of the
+    gradient of the position table over the tensor axis.
     """
 
-    def __init__(self, model: ModelConfig, *, axis: Axis, options: BuildOptions) -> None:
+    def __init__(
+        self, model: ModelConfig, *, axis: Axis, options: BuildOptions, place: Placement
+    ) -> None:
         super().__init__()
+        self.place = place
         self.tokens = TokenTable(model, name="embedding.tokens", axis=axis, options=options)
         self.positions: PositionTable | None = None
         if model.position == "learned":
@@ -54,14 +63,27 @@ class Embedding(nn.Module):
     def forward(self, stream: Stream, past: int | None = None) -> Stream:
         """(tokens_BT, document_starts_BT, dropout_keys_B) -> the same with x_BTH for the tokens.
 
+        Of a sample that several ranks share, tokens are those of this context rank, x those of this
+        rank's stream, and document starts all (see roots.parallel.placement).
         `past`: with a cache, the tokens it holds; document starts then mark left padding.
         """
         tokens_BT, document_starts_BT, dropout_keys_B = stream
         x_BTH = self.tokens(tokens_BT)
+        positions_T = None
+        if not self.place.whole:
+            length = document_starts_BT.shape[1]
+            positions_T = self.place.stream_positions(length, tokens_BT.device)
         if self.positions is not None:
             reset = self.reset_positions or past is not None
-            x_BTH = x_BTH + self.positions(token_positions(document_starts_BT, past or 0, reset))
-        rate = self.dropout_rate if self.training else 0.0
-        implementation = self.ops.dropout
-        x_BTH = dropout(x_BTH, rate, dropout_keys_B, "embedding", implementation=implementation)
+            x_BTH = x_BTH + self.positions(
+                token_positions(document_starts_BT, past or 0, reset, positions_T)
+            )
+        x_BTH = dropout(
+            x_BTH,
+            self.dropout_rate if self.training else 0.0,
+            dropout_keys_B,
+            "embedding",
+            positions_T=positions_T,
+            implementation=self.ops.dropout,
+        )
         return x_BTH, document_starts_BT, dropout_keys_B

@@ -14,18 +14,27 @@ from roots.config.model import ModelConfig
 from roots.models.options import BuildOptions
 from roots.models.rotary import rotary_frequencies
 from roots.ops import KeyRanges, table_of_frequencies
+from roots.parallel.mesh import Axis
+from roots.parallel.placement import Placement
+from roots.parallel.ring import ring_ranges
 
 
 class Geometry(NamedTuple):
     """What all blocks share in one forward pass; None where a model needs none.
 
     cos, sin: the rotary table, with a row for every token, or with positions_BT for every position.
+    stream_positions_Z: positions in the sample of this rank's stream; None: all of it, from 0 on
+    context: the axis over which samples are cut, None if they are not; key ranges are those of
+             whole samples (ulysses) or, if there are any, ring_ranges of every rank's keys (ring)
     """
 
     key_ranges: KeyRanges | None
     cos: Tensor | None = None
     sin: Tensor | None = None
     positions_BT: Tensor | None = None
+    stream_positions_Z: Tensor | None = None
+    context: Axis | None = None
+    ring_ranges: tuple[KeyRanges, ...] = ()
 
 
 class GeometryMemo:
@@ -40,7 +49,8 @@ class GeometryMemo:
     have no addresses there: the compiler finds equal parts of its graph itself.
     """
 
-    def __init__(self, model: ModelConfig, options: BuildOptions) -> None:
+    def __init__(self, model: ModelConfig, options: BuildOptions, place: Placement) -> None:
+        self._place = place
         self._rotary = model.position == "rotary" and model.rotary_size > 0
         self._model = model
         self._separate_documents = options.separate_documents
@@ -52,7 +62,7 @@ class GeometryMemo:
         self._geometry = Geometry(None)
 
     def __call__(self, document_starts_BT: Tensor, past: int | None = None) -> Geometry:
-        """Geometry of T queries that follow `past` cached tokens.
+        """Geometry of T queries that follow `past` cached tokens; starts are of whole samples.
 
         `past` None: no cache, and the data options decide about documents and positions. With a
         cache, document starts mark left padding: they always bound attention and restart positions.
@@ -79,8 +89,41 @@ class GeometryMemo:
             and self._version == starts_BT._version
         )
 
-    @torch.no_grad()
     def _build(self, starts_BT: Tensor, past: int, separate: bool, reset: bool) -> Geometry:
+        if self._place.whole:
+            return self._build_whole(starts_BT, past, separate, reset)
+        assert past == 0, "generation has the whole sequence on every rank"
+        return self._build_part(starts_BT, separate, reset)
+
+    @torch.no_grad()
+    def _build_part(self, starts_BS: Tensor, separate: bool, reset: bool) -> Geometry:
+        """Geometry where several ranks share a sample."""
+        place, num_tokens, device = self._place, starts_BS.shape[1], starts_BS.device
+        key_ranges, ring, cos, sin, positions_BT = None, (), None, None, None
+        if place.context.size > 1 and place.zigzag:
+            window = self._model.window or 0
+            ring = ring_ranges(starts_BS, place, separate=separate, window=window)
+        elif separate:
+            key_ranges = KeyRanges.of_documents(starts_BS, num_tokens)
+        if self._rotary:
+            positions_T = place.positions(num_tokens, device)
+            cos, sin = self._table_of(num_tokens, device)
+            if reset:
+                positions_BT = token_positions(starts_BS, 0, reset, positions_T)
+            else:
+                cos, sin = cos[positions_T], sin[positions_T]
+        return Geometry(
+            key_ranges,
+            cos,
+            sin,
+            positions_BT,
+            place.stream_positions(num_tokens, device),
+            place.context if place.context.size > 1 else None,
+            ring,
+        )
+
+    @torch.no_grad()
+    def _build_whole(self, starts_BT: Tensor, past: int, separate: bool, reset: bool) -> Geometry:
         key_ranges = None
         if separate:
             key_ranges = KeyRanges.of_documents(starts_BT, past + starts_BT.shape[1])
@@ -104,8 +147,15 @@ class GeometryMemo:
         return table
 
 
-def token_positions(document_starts_BT: Tensor, past: int, reset: bool) -> Tensor:
-    """Positions of T tokens that follow `past` others: [T], or [B, T] from the document's start."""
+def token_positions(
+    document_starts_BT: Tensor, past: int, reset: bool, here_T: Tensor | None = None
+) -> Tensor:
+    """Positions of T tokens that follow `past` others: [T], or [B, T] from the document's start.
+
+    here_T: only of the tokens that stand at these places in the sample.
+    """
+    if here_T is not None:
+        return (here_T - document_starts_BT[:, here_T]).clamp_min(0) if reset else here_T
     device = document_starts_BT.device
     positions_T = torch.arange(past, past + document_starts_BT.shape[1], device=device)
     # Before the start lies only padding, whose position matters to nobody but must be valid.

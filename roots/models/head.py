@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
 from roots.models.options import BuildOptions
+from roots.parallel.collectives import gather_from
 from roots.parallel.embedding import VocabParallelEmbedding
 from roots.parallel.loss import linear_cross_entropy, vocab_parallel_logits
 from roots.parallel.mesh import Axis
@@ -21,7 +22,9 @@ class TokenTable(VocabParallelEmbedding):
     only inside the module that owns it: that is where ZeRO-3 gathers it.
 
     Communication, as an embedding: forward all-reduce of x. As a head: forward all-reduces of the
-    softmax statistics (loss) or an all-gather (logits); backward all-reduce of dx.
+    softmax statistics (loss) or an all-gather (logits); backward all-reduce of dx. With sequence
+    parallelism: as an embedding, forward reduce-scatter and backward all-gather of x; as a head,
+    forward an all-gather of x before the rest, whose gradient is whole on every rank already.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class TokenTable(VocabParallelEmbedding):
             name=name,
             axis=axis,
             tied_to=tied_to,
+            sequence_dim=options.sequence_dim,
             device=options.device,
             dtype=options.dtype,
         )
@@ -59,6 +63,8 @@ class TokenTable(VocabParallelEmbedding):
         """
         if not x.is_floating_point():
             return super().forward(x)
+        if self.sequence_dim is not None:
+            x = gather_from(x, self.axis, self.sequence_dim)
         if labels_BT is None or loss_weights_BT is None:
             return vocab_parallel_logits(x, self.weight, self.axis, self.vocab_size)
         return linear_cross_entropy(

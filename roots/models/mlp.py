@@ -23,7 +23,7 @@ class MLP(nn.Module):
     No matrix product adds a bias: that of W_up goes with the activation, where its gradient is
     summed in the same pass, and that of W_down is handed to the caller.
 
-    Communication: forward all-reduce of y; backward all-reduce of dx.
+    Communication: that of the two linear layers (see roots.parallel.linear).
     """
 
     def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
@@ -38,6 +38,7 @@ class MLP(nn.Module):
             bias=model.bias,
             chunks=chunks,
             skip_bias=True,
+            sequence_dim=options.sequence_dim,
             device=options.device,
             dtype=options.dtype,
         )
@@ -48,6 +49,7 @@ class MLP(nn.Module):
             axis=axis,
             bias=model.bias,
             skip_bias=True,
+            sequence_dim=options.sequence_dim,
             device=options.device,
             dtype=options.dtype,
         )

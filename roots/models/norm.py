@@ -22,7 +22,8 @@ class Norm(nn.Module):
     """y_BTH = norm(x_BTH) by `model.norm`, whole on every tensor rank.
 
     Communication: none. Every tensor rank sees the same x and the same gradient of y, so the
-    gradients of weight and bias agree without a reduction.
+    gradients of weight and bias agree without a reduction. With sequence parallelism each sees a
+    part of the tokens: backward all-reduce of the gradients of weight and bias.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class Norm(nn.Module):
         self.epsilon = model.norm_epsilon
         self.zero_centred = model.norm_zero_centred
         self.ops = options.ops
+        # Whose ranks see other numbers under the same weight.
+        self.apart = axis if options.sequence_parallel else None
         self.weight = _vector(f"{name}.weight", size, axis, options)
         self.bias: nn.Parameter | None = None
         if model.norm == "layer_norm" and model.bias:
@@ -50,18 +53,20 @@ class Norm(nn.Module):
         self, x_BTH: Tensor, residual_BTH: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """x_BTH -> y_BTH, or with a residual (y_BTH, x_BTH + residual_BTH) with y of the sum."""
-        return self._normalised(x_BTH, self.weight, self.bias, residual_BTH)
-
-    def _normalised(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        weight, bias, residual = self._shared(self.weight), self._shared(self.bias), residual_BTH
         if self.kind == "rms_norm":
-            run = partial(rms_norm, x, weight, self.epsilon)
+            run = partial(rms_norm, x_BTH, weight, self.epsilon)
             implementation = self.ops.rms_norm
         else:
-            run = partial(layer_norm, x, weight, bias, self.epsilon)
+            run = partial(layer_norm, x_BTH, weight, bias, self.epsilon)
             implementation = self.ops.layer_norm
         return run(residual=residual, zero_centred=self.zero_centred, implementation=implementation)
+
+    def _shared(self, parameter: Tensor | None) -> Tensor | None:
+        """The parameter, whose gradients are summed over the ranks that see other numbers."""
+        if parameter is None or self.apart is None:
+            return parameter
+        return copy_to(parameter, self.apart)
 
     def extra_repr(self) -> str:
         """Kind and size, for printing the module."""
@@ -77,12 +82,11 @@ class HeadNorm(Norm):
 
     def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
         super().__init__(model, name=name, axis=axis, options=options, size=model.head_size)
-        self.axis = axis
+        self.apart = axis
 
     def forward(self, x_BTnD: Tensor) -> Tensor:  # type: ignore[override]
         """x_BTnD -> the same with every head normalised."""
-        bias = None if self.bias is None else copy_to(self.bias, self.axis)
-        y_BTnD = self._normalised(x_BTnD, copy_to(self.weight, self.axis), bias)
+        y_BTnD = super().forward(x_BTnD)
         assert isinstance(y_BTnD, Tensor)
         return y_BTnD
 

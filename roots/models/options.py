@@ -26,6 +26,8 @@ class BuildOptions:
     separate_documents: attention stays inside a document
     reset_positions:    positions start again in every document
     recompute:          "full": blocks run forward again in the backward pass
+    sequence_parallel:  norms, dropout and residuals work on 1/tensor of the tokens
+    context_method:     how attention reaches over the ranks of the context axis
     ops:                the implementation asked for, per op
     """
 
@@ -34,7 +36,14 @@ class BuildOptions:
     separate_documents: bool = True
     reset_positions: bool = False
     recompute: Literal["none", "full"] = "none"
+    sequence_parallel: bool = False
+    context_method: Literal["ulysses", "ring"] = "ulysses"
     ops: OpsConfig = field(default_factory=_default_ops)
+
+    @property
+    def sequence_dim(self) -> int | None:
+        """The dim of [B, T, H] that tensor ranks cut between them in the stream, if they do."""
+        return 1 if self.sequence_parallel else None
 
     @staticmethod
     def of_run(config: RunConfig) -> BuildOptions:
@@ -44,6 +53,8 @@ class BuildOptions:
             separate_documents=config.data.separate_documents,
             reset_positions=config.data.reset_positions,
             recompute=config.parallel.recompute,
+            sequence_parallel=config.parallel.sequence,
+            context_method=config.parallel.context_method,
             ops=config.ops,
         )
 

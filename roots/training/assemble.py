@@ -80,15 +80,7 @@ def start_process(environment: LaunchEnvironment, local_rank: int) -> Device:
 
 def assemble(config: RunConfig, plan: BatchPlan, device: Device) -> Run:
     """Build every part of the run. Called by all ranks; an error of one is raised on all."""
-    parallel = config.parallel
-    mesh = Mesh.create(
-        Topology(
-            tensor=parallel.tensor,
-            data=plan.data_parallel,
-            pipeline=parallel.pipeline,
-            context=parallel.context,
-        )
-    )
+    mesh = Mesh.create(topology_of(config, plan))
     checkpointer = Checkpointer(config, mesh)
     found = checkpointer.find()
     reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
@@ -115,6 +107,17 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device) -> Run:
         checkpointer=checkpointer,
         throughput=throughput,
         start=start,
+    )
+
+
+def topology_of(config: RunConfig, plan: BatchPlan) -> Topology:
+    """The sizes of all axes."""
+    parallel = config.parallel
+    return Topology(
+        tensor=parallel.tensor,
+        data=plan.data_parallel,
+        pipeline=parallel.pipeline,
+        context=parallel.context,
     )
 
 

@@ -29,6 +29,7 @@ from roots.log import get_logger
 from roots.models.init import weight_decay_groups
 from roots.parallel.mesh import Mesh
 from roots.parallel.mpu import DeepSpeedMpu
+from roots.parallel.placement import Placement
 from roots.parallel.process import all_reduce_mean
 from roots.parallel.shard import Shard, shard_of
 from roots.training.deepspeed_json import (
@@ -39,6 +40,7 @@ from roots.training.deepspeed_json import (
 from roots.training.engine_optimizer import choose_optimizer, parameter_groups
 from roots.training.gradients import clip_gradients_, global_gradient_norm
 from roots.training.overflow import GradientWatch
+from roots.training.share import share_of
 
 _logger = get_logger(__name__)
 
@@ -78,11 +80,18 @@ class Engine(abc.ABC):
         self.deepspeed = engine
         self._watch = watch
         self._norm: Tensor | None = None
+        self._place = Placement.on(
+            mesh,
+            sequence=config.parallel.sequence,
+            zigzag=config.parallel.context_method == "ring",
+        )
         if clips_outside_engine(config):
             engine.basic_optimizer.register_step_pre_hook(self._clip_before_step)
 
     def train_step(self, micro_batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """Train on this replica's micro-batches of one global batch with `learning_rate`.
+
+        They are of whole samples; ranks of one context axis take their tokens of the same ones.
 
         The loss is the mean over the global batch, equal on every rank. An overflow of fp16
         gradients on any rank skips the update on all of them and lowers the loss scale; the
@@ -95,7 +104,7 @@ class Engine(abc.ABC):
         scale = self.loss_scale
         self._watch.start_step()
         try:
-            loss = self._forward_backward_step([self._to_device(batch) for batch in micro_batches])
+            loss = self._forward_backward_step([self._receive(batch) for batch in micro_batches])
         except Exception as error:
             if _FLOOR_MESSAGE not in str(error):
                 raise
@@ -159,8 +168,10 @@ class Engine(abc.ABC):
                 problem("checkpoint", str(folder / tag), rule, "resume from another checkpoint")
             )
 
-    def _to_device(self, batch: Batch) -> Batch:
-        return Batch(*(tensor.to(self.device.torch, non_blocking=True) for tensor in batch))
+    def _receive(self, batch: Batch) -> Batch:
+        """This context rank's part of the micro-batch, on its device."""
+        mine = share_of(batch, self._place)
+        return Batch(*(tensor.to(self.device.torch, non_blocking=True) for tensor in mine))
 
     def _clip_before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Measure and clip where DeepSpeed would do neither right (fp32 at stage 0)."""
@@ -216,7 +227,7 @@ class ZeroEngine(Engine):
         """Mean loss over all replicas' micro-batches, without training."""
         self.deepspeed.eval()
         with torch.no_grad():
-            losses = [self._loss(self._to_device(batch)) for batch in micro_batches]
+            losses = [self._loss(self._receive(batch)) for batch in micro_batches]
         return float(all_reduce_mean(self.mesh.replica, torch.stack(losses).mean()))
 
     def _loss(self, batch: Batch) -> Tensor:

@@ -36,7 +36,7 @@ class PipelineEngine(Engine):
 
     def evaluate(self, micro_batches: Sequence[Batch]) -> float:
         """Mean loss over all replicas' micro-batches, without training."""
-        batches = [self._to_device(batch) for batch in micro_batches]
+        batches = [self._receive(batch) for batch in micro_batches]
         with torch.no_grad():
             loss = self.deepspeed.eval_batch(
                 _items(batches), num_micro_batches=self.plan.accumulation, reduce_output="avg"

@@ -63,9 +63,43 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "2^loss_scale.initial_power=16; lower it, or raise loss_scale.initial_power",
     ),
     "axes_of_this_version": (
-        {"parallel": {"context": 2}},
-        "parallel.context=2: must be 1 in this version of ROOTS; "
+        {"parallel": {"expert": 2}},
+        "parallel.expert=2: must be 1 in this version of ROOTS; "
         "use parallel.tensor, parallel.pipeline and data parallelism",
+    ),
+    "context_cuts_sequence": (
+        {"parallel": {"context": 4, "context_method": "ring"}, "model": {"sequence_length": 100}},
+        "parallel.context=4: must cut model.sequence_length=100 into 8 equal parts, because a ring "
+        "gives every rank an early and a late one; "
+        "set model.sequence_length to 96, or parallel.context to 2",
+    ),
+    "ulysses_shares_heads": (
+        {"parallel": {"context": 4, "tensor": 2}},
+        "parallel.context=4: must divide the 2 heads of a tensor rank (model.num_heads=4 / "
+        "parallel.tensor=2) under parallel.context_method=ulysses; "
+        "set it to 2, or parallel.context_method=ring",
+    ),
+    "ring_without_attention_dropout": (
+        {
+            "parallel": {"context": 2, "context_method": "ring"},
+            "model": {"attention_dropout": 0.1},
+        },
+        "model.attention_dropout=0.1: must be 0 with parallel.context_method=ring, because a mask "
+        "is drawn by positions among all keys and a ring has one block of them at a time; "
+        "set model.attention_dropout=0, or parallel.context_method=ulysses",
+    ),
+    "ring_needs_log_sum_exp": (
+        {
+            "parallel": {"context": 2, "context_method": "ring"},
+            "ops": {"attention": "torch_sdpa"},
+        },
+        "ops.attention='torch_sdpa': returns no log-sum-exp, by which parallel.context_method=ring "
+        "merges blocks of keys; set ops.attention=auto, or parallel.context_method=ulysses",
+    ),
+    "sequence_cuts_tokens": (
+        {"parallel": {"sequence": True}},
+        "parallel.sequence=True: cuts tokens over tensor ranks, but parallel.tensor=1; "
+        "set parallel.sequence=false, or parallel.tensor to 2 or more",
     ),
     "schedule_lengths_once": (
         {"schedule": {"warmup_steps": 3, "warmup_tokens": 9}},

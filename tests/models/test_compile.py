@@ -18,6 +18,7 @@ from roots.models.geometry import GeometryMemo
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
+from roots.parallel.placement import Placement
 from tests.helpers.decoders import random_inputs, small_model
 
 KERNELS = {
@@ -39,7 +40,8 @@ def block_of(model: ModelConfig, dtype: torch.dtype) -> Block:
     """With every kernel that there is, on a CPU."""
     ops = OpsConfig.model_validate(KERNELS)
     options = BuildOptions(dtype=dtype, ops=ops, reset_positions=model.position == "rotary")
-    geometry = GeometryMemo(model, options)
+    place = Placement.on(Mesh.single(), sequence=False, zigzag=False)
+    geometry = GeometryMemo(model, options, place)
     block = Block(model, 0, axis=Mesh.single().tensor, options=options, geometry=geometry)
     initialise(block, 1, model)
     return block.train()

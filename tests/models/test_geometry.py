@@ -6,11 +6,15 @@ import torch
 
 from roots.models.geometry import GeometryMemo, token_positions
 from roots.models.options import BuildOptions
+from roots.parallel.mesh import Mesh
+from roots.parallel.placement import Placement
 from tests.helpers.decoders import random_inputs, small_decoder, small_model
+
+PLACE = Placement.on(Mesh.single(), sequence=False, zigzag=False)
 
 
 def memo() -> GeometryMemo:
-    return GeometryMemo(small_model(position="rotary"), BuildOptions(reset_positions=True))
+    return GeometryMemo(small_model(position="rotary"), BuildOptions(reset_positions=True), PLACE)
 
 
 def test_equal_starts_are_not_computed_twice() -> None:
@@ -63,7 +67,7 @@ def test_positions_restart_and_stay_valid_before_the_start() -> None:
 def test_table_begins_at_the_first_position_and_grows() -> None:
     """Decoding past the sequence length needs more rows than training."""
     model = small_model(position="rotary")
-    geometry = GeometryMemo(model, BuildOptions(reset_positions=False))
+    geometry = GeometryMemo(model, BuildOptions(reset_positions=False), PLACE)
     starts = torch.zeros(1, 4, dtype=torch.int64)
     table = geometry(starts)
     assert table.positions_BT is None

@@ -18,8 +18,7 @@ from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object
 from roots.parallel.shard import Shard
-from roots.parallel.topology import Topology
-from roots.training.assemble import build_engine, start_process
+from roots.training.assemble import build_engine, start_process, topology_of
 from roots.training.engine import Engine
 from roots.training.schedule import learning_rate
 
@@ -51,9 +50,7 @@ def train_curve(
     environment = launch_environment()
     device = start_process(environment, environment.local_rank)
     plan = config.plan_batch(world_size)
-    mesh = Mesh.create(
-        Topology(config.parallel.tensor, plan.data_parallel, config.parallel.pipeline)
-    )
+    mesh = Mesh.create(topology_of(config, plan))
     data = build_data(config, plan, mesh.data.rank)
     partition_small_parameters_too()
     engine = build_engine(config, plan, mesh, device)
