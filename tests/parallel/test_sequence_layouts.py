@@ -49,7 +49,7 @@ Curves = Callable[[str], list[Curve]]
 
 
 def config_of(prefix: Path, parallel: dict[str, Any], precision: str) -> RunConfig:
-    """Rotary positions with a ring, which has no attention dropout; learned ones without it."""
+    """Rotary positions with a ring, which has no attention dropout; learned ones without."""
     ring = parallel.get("context_method") == "ring"
     return small_config(
         prefix,
@@ -62,7 +62,6 @@ def config_of(prefix: Path, parallel: dict[str, Any], precision: str) -> RunConf
             "position": "rotary" if ring else "learned",
             "qk_norm": ring,
             "window": 9 if ring else None,
-            "parallel_residual": not ring,
         },
         data={"reset_positions": True},
         training={"steps": STEPS, "precision": precision, "gradient_clipping": 0.5},
