@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from roots.config.rules_context import CONTEXT_RULES
+from roots.config.rules_pipeline import PIPELINE_RULES, accumulation_problems
+from roots.config.rules_zero import ZERO_RULES, replica_problems
 from roots.errors import problem
 
 if TYPE_CHECKING:
@@ -96,68 +98,6 @@ def tensor_divides_model(config: RunConfig) -> Iterator[str]:
             tensor,
             f"must divide the padded vocabulary of {model.padded_vocab_size}",
             f"set model.vocab_multiple to a multiple of {tensor}",
-        )
-
-
-def enough_layers_for_stages(config: RunConfig) -> Iterator[str]:
-    """Every pipeline stage holds at least one block."""
-    stages, layers = config.parallel.pipeline, config.model.num_layers
-    if stages > layers:
-        yield problem(
-            "parallel.pipeline",
-            stages,
-            f"must be at most model.num_layers={layers}",
-            f"set parallel.pipeline to {layers} or less, or add layers",
-        )
-
-
-def zero_with_pipeline(config: RunConfig) -> Iterator[str]:
-    """DeepSpeed's pipeline engine accumulates whole gradients, which ZeRO 2 and 3 shard."""
-    parallel = config.parallel
-    if parallel.pipeline > 1 and parallel.zero_stage > 1:
-        yield problem(
-            "parallel.zero_stage",
-            parallel.zero_stage,
-            f"must be 0 or 1 with parallel.pipeline={parallel.pipeline}, because the pipeline "
-            "keeps whole gradients between micro-batches and ZeRO 2 and 3 shard them",
-            "set parallel.zero_stage=1, or parallel.pipeline=1",
-        )
-
-
-def offload_needs_zero(config: RunConfig) -> Iterator[str]:
-    """Offload is a feature of ZeRO's sharded state."""
-    parallel = config.parallel
-    if parallel.offload_optimizer and parallel.zero_stage < 1:
-        yield problem(
-            "parallel.offload_optimizer",
-            True,
-            f"needs ZeRO 1 or above, but parallel.zero_stage={parallel.zero_stage}",
-            "set parallel.zero_stage=1",
-        )
-    if parallel.offload_parameters and parallel.zero_stage != 3:
-        yield problem(
-            "parallel.offload_parameters",
-            True,
-            f"needs ZeRO 3, but parallel.zero_stage={parallel.zero_stage}",
-            "set parallel.zero_stage=3",
-        )
-
-
-def offload_with_tied_stages(config: RunConfig) -> Iterator[str]:
-    """DeepSpeed's offloading bf16 optimizer leaves out the sum of a weight tied over two stages."""
-    parallel = config.parallel
-    if (
-        parallel.offload_optimizer
-        and parallel.pipeline > 1
-        and config.training.precision == "bf16"
-        and config.model.tied_embeddings
-    ):
-        yield problem(
-            "parallel.offload_optimizer",
-            True,
-            f"cannot run in bf16 with parallel.pipeline={parallel.pipeline} and tied embeddings, "
-            "because DeepSpeed then never sums the gradients of the two copies",
-            "set model.tied_embeddings=false, training.precision=fp16, or no offload",
         )
 
 
@@ -272,10 +212,8 @@ RULES: tuple[Rule, ...] = (
     rotary_needs_even_head,
     rotary_scaling_is_whole,
     tensor_divides_model,
-    enough_layers_for_stages,
-    zero_with_pipeline,
-    offload_needs_zero,
-    offload_with_tied_stages,
+    *PIPELINE_RULES,
+    *ZERO_RULES,
     scale_floor_below_start,
     axes_of_this_version,
     *CONTEXT_RULES,
@@ -337,7 +275,7 @@ def batch_problems(config: RunConfig, world_size: int) -> list[str]:
                 f"set it to {near} or {near + unit}",
             )
         ]
-    return []
+    return [*accumulation_problems(config, unit), *replica_problems(config, data_parallel)]
 
 
 def _divisors_near(number: int, wish: int) -> str:

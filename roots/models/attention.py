@@ -71,6 +71,7 @@ class SelfAttention(nn.Module):
         self.first_head = axis.rank * (model.num_heads // axis.size)
         self.dropout_rate = model.attention_dropout
         self.site = f"{name}.probabilities"
+        self.recompute = options.recompute == "selective"
         self.ops = options.ops
 
     def forward(
@@ -120,6 +121,7 @@ class SelfAttention(nn.Module):
             window=self.window,
             key_ranges=geometry.key_ranges,
             dropout=self._dropout(dropout_keys_B, first_head),
+            recompute=self.recompute and self.training,
             implementation=implementation,
         )
         if context is not None:

@@ -29,7 +29,7 @@ class Block(nn.Module):
     """Block number `index` of the decoder, `name` = layers.{index} in global parameter names.
 
     With options.recompute "full" its activations are computed again in the backward pass, on every
-    layout, because a pipeline stage calls the same forward.
+    layout, because a pipeline stage calls the same forward; with "selective" its attention's are.
 
     Communication: forward two all-reduces over the tensor axis, backward two. With sequence
     parallelism x is this rank's part of the tokens, and each becomes an all-gather and a
@@ -49,6 +49,7 @@ class Block(nn.Module):
         name = f"layers.{index}"
         self.name = name
         self.index = index
+        options = options.of_block(index)
         self.attention_norm = Norm(model, name=f"{name}.attention_norm", axis=axis, options=options)
         self.attention = SelfAttention(model, name=f"{name}.attention", axis=axis, options=options)
         self.mlp_norm = Norm(model, name=f"{name}.mlp_norm", axis=axis, options=options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -25,7 +25,9 @@ class BuildOptions:
     device:             where parameters are made; "meta" leaves memory to models/init.py
     separate_documents: attention stays inside a document
     reset_positions:    positions start again in every document
-    recompute:          "full": blocks run forward again in the backward pass
+    recompute:          "full": blocks run forward again in the backward pass; "selective": their
+                        attention does, where it stores its scores
+    recompute_every:    k: the blocks 0, k, 2k, ... do
     sequence_parallel:  norms, dropout and residuals work on 1/tensor of the tokens
     context_method:     how attention reaches over the ranks of the context axis
     ops:                the implementation asked for, per op
@@ -35,7 +37,8 @@ class BuildOptions:
     device: torch.device | str = "meta"
     separate_documents: bool = True
     reset_positions: bool = False
-    recompute: Literal["none", "full"] = "none"
+    recompute: Literal["none", "selective", "full"] = "none"
+    recompute_every: int = 1
     sequence_parallel: bool = False
     context_method: Literal["ulysses", "ring"] = "ulysses"
     ops: OpsConfig = field(default_factory=_default_ops)
@@ -53,10 +56,15 @@ class BuildOptions:
             separate_documents=config.data.separate_documents,
             reset_positions=config.data.reset_positions,
             recompute=config.parallel.recompute,
+            recompute_every=config.parallel.recompute_every,
             sequence_parallel=config.parallel.sequence,
             context_method=config.parallel.context_method,
             ops=config.ops,
         )
+
+    def of_block(self, index: int) -> BuildOptions:
+        """The options of block number `index` of the whole model, on whatever stage it is."""
+        return replace(self, recompute="none") if index % self.recompute_every else self
 
 
 def compute_dtype(precision: Literal["fp32", "bf16", "fp16"]) -> torch.dtype:

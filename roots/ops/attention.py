@@ -17,14 +17,18 @@ Legend: B rows, T queries, S keys, N heads, K key heads, D head size.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from roots.errors import RootsError, problem
+from roots.log import get_logger, log_once
 from roots.ops.attention_dropout import RATE_STEPS, AttentionDropout, attention_keep_mask
 from roots.ops.attention_ranges import KeyRanges, additive, visible_keys
 from roots.ops.dispatch import (
@@ -64,6 +68,7 @@ def attention(
     scale: float | None = ...,
     dropout: AttentionDropout | None = ...,
     return_lse: Literal[False] = ...,
+    recompute: bool = ...,
     implementation: str = ...,
 ) -> Tensor: ...
 
@@ -81,6 +86,7 @@ def attention(
     scale: float | None = ...,
     dropout: AttentionDropout | None = ...,
     return_lse: Literal[True],
+    recompute: bool = ...,
     implementation: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -97,6 +103,7 @@ def attention(
     scale: float | None = None,
     dropout: AttentionDropout | None = None,
     return_lse: bool = False,
+    recompute: bool = False,
     implementation: str = AUTO,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return o_BTND, with return_lse also lse_BNT (float32; float64 for float64).
@@ -105,6 +112,8 @@ def attention(
     key_ranges:         KeyRanges.of_documents or .of_lengths; complete ones stand for causal too
     document_starts_BT: what KeyRanges.of_documents is made of, for a single call
     scale:              None means 1 / sqrt(D)
+    recompute:          compute scores again in the backward pass instead of storing them; nothing
+                        to do for an implementation that stores none
     Raises RootsError if K does not divide N, if S < T under causal, for a negative window, or for
     both key ranges and document starts.
     """
@@ -122,6 +131,8 @@ def attention(
     options = Options(causal, window, scale, key_ranges, dropout, return_lse)
     request = _request(q_BTND, k_BSKD, options)
     run = select("attention", IMPLEMENTATIONS, request, implementation).run
+    if recompute:
+        run = _recomputed(run)
     o_BTND, lse_BNT = run(q_BTND, k_BSKD, v_BSKD, options)
     return (o_BTND, lse_BNT) if return_lse else o_BTND
 
@@ -199,6 +210,18 @@ def _sdpa_reasons(request: Request) -> list[str]:
             "masked."
         )
     return reasons
+
+
+def _recomputed(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run` without stored scores: the reference under a checkpoint, the others as they are."""
+    if run is not attention_reference:
+        if not torch.compiler.is_compiling():
+            line = (
+                "recompute: fused attention stores no scores, so selective recompute does nothing"
+            )
+            log_once(get_logger("ops"), line)
+        return run
+    return functools.partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
 
 
 def _visible(

@@ -1,6 +1,7 @@
 """A model cut into pipeline stages: DeepSpeed's PipelineModule over ROOTS' list of layers.
 
-The list is the one a single-stage decoder is made of, so a stage runs the same modules. Between
+The list is the one a single-stage decoder is made of, so a stage runs the same modules. `Pipeline`
+has one stage a rank and runs 1F1B; `FoldedPipeline` has two, on a V, and runs DualPipeV. Between
 stages travels the stream (x_BTH, document_starts_BT, dropout_keys_B); labels and loss weights reach
 the last stage from its own data loader.
 """
@@ -10,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
+from deepspeed.runtime.pipe.dualpipev import DualPipeVModule
 from deepspeed.runtime.pipe.module import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
@@ -57,15 +60,17 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
         layers: Sequence[Layer],
         topology: Topology,
         *,
-        partition: str,
+        partition: str | tuple[int, ...],
         tied_weight: str,
     ) -> None:
         """Build this rank's share of `layers`.
 
-        partition:   "parameters" balances stages by parameters, "uniform" by number of layers
+        partition:   "parameters" balances stages by parameters, "uniform" by number of blocks; or
+                     the number of blocks of every stage
         tied_weight: path of the tied weight inside both of its modules
         """
         self.layers = layers
+        self.tied_owner = tied_weight.rpartition(".")[0]
         specs = [_spec(layer, tied_weight, last=layer is layers[-1]) for layer in layers]
         spoken = io.StringIO()
         with contextlib.redirect_stdout(spoken):
@@ -84,19 +89,23 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
         cuts = ", ".join(layers[start].name for start in self.parts[1:-1])
         _logger.info("pipeline: %s to %s, cut before %s", first.name, last.name, cuts)
 
-    def _partition_layers(self, method: str = "parameters") -> None:
+    def _partition_layers(self, method: str | tuple[int, ...] = "parameters") -> None:
         """Cut between blocks, so that every stage holds at least one.
 
         DeepSpeed's own partition may leave a stage with the embedding alone. Its ZeRO then has one
         parameter group less there, calls fewer collectives than the others, and all of them hang.
         """
         first, *blocks, norm, head = self.layers
-        weights = [1] * len(blocks)
-        if method == "parameters":
-            weights = [layer.parameter_count for layer in blocks]
-            weights[0] += first.parameter_count
-            weights[-1] += norm.parameter_count + head.parameter_count
-        cuts = stage_boundaries(weights, self.num_stages)
+        if isinstance(method, str):
+            weights = [1] * len(blocks)
+            if method == "parameters":
+                weights = [layer.parameter_count for layer in blocks]
+                weights[0] += first.parameter_count
+                weights[-1] += norm.parameter_count + head.parameter_count
+            cuts = stage_boundaries(weights, self.num_stages)
+        else:
+            cuts = [0, *accumulate(method)]
+        assert (len(cuts), cuts[-1]) == (self.num_stages + 1, len(blocks)), f"{method} is illegal"
         # The embedding goes with the first block, norm and head with the last.
         self.parts = [0, *(1 + cut for cut in cuts[1:-1]), len(self.layers)]
         stage = self._topo.get_coord(self.global_rank).pipe
@@ -106,11 +115,22 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
         """Loss of one micro-batch on the last stage; labels are (labels_BT, loss_weights_BT)."""
         last = self.layers[-1]
         if last.tied_key is not None:
-            head = self.tied_modules[last.tied_key]
+            # The module of either end: of the head, or in a V of the embedding, beside which it is.
+            head = self.tied_modules[last.tied_key].get_submodule(self.tied_owner)
         else:
             head = self.forward_funcs[-1].head
         loss: Tensor = head(stream[0], *labels)
         return loss
+
+
+class FoldedPipeline(DualPipeVModule, Pipeline):  # type: ignore[misc]  # deepspeed has no type hints
+    """This rank's two stages of a pipeline folded into a V: r, and 2 x ranks - 1 - r.
+
+    The first rank holds both ends, so a tied weight is one parameter with one gradient. `partition`
+    is about all 2 x ranks stages, in the order of the layers.
+
+    Communication: as in Pipeline, but in both directions at once, and nothing for a tied weight.
+    """
 
 
 class HeadSlot(nn.Module):

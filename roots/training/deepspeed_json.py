@@ -60,12 +60,32 @@ def _zero(config: RunConfig) -> dict[str, Any]:
     # Buckets reduced in the background need CUDA streams; bit-equal resumes need one fixed order.
     tree["overlap_comm"] = False
     tree["contiguous_gradients"] = True
-    if parallel.offload_optimizer:
-        tree["offload_optimizer"] = {"device": "cpu"}
-    if parallel.offload_parameters:
-        tree["offload_param"] = {"device": "cpu"}
+    if parallel.offload_optimizer != "none":
+        tree["offload_optimizer"] = _place(config, parallel.offload_optimizer)
+    if parallel.offload_parameters != "none":
+        tree["offload_param"] = _place(config, parallel.offload_parameters)
     if tree["stage"] == 3:
         tree["stage3_gather_16bit_weights_on_model_save"] = False
+        tree.update(_zero_plus_plus(config))
+    return tree
+
+
+def _place(config: RunConfig, device: str) -> dict[str, Any]:
+    """Where something is offloaded to."""
+    if device == "nvme":
+        return {"device": device, "nvme_path": config.parallel.nvme_path}
+    return {"device": device}
+
+
+def _zero_plus_plus(config: RunConfig) -> dict[str, Any]:
+    """What is switched on of ZeRO++."""
+    parallel = config.parallel
+    tree: dict[str, Any] = {}
+    if parallel.zero_hpz_partition_size > 1:
+        tree["zero_hpz_partition_size"] = parallel.zero_hpz_partition_size
+    for name in ("zero_quantized_weights", "zero_quantized_gradients"):
+        if getattr(parallel, name):
+            tree[name] = True
     return tree
 
 

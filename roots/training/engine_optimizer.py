@@ -92,11 +92,11 @@ def _candidates(config: RunConfig, device: Device) -> list[Candidate]:
 
     def from_deepspeed(groups: ParameterGroups) -> torch.optim.Optimizer:
         ops = importlib.import_module("deepspeed.ops.adam")
-        if config.parallel.offload_optimizer or device.kind == "cpu":
+        if config.parallel.offload_optimizer != "none" or device.kind == "cpu":
             return build_alone(lambda: ops.DeepSpeedCPUAdam(groups, adamw_mode=True, **shared))
         return build_alone(lambda: ops.FusedAdam(groups, adam_w_mode=True, **shared))
 
-    on_host = config.parallel.offload_optimizer
+    on_host = config.parallel.offload_optimizer != "none"
     deepspeed_merit = "DeepSpeed's Adam of the host" if on_host else "DeepSpeed's fused Adam"
     in_order = [
         Candidate("deepspeed", deepspeed_merit, from_deepspeed),

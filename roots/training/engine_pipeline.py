@@ -1,4 +1,4 @@
-"""Training several pipeline stages through DeepSpeed's 1F1B engine."""
+"""Training several pipeline stages through DeepSpeed's engines, of 1F1B and of DualPipeV."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roots.models.build import TIED_WEIGHT, decoder_layers
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
-from roots.parallel.pipeline import Pipeline
+from roots.parallel.pipeline import FoldedPipeline, Pipeline
 from roots.training.engine import Engine, initialise_deepspeed
 from roots.training.engine_accelerator import join_process_group
 from roots.training.overflow import GradientWatch
@@ -47,11 +47,12 @@ class PipelineEngine(Engine):
 def build_pipeline_engine(
     config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device
 ) -> PipelineEngine:
-    """Build and initialise this rank's stage and put it under DeepSpeed."""
+    """Build and initialise this rank's stage, or two with DualPipeV; put them under DeepSpeed."""
     # PipelineModule communicates while it is built.
     join_process_group(device)
     options = replace(BuildOptions.of_run(config), device=device.torch)
-    stage = Pipeline(
+    folded = config.parallel.pipeline_schedule == "dualpipev"
+    stage = (FoldedPipeline if folded else Pipeline)(
         decoder_layers(config.model, mesh, options),
         mesh.topology,
         partition=config.parallel.pipeline_partition,

@@ -40,6 +40,37 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "parallel.pipeline=5: must be at most model.num_layers=4; "
         "set parallel.pipeline to 4 or less, or add layers",
     ),
+    "schedule_needs_pipeline": (
+        {"parallel": {"pipeline_schedule": "dualpipev"}},
+        "parallel.pipeline_schedule='dualpipev': needs ranks to send to, but "
+        "parallel.pipeline=1; set parallel.pipeline=2, or parallel.pipeline_schedule=1f1b",
+    ),
+    "partition_covers_layers": (
+        {"parallel": {"pipeline": 2, "pipeline_partition": [3, 2]}},
+        "parallel.pipeline_partition=[3, 2]: must sum to model.num_layers=4, not 5; "
+        "set it to [2, 2], or to uniform",
+    ),
+    "every_of_recompute": (
+        {"parallel": {"recompute_every": 2}},
+        "parallel.recompute_every=2: has no effect with parallel.recompute=none; "
+        "set parallel.recompute=full or selective, or parallel.recompute_every=1",
+    ),
+    "nvme_needs_a_place": (
+        {"parallel": {"offload_optimizer": "nvme", "zero_stage": 3}},
+        "parallel.nvme_path: must be set, because parallel.offload_optimizer=nvme; "
+        "set it to a folder of a local disk, or offload to cpu",
+    ),
+    "zero_plus_plus_needs_zero_3": (
+        {"parallel": {"zero_quantized_weights": True}},
+        "parallel.zero_quantized_weights=True: needs ZeRO 3, but parallel.zero_stage=1; "
+        "set parallel.zero_stage=3, or parallel.zero_quantized_weights=false",
+    ),
+    "hpz_needs_neighbours": (
+        {"parallel": {"zero_hpz_partition_size": 2, "zero_stage": 3, "tensor": 2}},
+        "parallel.zero_hpz_partition_size=2: cannot stand beside parallel.tensor=2, because "
+        "DeepSpeed partitions among neighbouring ranks, and those hold different tensor shards; "
+        "set parallel.tensor=1, or parallel.zero_hpz_partition_size=1",
+    ),
     "zero_with_pipeline": (
         {"parallel": {"pipeline": 2, "zero_stage": 2}},
         "parallel.zero_stage=2: must be 0 or 1 with parallel.pipeline=2, because the pipeline "
@@ -48,12 +79,12 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "offload_needs_zero": (
         {"parallel": {"offload_parameters": True, "zero_stage": 2}},
-        "parallel.offload_parameters=True: needs ZeRO 3, but parallel.zero_stage=2; "
+        "parallel.offload_parameters='cpu': needs ZeRO 3, but parallel.zero_stage=2; "
         "set parallel.zero_stage=3",
     ),
     "offload_with_tied_stages": (
         {"parallel": {"pipeline": 2, "offload_optimizer": True}},
-        "parallel.offload_optimizer=True: cannot run in bf16 with parallel.pipeline=2 and tied "
+        "parallel.offload_optimizer='cpu': cannot run in bf16 with parallel.pipeline=2 and tied "
         "embeddings, because DeepSpeed then never sums the gradients of the two copies; "
         "set model.tied_embeddings=false, training.precision=fp16, or no offload",
     ),

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from roots.config.data import OpsConfig
 from roots.errors import RootsError
+from roots.log import get_logger, log_once
 from roots.models import attention, block, embedding
 from roots.models.decoder import Decoder
 from roots.parallel.mesh import Mesh
@@ -157,15 +159,65 @@ def test_dropout_of_a_row_does_not_depend_on_the_batch_around_it() -> None:
     torch.testing.assert_close(whole, torch.stack(halves).mean())
 
 
-@pytest.mark.parametrize("position", ["learned", "rotary"])
-def test_recompute_changes_nothing(position: str) -> None:
+@pytest.mark.parametrize(
+    ("position", "options"),
+    [
+        ("learned", {"recompute": "full"}),
+        ("rotary", {"recompute": "full"}),
+        ("rotary", {"recompute": "full", "recompute_every": 2}),
+        ("rotary", {"recompute": "selective"}),
+        ("rotary", {"recompute": "selective", "ops": OpsConfig(attention="reference")}),
+    ],
+)
+def test_recompute_changes_nothing(position: str, options: dict[str, Any]) -> None:
     model = small_model(position=position, dropout=0.1, attention_dropout=0.1)
     inputs = random_inputs(model)
-    kept = loss_and_gradients(small_decoder(model), inputs)
-    again = loss_and_gradients(small_decoder(model, recompute="full"), inputs)
+    kept = loss_and_gradients(small_decoder(model, ops=options.get("ops", OpsConfig())), inputs)
+    again = loss_and_gradients(small_decoder(model, **options), inputs)
     assert torch.equal(kept[0], again[0])
     for name, gradient in kept[1].items():
         assert torch.equal(gradient, again[1][name]), name
+
+
+def test_recompute_keeps_less_in_the_blocks_that_it_is_asked_for() -> None:
+    """Scores are T x T per head; a block that runs again keeps nothing but its input."""
+    model = small_model(num_layers=4, sequence_length=64)
+    inputs = random_inputs(model)
+
+    def kept(**options: Any) -> tuple[int, int]:
+        sizes: list[int] = []
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        reference = OpsConfig(attention="reference")
+        decoder = small_decoder(model, ops=reference, **options)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            decoder(*inputs)
+        return len(sizes), sum(size == 3 * 4 * 64 * 64 for size in sizes)
+
+    everything, scores = kept()
+    per_block = scores // 4
+    assert per_block > 0
+    assert scores == 4 * per_block
+    assert kept(recompute="selective")[1] == 0
+    assert kept(recompute="selective", recompute_every=3)[1] == 2 * per_block
+    full, half = kept(recompute="full")[0], kept(recompute="full", recompute_every=2)[0]
+    assert everything - half == half - full > 0
+
+
+def test_selective_recompute_says_once_that_fused_attention_leaves_it_nothing_to_do(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_once.cache_clear()
+    monkeypatch.setattr(get_logger("roots"), "propagate", True)
+    model = small_model()
+    decoder = small_decoder(model, recompute="selective")
+    with caplog.at_level("INFO", logger="roots"):
+        decoder(*random_inputs(model))
+    line = "recompute: fused attention stores no scores, so selective recompute does nothing"
+    assert caplog.messages.count(line) == 1
 
 
 def test_recompute_is_right_for_interleaved_micro_batches() -> None:

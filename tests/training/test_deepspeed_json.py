@@ -69,3 +69,21 @@ def test_offload_is_passed_through() -> None:
     tree = tree_of(config_of(zero_stage=3, offload_optimizer=True, offload_parameters=True))
     zero = tree["zero_optimization"]
     assert (zero["offload_optimizer"], zero["offload_param"]) == ({"device": "cpu"},) * 2
+
+
+def test_nvme_and_zero_plus_plus_are_passed_through() -> None:
+    config = config_of(
+        "bf16",
+        zero_stage=3,
+        offload_optimizer="nvme",
+        nvme_path="/disk",
+        zero_hpz_partition_size=2,
+        zero_quantized_weights=True,
+        zero_quantized_gradients=True,
+    )
+    zero = tree_of(config)["zero_optimization"]
+    assert zero["offload_optimizer"] == {"device": "nvme", "nvme_path": "/disk"}
+    assert "offload_param" not in zero
+    assert zero["zero_hpz_partition_size"] == 2
+    assert zero["zero_quantized_weights"] is zero["zero_quantized_gradients"] is True
+    assert not any(name.startswith("zero_") for name in tree_of(config_of())["zero_optimization"])

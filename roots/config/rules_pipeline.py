@@ -1,0 +1,98 @@
+"""Rules of the pipeline: schedules, partitions and what is computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from roots.errors import problem
+
+if TYPE_CHECKING:
+    from roots.config.run import RunConfig
+
+
+def enough_layers_for_stages(config: RunConfig) -> Iterator[str]:
+    """Every pipeline stage holds at least one block."""
+    parallel, layers = config.parallel, config.model.num_layers
+    if parallel.num_stages <= layers:
+        return
+    if parallel.pipeline == parallel.num_stages:
+        rule = f"must be at most model.num_layers={layers}"
+        fix = f"set parallel.pipeline to {layers} or less, or add layers"
+    else:
+        rule = (
+            f"has {parallel.num_stages} stages with parallel.pipeline_schedule=dualpipev, two a "
+            f"rank, and each needs one of model.num_layers={layers}"
+        )
+        most = layers // 2
+        less = f"set parallel.pipeline to {most} or less" if most > 1 else "use 1f1b"
+        fix = f"{less}, or model.num_layers to {parallel.num_stages} or more"
+    yield problem("parallel.pipeline", parallel.pipeline, rule, fix)
+
+
+def schedule_needs_pipeline(config: RunConfig) -> Iterator[str]:
+    """DualPipeV folds a pipeline of at least two ranks."""
+    parallel = config.parallel
+    if parallel.pipeline_schedule == "dualpipev" and parallel.pipeline == 1:
+        yield problem(
+            "parallel.pipeline_schedule",
+            "dualpipev",
+            "needs ranks to send to, but parallel.pipeline=1",
+            "set parallel.pipeline=2, or parallel.pipeline_schedule=1f1b",
+        )
+
+
+def partition_covers_layers(config: RunConfig) -> Iterator[str]:
+    """An explicit partition gives every stage a block, and every block a stage."""
+    parallel, layers = config.parallel, config.model.num_layers
+    blocks, stages = parallel.pipeline_partition, parallel.num_stages
+    if isinstance(blocks, str) or stages > layers:
+        return
+    share, rest = divmod(layers, stages)
+    even = [share + (stage < rest) for stage in range(stages)]
+    if len(blocks) != stages:
+        rule = f"must have one number for each of the {stages} stages, not {len(blocks)}"
+    elif min(blocks) < 1:
+        rule = "must give every stage at least one block"
+    elif sum(blocks) != layers:
+        rule = f"must sum to model.num_layers={layers}, not {sum(blocks)}"
+    else:
+        return
+    yield problem(
+        "parallel.pipeline_partition", list(blocks), rule, f"set it to {even}, or to uniform"
+    )
+
+
+def every_of_recompute(config: RunConfig) -> Iterator[str]:
+    """A choice of blocks to recompute needs something that is recomputed."""
+    parallel = config.parallel
+    if parallel.recompute_every > 1 and parallel.recompute == "none":
+        yield problem(
+            "parallel.recompute_every",
+            parallel.recompute_every,
+            "has no effect with parallel.recompute=none",
+            "set parallel.recompute=full or selective, or parallel.recompute_every=1",
+        )
+
+
+PIPELINE_RULES = (
+    enough_layers_for_stages,
+    schedule_needs_pipeline,
+    partition_covers_layers,
+    every_of_recompute,
+)
+
+
+def accumulation_problems(config: RunConfig, unit: int) -> Iterator[str]:
+    """DualPipeV fills both directions of the V; `unit` is the samples of one micro-batch of all."""
+    parallel, training = config.parallel, config.training
+    least = 2 * parallel.pipeline
+    accumulation = training.global_batch_size // unit
+    if parallel.pipeline_schedule == "dualpipev" and accumulation < least:
+        yield problem(
+            "training.global_batch_size",
+            training.global_batch_size,
+            f"gives {accumulation} micro-batches a step, but parallel.pipeline_schedule=dualpipev "
+            f"needs at least 2 x parallel.pipeline = {least}",
+            f"set it to {unit * least} or more, or parallel.pipeline_schedule=1f1b",
+        )
