@@ -87,6 +87,26 @@ def prepend_to_path(folder: str) -> None:
         os.environ["PATH"] = os.pathsep.join([folder, *parts])
 
 
+def rank_environment(rank: int, world_size: int, port: int, on_gpus: bool) -> dict[str, str]:
+    """The environment of a process that this one starts as a rank on its own machine.
+
+    Without `on_gpus` the process sees none. Threads: one a rank, unless OMP_NUM_THREADS says so.
+    """
+    values = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world_size,
+        "LOCAL_WORLD_SIZE": world_size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    environment.update({name: str(value) for name, value in values.items()})
+    if not on_gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return environment
+
+
 def extensions_folder() -> Path:
     """Where torch compiles extensions: TORCH_EXTENSIONS_DIR, else a folder of this environment.
 

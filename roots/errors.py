@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 2
     INTERRUPTED = 3
     DIVERGED = 4
+    DIFFERENT = 5
 
 
 class RootsError(Exception):

@@ -14,6 +14,7 @@ from roots.cli.info import info
 from roots.cli.preprocess import preprocess
 from roots.cli.tokenizer import tokenizer_app
 from roots.cli.train import train
+from roots.cli.verify import verify
 from roots.errors import RootsError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.command()(generate)
 app.command()(evaluate)
 app.command()(preprocess)
 app.command()(info)
+app.command()(verify)
 app.add_typer(config_app, name="config")
 app.add_typer(tokenizer_app, name="tokenizer")
 
@@ -40,7 +42,7 @@ def root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `roots` and exit: 0 done, 1 bug, 2 bad input, 3 interrupted, 4 diverged."""
+    """Run `roots` and exit: 0 done, 1 bug, 2 bad input, 3 interrupted, 4 diverged, 5 different."""
     words, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=words)

@@ -43,6 +43,9 @@ class ParallelConfig(Section):
     recompute_every: int = Field(
         1, gt=0, description="k: in every k-th block, beginning with the first"
     )
+    zero_persistence_threshold: int = Field(
+        100_000, ge=0, description="ZeRO-3 keeps parameters of fewer elements whole on every rank"
+    )
     offload_optimizer: Offload = Field(
         "none", description="optimizer state and step on the host: cpu, or nvme (ZeRO-3); true: cpu"
     )

@@ -66,6 +66,7 @@ def _zero(config: RunConfig) -> dict[str, Any]:
         tree["offload_param"] = _place(config, parallel.offload_parameters)
     if tree["stage"] == 3:
         tree["stage3_gather_16bit_weights_on_model_save"] = False
+        tree["stage3_param_persistence_threshold"] = parallel.zero_persistence_threshold
         tree.update(_zero_plus_plus(config))
     return tree
 

@@ -19,6 +19,7 @@ import deepspeed
 import torch
 from deepspeed.checkpoint.constants import ZERO_STAGE
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
 
 from roots.config.run import BatchPlan, RunConfig
@@ -152,6 +153,25 @@ class Engine(abc.ABC):
                     yield shard, parameter.detach().clone()
             else:
                 yield shard, parameter.detach()
+
+    def first_moments(self) -> Iterator[tuple[Shard, Tensor]]:
+        """Adam's running mean of this rank's clipped gradients, once a step has been made.
+
+        Communication: with ZeRO, one all-reduce or all-gather over the data axis per parameter.
+        """
+        plain = effective_zero_stage(self.config) == 0
+        optimizer = self.deepspeed.optimizer
+        if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+            # DeepSpeed's ZeRO 1 and 2 link a parameter to its moments after the step of the first
+            # parameter group, when the moments of the second are not there yet.
+            optimizer._hp_optimizer_states_linked = False
+            optimizer._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self.module.named_parameters():
+            if plain:
+                moment = self.deepspeed.basic_optimizer.state[parameter]["exp_avg"]
+            else:
+                moment = safe_get_full_optimizer_state(parameter, "exp_avg")
+            yield shard_of(parameter, name), moment.detach()
 
     def save(self, folder: Path, tag: str, client_state: Mapping[str, Any]) -> None:
         """Write DeepSpeed's own files to `folder/tag`; every rank must call."""

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from roots.config import RunConfig
+from roots.training.verify_compare import compare
 from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.runs import small_config, write_dataset
 from tests.parallel.layouts import (
     OVERFLOW_STEP,
-    Curve,
-    largest_difference,
+    LoggedCurve,
     overflow_on_last_rank,
     train_curve,
 )
@@ -28,6 +28,8 @@ BF16_TOLERANCE = 8 * 2.0**-7
 # last of several is its copy of the embedding's.
 FIRST_PARAMETER = "embedding.tokens.weight"
 FIRST_OF_LAST_STAGE = "head.weight"
+# A V of two ranks turns on the second, which holds the two stages in the middle.
+FIRST_OF_THE_TURN = "layers.1.attention_norm.weight"
 BF16_LAYOUTS = ("tp2-zero0", "pp2-zero1", "tp2-pp2-zero1", "dp2-zero2", "dp2-zero3")
 
 # Rounding errors grow with every update: in fp16 the updates are smaller, the tolerance stays.
@@ -52,15 +54,33 @@ LAYOUTS: list[tuple[str, int, dict[str, Any]]] = [
     ("tp2-dp2-zero2", 4, {"tensor": 2, "zero_stage": 2}),
     ("tp2-dp2-zero3", 4, {"tensor": 2, "zero_stage": 3}),
     ("tp2-pp2-recompute", 4, {"tensor": 2, "pipeline": 2, "recompute": "full"}),
-    ("pp2-uniform", 2, {"pipeline": 2, "pipeline_partition": "uniform"}),
-    ("dp2-zero2-offload", 2, {"zero_stage": 2, "offload_optimizer": True}),
+    ("pp2-folded", 2, {"pipeline": 2, "pipeline_schedule": "dualpipev"}),
+    ("dp2-zero2-offload", 2, {"zero_stage": 2, "offload_optimizer": "cpu"}),
     (
         "dp2-zero3-offload",
         2,
-        {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
+        {"zero_stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"},
     ),
 ]
 IDS = [name for name, _, _ in LAYOUTS]
+# In fp32 tests/parallel/test_table.py has the axes of the table; here is what is no axis of it.
+FP32_LAYOUTS = [
+    ("pp2-uniform", 2, {"pipeline": 2, "pipeline_partition": "uniform"}),
+    ("pp2-uneven", 2, {"pipeline": 2, "pipeline_partition": [4, 1], "recompute": "full"}),
+    (
+        "pp2-folded-uneven",
+        2,
+        {"pipeline": 2, "pipeline_schedule": "dualpipev", "pipeline_partition": [1, 2, 1, 1]},
+    ),
+    ("dp2-zero2-offload", 2, {"zero_stage": 2, "offload_optimizer": "cpu"}),
+    (
+        "dp2-zero3-offload",
+        2,
+        {"zero_stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"},
+    ),
+    ("dp4-zero3-hpz2", 4, {"zero_stage": 3, "zero_hpz_partition_size": 2}),
+    ("dp2-zero1-every2", 2, {"recompute": "full", "recompute_every": 2}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +99,9 @@ def config_of(prefix: Path, parallel: dict[str, Any], precision: str = "fp32") -
     return small_config(
         prefix,
         prefix.parent,
-        parallel=parallel,
+        parallel={"zero_persistence_threshold": 0, **parallel},
         model={
+            "num_layers": 5 if precision == "fp32" else 4,
             "num_kv_heads": 2,
             "dropout": 0.1,
             "attention_dropout": 0.1,
@@ -101,47 +122,59 @@ def config_of(prefix: Path, parallel: dict[str, Any], precision: str = "fp32") -
 
 
 @pytest.fixture(scope="module")
-def single(prefix: Path) -> dict[str, Curve]:
+def single(prefix: Path) -> dict[str, LoggedCurve]:
     """The curves of one process, by precision."""
-    curves: dict[str, Curve] = {}
+    curves: dict[str, LoggedCurve] = {}
     for precision, tamper in (
         ("fp32", None),
         ("bf16", None),
         ("fp16", overflow_on_last_rank),
     ):
         config = config_of(prefix, {"zero_stage": 1}, precision)
-        (curves[precision],) = run_distributed(train_curve, 1, config, tamper)
+        (curves[precision],) = run_distributed(train_curve, 1, config, tamper, precision == "fp32")
     return curves
 
 
-def test_one_process_learns(single: dict[str, Curve]) -> None:
+def test_one_process_learns(single: dict[str, LoggedCurve]) -> None:
     """The curves that everything is compared with must move, and clip."""
     curve = single["fp32"]
     assert curve.losses[-1] < 0.9 * curve.losses[0]
     assert min(norm for norm in curve.norms if norm is not None) > 0.5
 
 
-@pytest.mark.parametrize(("name", "world_size", "parallel"), LAYOUTS, ids=IDS)
+@pytest.mark.parametrize(
+    ("name", "world_size", "parallel"), FP32_LAYOUTS, ids=[name for name, _, _ in FP32_LAYOUTS]
+)
 def test_layout_matches_one_process_in_fp32(
-    name: str, world_size: int, parallel: dict[str, Any], prefix: Path, single: dict[str, Curve]
+    name: str,
+    world_size: int,
+    parallel: dict[str, Any],
+    prefix: Path,
+    single: dict[str, LoggedCurve],
 ) -> None:
+    """Losses, norms and weights over 20 steps; what they were evaluated to; alike on all ranks."""
     curves = run_distributed(train_curve, world_size, config_of(prefix, parallel))
     reference = single["fp32"]
+    comparison = compare(reference, curves, FP32_TOLERANCE)
+    for kind in ("loss", "gradient norm", "weight"):
+        worst = comparison.worst(kind)
+        assert worst.relative < FP32_TOLERANCE, worst.describe()
     for curve in curves:
-        assert curve.losses == pytest.approx(reference.losses, rel=FP32_TOLERANCE)
-        assert curve.norms == pytest.approx(reference.norms, rel=FP32_TOLERANCE)
         assert curve.evaluation == pytest.approx(reference.evaluation, rel=FP32_TOLERANCE)
-        assert largest_difference(curve.weights, reference.weights) < FP32_TOLERANCE
     assert torch.tensor([curve.losses for curve in curves]).unique(dim=0).shape[0] == 1
 
 
 @pytest.mark.parametrize(("name", "world_size", "parallel"), LAYOUTS, ids=IDS)
 def test_layout_matches_one_process_in_fp16_with_one_overflow(
-    name: str, world_size: int, parallel: dict[str, Any], prefix: Path, single: dict[str, Curve]
+    name: str,
+    world_size: int,
+    parallel: dict[str, Any],
+    prefix: Path,
+    single: dict[str, LoggedCurve],
 ) -> None:
     """An infinite gradient on one rank: every rank skips, halves the scale and goes on alike."""
     config = config_of(prefix, parallel, "fp16")
-    curves = run_distributed(train_curve, world_size, config, overflow_on_last_rank)
+    curves = run_distributed(train_curve, world_size, config, overflow_on_last_rank, False)
     reference = single["fp16"]
     for curve in curves:
         assert curve.skipped == [step == OVERFLOW_STEP for step in range(STEPS)]
@@ -157,10 +190,12 @@ def test_layout_matches_one_process_in_fp16_with_one_overflow(
 
 @pytest.mark.parametrize("name", BF16_LAYOUTS)
 def test_layout_matches_one_process_in_bf16(
-    name: str, prefix: Path, single: dict[str, Curve]
+    name: str, prefix: Path, single: dict[str, LoggedCurve]
 ) -> None:
     world_size, parallel = next((size, fields) for n, size, fields in LAYOUTS if n == name)
-    curves = run_distributed(train_curve, world_size, config_of(prefix, parallel, "bf16"))
+    curves = run_distributed(
+        train_curve, world_size, config_of(prefix, parallel, "bf16"), None, False
+    )
     for curve in curves:
         assert curve.losses == pytest.approx(single["bf16"].losses, rel=BF16_TOLERANCE)
         assert curve.norms == pytest.approx(single["bf16"].norms, rel=BF16_TOLERANCE)
@@ -174,18 +209,20 @@ def test_infinite_gradient_in_bf16_is_attributed(name: str, prefix: Path) -> Non
     config = config_of(prefix, parallel, "bf16")
     training = config.training.model_copy(update={"steps": OVERFLOW_STEP + 2})
     config = config.model_copy(update={"training": training})
-    for curve in run_distributed(train_curve, world_size, config, overflow_on_last_rank):
+    for curve in run_distributed(train_curve, world_size, config, overflow_on_last_rank, False):
         assert curve.skipped == [step == OVERFLOW_STEP for step in range(OVERFLOW_STEP + 2)]
         assert_attributed(curve, parallel, world_size)
 
 
-def assert_attributed(curve: Curve, parallel: dict[str, Any], world_size: int) -> None:
+def assert_attributed(curve: LoggedCurve, parallel: dict[str, Any], world_size: int) -> None:
     """The parameter and the one rank whose gradient was infinite are told, and logged."""
     (line,) = curve.log
     culprit = curve.overflows[OVERFLOW_STEP]
     assert [step for step, text in enumerate(curve.overflows) if text] == [OVERFLOW_STEP]
     assert line == f"overflow: the first gradient that is not finite is that of {culprit}"
     name = FIRST_OF_LAST_STAGE if "pipeline" in parallel else FIRST_PARAMETER
+    if "pipeline_schedule" in parallel:
+        name = FIRST_OF_THE_TURN
     assert culprit == f"{name} on rank {world_size - 1}"
 
 
@@ -201,7 +238,11 @@ def test_overflow_at_the_lowest_scale_is_told_as_divergence(prefix: Path) -> Non
     floor = config.loss_scale.model_copy(update={"minimum": 2.0**10})
     with pytest.raises(RankFailure) as caught:
         run_distributed(
-            train_curve, 1, config.model_copy(update={"loss_scale": floor}), overflow_on_last_rank
+            train_curve,
+            1,
+            config.model_copy(update={"loss_scale": floor}),
+            overflow_on_last_rank,
+            False,
         )
     assert (
         "loss_scale.minimum=1024.0: gradients overflow at the lowest loss scale, so training has "

@@ -1,0 +1,148 @@
+"""A config made small for proofs that train it in seconds: the same features, on the same axes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from roots.config.check import checked_config
+from roots.config.rules import batch_rule
+from roots.config.run import RunConfig
+from roots.errors import RootsError
+
+VERIFY_STEPS = 10
+_HEAD_SIZE = 8
+_MICRO_BATCH = 2
+_VOCABULARY = 61
+_LENGTHS = (16, 32, 64, 128, 256)
+# Degrees that are halved in turn where a machine has fewer processes than the layout needs.
+_DEGREES = ("pipeline", "tensor", "context")
+
+
+def shrink(config: RunConfig, ranks: int, data: dict[str, Any]) -> RunConfig:
+    """`config` with few layers, heads and tokens, in fp32, for `ranks` processes; `data` is read.
+
+    Kept: every choice (norms, activations, positions, tying, dropout, schedule, partition, ZeRO,
+    recompute), the ratio of query to key heads, and the degrees, which are halved in turn while
+    they need more than `ranks`. Left out: what changes numbers by design (16-bit rounding,
+    quantized communication). Raises RootsError if no small model is legal.
+    """
+    tree = config.model_dump(mode="json")
+    _shrink_degrees(tree, ranks)
+    _shrink_depth(tree)
+    _shrink_run(tree, ranks, data)
+    lines: tuple[str, ...] = ()
+    for candidate in _models(tree, config):
+        try:
+            return checked_config(candidate, [batch_rule(ranks)])
+        except RootsError as error:
+            lines = error.lines
+    raise RootsError(*lines)
+
+
+def one_process(config: RunConfig) -> RunConfig:
+    """`config` without any parallelism, ZeRO or recompute: what its layout is compared with."""
+    tree = config.model_dump(mode="json")
+    tree["parallel"] = {"zero_stage": 0}
+    return checked_config(tree)
+
+
+def _replica_size(parallel: dict[str, Any]) -> int:
+    """Processes that hold one replica."""
+    return int(parallel["tensor"] * parallel["pipeline"] * parallel.get("context", 1))
+
+
+def _shrink_degrees(tree: dict[str, Any], ranks: int) -> None:
+    """Reduce the largest degree in turn until a replica divides `ranks`, at 1 it always does."""
+    parallel = tree["parallel"]
+    while ranks % _replica_size(parallel):
+        name = max(_DEGREES, key=lambda name: int(parallel.get(name, 1)))
+        parallel[name] = _next_smaller(parallel[name])
+        parallel["pipeline_partition"] = "parameters"
+    if parallel["pipeline"] == 1:
+        parallel["pipeline_schedule"] = "1f1b"
+        parallel["pipeline_partition"] = "parameters"
+    replicas = ranks // _replica_size(parallel)
+    parallel["zero_hpz_partition_size"] = math.gcd(replicas, parallel["zero_hpz_partition_size"])
+
+
+def _next_smaller(degree: int) -> int:
+    """The largest proper divisor."""
+    return max(value for value in range(1, degree) if degree % value == 0)
+
+
+def _shrink_depth(tree: dict[str, Any]) -> None:
+    """A block or two a stage; an explicit partition stays uneven where it is."""
+    parallel = tree["parallel"]
+    stages = parallel["pipeline"] * (2 if parallel["pipeline_schedule"] == "dualpipev" else 1)
+    layers = max(2, stages)
+    blocks = parallel["pipeline_partition"]
+    if not isinstance(blocks, str):
+        kept = [1 + (each > min(blocks)) for each in blocks]
+        parallel["pipeline_partition"] = kept
+        layers = sum(kept)
+    tree["model"]["num_layers"] = layers
+
+
+def _shrink_run(tree: dict[str, Any], ranks: int, data: dict[str, Any]) -> None:
+    """A short fp32 run on `data`; conventions about documents stay.
+
+    Adam divides a gradient by its own size, so that one that is zero but for rounding makes noise;
+    epsilon 1e-4 keeps that below the tolerance. torch's AdamW, because others round differently.
+    """
+    tree["parallel"].update(
+        zero_quantized_weights=False,
+        zero_quantized_gradients=False,
+        zero_persistence_threshold=0,
+    )
+    replicas = ranks // _replica_size(tree["parallel"])
+    tree["training"].update(
+        steps=VERIFY_STEPS,
+        precision="fp32",
+        micro_batch_size=_MICRO_BATCH,
+        global_batch_size=_MICRO_BATCH * replicas * max(2, 2 * tree["parallel"]["pipeline"]),
+    )
+    tree["optimizer"].update(learning_rate=1e-3, epsilon=1e-4, implementation="torch")
+    tree["schedule"].update(
+        warmup_steps=2, warmup_tokens=None, decay_steps=None, decay_tokens=None,
+        min_learning_rate=1e-4,
+    )  # fmt: skip
+    tree["data"].update(data, tokenizer=None, cache_directory=None, num_workers=0)
+    tree["evaluation"].update(every_steps=0)
+    tree["tracking"].update(tensorboard=False, wandb=False)
+
+
+def _models(tree: dict[str, Any], config: RunConfig) -> Iterator[dict[str, Any]]:
+    """Ever wider models: the caller takes the first that is legal in its layout."""
+    model, parallel = config.model, tree["parallel"]
+    group = model.num_heads // model.kv_heads
+    unit = parallel["tensor"] * parallel.get("context", 1)
+    rotary = max(_HEAD_SIZE, -(-2 // max(model.rotary_fraction, 1e-3)))
+    head_size = int(-(-rotary // 2) * 2)
+    for kv_heads in dict.fromkeys((min(2, model.kv_heads), unit, 2 * unit, model.kv_heads)):
+        for length in _LENGTHS:
+            candidate = copy.deepcopy(tree)
+            hidden = kv_heads * group * head_size
+            small = candidate["model"]
+            small.update(
+                hidden_size=hidden,
+                num_heads=kv_heads * group,
+                num_kv_heads=kv_heads,
+                ffn_hidden_size=_scaled_ffn(config, hidden, parallel["tensor"]),
+                vocab_size=_VOCABULARY,
+                vocab_multiple=8 * parallel["tensor"],
+                sequence_length=length,
+            )
+            if small.get("head_dim") is not None:
+                small["head_dim"] = head_size
+            if small.get("window") is not None:
+                small["window"] = length // 2
+            yield candidate
+
+
+def _scaled_ffn(config: RunConfig, hidden: int, tensor: int) -> int:
+    """The MLP's width in the proportion of the large model, divisible by the tensor axis."""
+    share = config.model.ffn_size / config.model.hidden_size
+    return max(1, round(share * hidden / (4 * tensor))) * 4 * tensor

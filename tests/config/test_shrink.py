@@ -1,0 +1,59 @@
+"""Small copies of configs: legal on any number of ranks, and alike in what they are made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from roots.config import load_config, parse_config
+from roots.config.shrink import VERIFY_STEPS, one_process, shrink
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+DATA = {"train": ["prefix"], "valid": []}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_of_ours_has_a_small_copy(path: Path) -> None:
+    config = load_config(path)
+    for ranks in (1, 2, 3, 8):
+        small = shrink(config, ranks, DATA)
+        assert small.plan_batch(ranks).accumulation >= 2
+        assert one_process(small).plan_batch(1).global_batch_size == (
+            small.training.global_batch_size
+        )
+        assert small.model.hidden_size <= 128
+        assert small.training.steps == VERIFY_STEPS
+        assert small.training.precision == "fp32"
+        for name in ("position", "norm", "activation", "bias", "tied_embeddings", "dropout"):
+            assert getattr(small.model, name) == getattr(config.model, name)
+        ratios = [each.model.num_heads / each.model.kv_heads for each in (config, small)]
+        assert ratios[0] == ratios[1]
+
+
+def test_degrees_stay_where_the_ranks_allow_it_and_shrink_in_turn_where_not() -> None:
+    tree = {"tensor": 4, "pipeline": 8, "pipeline_schedule": "dualpipev", "recompute": "full"}
+    model = {"num_layers": 24, "num_heads": 16}
+    config = parse_config({"parallel": tree, "model": model})
+    for ranks, tensor, pipeline in ((64, 4, 8), (32, 4, 8), (8, 4, 2), (4, 2, 2), (1, 1, 1)):
+        small = shrink(config, ranks, DATA).parallel
+        assert (small.tensor, small.pipeline) == (tensor, pipeline)
+        assert small.pipeline_schedule == ("dualpipev" if pipeline > 1 else "1f1b")
+        assert small.recompute == "full"
+
+
+def test_an_uneven_partition_stays_uneven() -> None:
+    parallel = {"pipeline": 3, "pipeline_partition": [10, 4, 10]}
+    config = parse_config({"parallel": parallel, "model": {"num_layers": 24}})
+    small = shrink(config, 3, DATA)
+    assert small.parallel.pipeline_partition == (2, 1, 2)
+    assert small.model.num_layers == 5
+    assert shrink(config, 2, DATA).parallel.pipeline_partition == "parameters"
+
+
+def test_zero_divides_even_small_parameters_and_nothing_is_quantized() -> None:
+    parallel = {"zero_stage": 3, "zero_hpz_partition_size": 8, "zero_quantized_weights": True}
+    small = shrink(parse_config({"parallel": parallel}), 4, DATA).parallel
+    assert small.zero_persistence_threshold == 0
+    assert small.zero_hpz_partition_size == 4
+    assert not small.zero_quantized_weights

@@ -1,0 +1,127 @@
+"""Every legal combination of the parallel axes, and a few that cover each legal pair of values.
+
+The config's own rules decide what is legal, so that an axis joins by its values in AXES, and a
+model by its fields in MODELS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+from roots.config import RunConfig
+from roots.errors import RootsError
+from tests.helpers.runs import small_config
+
+# Fields of `parallel`, in the order in which a row shows them; first values are "off".
+AXES: dict[str, tuple[Any, ...]] = {
+    "tensor": (1, 2, 4),
+    "sequence": (False, True),
+    "context": (1, 2),
+    "pipeline": (1, 2, 4),
+    "pipeline_schedule": ("1f1b", "dualpipev"),
+    "expert": (1, 2),
+    "zero_stage": (0, 1, 2, 3),
+    "recompute": ("none", "selective", "full"),
+}
+RANKS = (1, 2, 4, 8)
+MODELS: dict[str, dict[str, Any]] = {
+    "decoder": {
+        "num_layers": 8,
+        "num_kv_heads": 4,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "position": "rotary",
+        "norm": "rms_norm",
+        "activation": "swiglu",
+    },
+}
+STEPS = 10
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One row of the table: a model, a number of ranks and a value of every axis."""
+
+    model: str
+    ranks: int
+    values: tuple[Any, ...]
+
+    @property
+    def parallel(self) -> dict[str, Any]:
+        """The fields of `parallel`."""
+        return dict(zip(AXES, self.values, strict=True))
+
+    @property
+    def name(self) -> str:
+        """What differs from off: tensor2-zero_stage1 on so many ranks."""
+        parts = [
+            f"{name}={value}".replace("=True", "")
+            for name, value in self.parallel.items()
+            if value != AXES[name][0]
+        ]
+        return ",".join([self.model, f"{self.ranks} ranks", *parts])
+
+    def pairs(self) -> set[tuple[Any, ...]]:
+        """Every two choices that this row has together."""
+        choices = [("model", self.model), ("ranks", self.ranks), *self.parallel.items()]
+        return set(combinations(choices, 2))
+
+
+def config_of(prefix: Path, model: str, parallel: Mapping[str, Any], **sections: Any) -> RunConfig:
+    """The run of a row: clipping bites, dropout is on, heads are grouped, the embedding is tied.
+
+    The learning rate is small, because gradients are compared after as many as nine updates: with
+    1e-2 the training itself makes 2e-5 of a difference of rounding, with 1e-3 about 1e-6. Adam
+    divides a gradient by its own size, so that in biases, which start at zero and are nothing but
+    the sum of updates, a gradient that is nearly zero becomes noise: epsilon 1e-4 dampens it.
+    """
+    ops = {"attention": "reference"} if parallel.get("recompute") == "selective" else {}
+    return small_config(
+        prefix,
+        prefix.parent,
+        model=MODELS[model],
+        # What a test trains is so small that ZeRO-3 would keep all of it whole.
+        parallel={"zero_persistence_threshold": 0, **parallel},
+        training={"steps": STEPS, "global_batch_size": 16, "gradient_clipping": 0.5},
+        optimizer={"learning_rate": 1e-3, "epsilon": 1e-4, "implementation": "torch"},
+        ops=ops,
+        **sections,
+    )
+
+
+def reference_of(prefix: Path, model: str) -> RunConfig:
+    """The run on one process that all rows of a model are compared with."""
+    return config_of(prefix, model, {"zero_stage": 0})
+
+
+def legal(prefix: Path) -> list[Combination]:
+    """Every combination that the config accepts, the small ones first."""
+    return list(_legal(prefix))
+
+
+def _legal(prefix: Path) -> Iterator[Combination]:
+    for ranks, model, values in product(RANKS, MODELS, product(*AXES.values())):
+        row = Combination(model, ranks, values)
+        try:
+            config_of(prefix, model, row.parallel).plan_batch(ranks)
+        except RootsError:
+            continue
+        yield row
+
+
+def pairwise(rows: Sequence[Combination]) -> list[Combination]:
+    """Few of `rows` that together have every pair of choices that any of them has.
+
+    Greedy: ever the row with the most new pairs for the processes it takes.
+    """
+    wanted = set().union(*(row.pairs() for row in rows))
+    chosen = []
+    while wanted:
+        best = max(rows, key=lambda row: len(row.pairs() & wanted) / (2 + row.ranks))
+        chosen.append(best)
+        wanted -= best.pairs()
+    return chosen

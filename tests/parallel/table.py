@@ -1,0 +1,156 @@
+"""The table of layouts: each legal combination of axes against one process, ten steps in fp32.
+
+    OMP_NUM_THREADS=1 python -m tests.parallel.table [--full] [--json FILE] [--only TEXT]
+
+Without --full: the combinations that cover every pair of choices, which CI runs. With it: all. The
+report goes to the terminal and, as JSON, to tests/bench/results/layouts.json (--full) or FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from roots.training.verify import TOLERANCE
+from roots.training.verify_compare import Comparison, Curve, compare
+from tests.helpers.distributed import run_distributed
+from tests.helpers.runs import write_dataset
+from tests.parallel.combinations import (
+    AXES,
+    MODELS,
+    Combination,
+    config_of,
+    legal,
+    pairwise,
+    reference_of,
+)
+from tests.parallel.layouts import train_curve
+
+RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results" / "layouts.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one combination gave; the largest relative differences of all steps and ranks."""
+
+    model: str
+    ranks: int
+    parallel: dict[str, Any]
+    loss: float
+    gradient_norm: float
+    gradient: float
+    weight: float
+    equal: bool
+    first_difference: str
+    seconds: float
+
+
+def reference_curve(prefix: Path, model: str) -> Curve:
+    """One process, without any parallelism."""
+    (curve,) = run_distributed(train_curve, 1, reference_of(prefix, model))
+    return curve
+
+
+def compare_row(prefix: Path, row: Combination, reference: Curve) -> Comparison:
+    """Train `row` with real processes and compare every step of every rank."""
+    config = config_of(prefix, row.model, row.parallel)
+    curves = run_distributed(train_curve, row.ranks, config, timeout_seconds=600)
+    return compare(reference, curves, TOLERANCE)
+
+
+def run(prefix: Path, rows: Sequence[Combination]) -> list[Row]:
+    """Run all rows, printing each; one that fails counts as different."""
+    print(f"{len(rows)} combinations; largest relative differences over ten steps and all ranks")
+    print("    loss      norm  gradient    weight  seconds  combination", flush=True)
+    references: dict[str, Curve] = {}
+    done = []
+    for row in rows:
+        if row.model not in references:
+            references[row.model] = reference_curve(prefix, row.model)
+        done.append(_measured(prefix, row, references[row.model]))
+        print(_line(done[-1], row), flush=True)
+    return done
+
+
+def _measured(prefix: Path, row: Combination, reference: Curve) -> Row:
+    started = time.monotonic()
+    try:
+        comparison = compare_row(prefix, row, reference)
+    except AssertionError as error:
+        inf = float("inf")
+        said = str(error).strip().splitlines()[-1]
+        seconds = time.monotonic() - started
+        return Row(
+            row.model, row.ranks, row.parallel, inf, inf, inf, inf, False, said, round(seconds, 1)
+        )
+    kinds = ("loss", "gradient norm", "gradient", "weight")
+    worst = [comparison.worst(kind).relative for kind in kinds]
+    first = "" if comparison.first is None else comparison.first.describe()
+    seconds = round(time.monotonic() - started, 1)
+    return Row(row.model, row.ranks, row.parallel, *worst, comparison.equal, first, seconds)
+
+
+def _line(result: Row, row: Combination) -> str:
+    numbers = (result.loss, result.gradient_norm, result.gradient, result.weight)
+    cells = "  ".join(f"{number:8.1e}" for number in numbers)
+    note = "" if result.equal else f"  DIFFERENT: {result.first_difference}"
+    return f"{cells}  {result.seconds:7.1f}  {row.name}{note}"
+
+
+def main() -> None:
+    """Run, print, write; exit code 1 if a combination differs."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="every legal combination")
+    parser.add_argument("--only", default="", help="only combinations whose name has this text")
+    parser.add_argument("--json", type=Path, help="file for the report")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = write_dataset(Path(folder) / "data")
+        rows = legal(prefix)
+        total = len(rows)
+        rows = rows if arguments.full else pairwise(rows)
+        started = time.monotonic()
+        done = run(prefix, [row for row in rows if arguments.only in row.name])
+    minutes = (time.monotonic() - started) / 60
+    different = sum(not row.equal for row in done)
+    print(
+        f"{len(done)} of {total} legal combinations in {minutes:.1f} minutes: "
+        f"{len(done) - different} equal to one process within {TOLERANCE:g}, {different} different"
+    )
+    target = arguments.json or (RESULTS if arguments.full and not arguments.only else None)
+    if target is not None:
+        target.write_text(json.dumps(_report(done, total), indent=1) + "\n", encoding="utf-8")
+    sys.exit(1 if different else 0)
+
+
+def _report(done: Sequence[Row], total: int) -> dict[str, Any]:
+    packages = ("torch", "deepspeed")
+    return {
+        "command": " ".join(["python", "-m", "tests.parallel.table", *sys.argv[1:]]),
+        "machine": {
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+        "tolerance": TOLERANCE,
+        "axes": {name: list(values) for name, values in AXES.items()},
+        "models": MODELS,
+        "legal": total,
+        "equal": sum(row.equal for row in done),
+        "rows": [asdict(row) for row in done],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""`roots verify`: an honest layout passes, a planted fault is named, and a broken rank is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from roots.cli import main as cli
+from roots.config import parse_config
+from roots.config.shrink import one_process, shrink
+from roots.errors import ExitCode, RootsError
+from roots.training import verify
+from roots.training.engine import Engine
+from roots.training.verify_compare import Comparison, Curve, Difference, compare
+from tests.helpers.distributed import run_distributed
+from tests.parallel.layouts import train_curve
+
+BROKEN = "layers.1.mlp.up.weight"
+FIRST_BROKEN_STEP = 3
+
+
+def double_one_gradient(engine: Engine, step: int) -> None:
+    """On the second rank one gradient is twice what it should be, from the third step on."""
+    if step != FIRST_BROKEN_STEP - 1 or engine.mesh.rank != 1:
+        return
+    parameter = engine.module.get_parameter(BROKEN)
+    parameter.register_hook(lambda gradient: 2 * gradient)
+
+
+@pytest.mark.distributed
+def test_a_planted_fault_is_named_with_its_step_and_rank(tmp_path: Path) -> None:
+    config = parse_config({"parallel": {"tensor": 2}})
+    small = shrink(config, 2, {"train": [str(tmp_path / "data")], "valid": []})
+    verify.write_documents(tmp_path / "data", small.model.vocab_size)
+    (reference,) = run_distributed(train_curve, 1, one_process(small))
+    curves = run_distributed(train_curve, 2, small, double_one_gradient)
+    comparison = compare(reference, curves, verify.TOLERANCE)
+    first = comparison.first
+    assert first is not None
+    assert (first.kind, first.name, first.step) == ("gradient", BROKEN, FIRST_BROKEN_STEP)
+    assert first.ranks == (1,)
+    assert first.relative == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.distributed
+def test_the_command_proves_a_layout_and_leaves_its_logs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("model: {position: rotary, norm: rms_norm, activation: swiglu}\n")
+    overrides = ["parallel.pipeline=2", "parallel.pipeline_schedule=dualpipev"]
+    logs = tmp_path / "logs"
+    words = ["verify", str(config), *overrides, "--ranks", "2", "--json", "--logs", str(logs)]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == ExitCode.DONE
+    report = json.loads(capfd.readouterr().out)
+    assert report["equal"]
+    assert report["first_difference"] is None
+    assert report["parallel"]["pipeline_schedule"] == "dualpipev"
+    assert len(report["losses"]) == 10
+    assert max(each["relative"] for each in report["differences"]) < report["tolerance"] == 1e-5
+    names = sorted(path.relative_to(logs).as_posix() for path in logs.rglob("rank_*.log"))
+    assert names == ["layout/rank_0.log", "layout/rank_1.log", "one-process/rank_0.log"]
+
+
+def test_a_difference_has_its_own_exit_code_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Difference("gradient", BROKEN, 3, (0, 2), 0.5)
+    fine = Difference("loss", "", 1, (0,), 1e-8)
+    comparison = Comparison(1e-5, (fine, found), found)
+    config = parse_config({})
+    curve = Curve(losses=[4.0, 3.0])
+
+    def pretend(*_: Any) -> verify.Verdict:
+        return verify.Verdict(config, 4, "cpu", comparison, curve, 1.0)
+
+    monkeypatch.setattr(verify, "verify", pretend)
+    (tmp_path / "run.yaml").write_text("{}\n")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["verify", str(tmp_path / "run.yaml")])
+    assert caught.value.code == ExitCode.DIFFERENT
+    lines = capsys.readouterr().out.splitlines()
+    assert f"   5.0e-01            {BROKEN}  DIFFERS" in lines
+    assert lines[-1] == (
+        f"different: first gradient of {BROKEN} at step 3 on ranks 0, 2, relative 5.0e-01"
+    )
+
+
+@pytest.mark.distributed
+def test_a_rank_that_fails_is_named_with_its_last_words_and_its_log(tmp_path: Path) -> None:
+    config = shrink(parse_config({}), 1, {"train": [str(tmp_path / "absent")], "valid": []})
+    with pytest.raises(RootsError) as caught:
+        verify.launch(config, 1, tmp_path / "ranks", on_gpus=False)
+    (line,) = caught.value.lines
+    assert line.startswith("rank 0: ended with exit code 1 (")
+    assert "absent" in line
+    assert line.endswith(f"read {tmp_path / 'ranks' / 'rank_0.log'}")
+
+
+def test_ranks_are_two_replicas_where_the_machine_takes_them() -> None:
+    config = parse_config({"parallel": {"tensor": 2, "pipeline": 2}})
+    assert verify.default_ranks(config, 8) == 8
+    assert verify.default_ranks(config, 7) == 4
+    assert verify.default_ranks(config, 2) == 2
+    assert torch.cuda.is_available() or 1 <= verify.most_ranks() <= 8
