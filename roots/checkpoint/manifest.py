@@ -41,13 +41,25 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Layout:
-    """The degrees under which DeepSpeed's files were written."""
+    """The degrees under which DeepSpeed's files were written, and which stages a rank held."""
 
     tensor: int
     pipeline: int
     data: int
     zero_stage: int
     precision: str
+    schedule: str = "1f1b"
+    partition: str = "parameters"
+
+    def describe(self) -> str:
+        """The layout in words; of stages only what is not as usual."""
+        words = (
+            f"tensor {self.tensor} x pipeline {self.pipeline} x data {self.data}, "
+            f"ZeRO {self.zero_stage}, {self.precision}"
+        )
+        if self.schedule != "1f1b":
+            words += f", {self.schedule}"
+        return words if self.partition == "parameters" else f"{words}, partition {self.partition}"
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Checkpointer:
             data=mesh.replica.size,
             zero_stage=effective_zero_stage(config),
             precision=config.training.precision,
+            **_stages(config),
         )
 
     def find(self) -> Path | None:
@@ -149,14 +150,12 @@ class Checkpointer:
         if stored == self.layout:
             return []
 
-        def show(layout: manifest.Layout) -> str:
-            return (
-                f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}, "
-                f"ZeRO {layout.zero_stage}, {layout.precision}"
-            )
-
-        rule = f"was saved on {show(stored)}, and its optimizer state resumes on that layout only"
-        fix = f"start the run that way or set another run.name; this one is {show(self.layout)}"
+        rule = (
+            f"was saved on {stored.describe()}, and its optimizer state resumes on that layout only"
+        )
+        fix = (
+            f"start the run that way or set another run.name; this one is {self.layout.describe()}"
+        )
         return [problem("checkpoint", str(folder), rule, fix)]
 
     def _make_room(self, step: int) -> None:
@@ -225,6 +224,16 @@ class Checkpointer:
         folders.point_latest(self.root, folder)
         for removed in folders.keep_last(self.root, self.config.checkpoint.keep_last):
             _logger.info("removed old checkpoint %s", removed.name)
+
+
+def _stages(config: RunConfig) -> dict[str, str]:
+    """What decides which layers a rank holds; nothing where it holds all."""
+    parallel = config.parallel
+    if parallel.pipeline == 1:
+        return {}
+    partition = parallel.pipeline_partition
+    named = partition if isinstance(partition, str) else str(list(partition))
+    return {"schedule": parallel.pipeline_schedule, "partition": named}
 
 
 def _files_below(folder: Path) -> list[str]:

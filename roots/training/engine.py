@@ -39,6 +39,7 @@ from roots.training.deepspeed_json import (
     effective_zero_stage,
 )
 from roots.training.engine_optimizer import choose_optimizer, parameter_groups
+from roots.training.engine_zero import refuse_what_is_not_served
 from roots.training.gradients import clip_gradients_, global_gradient_norm
 from roots.training.overflow import GradientWatch
 from roots.training.share import share_of
@@ -273,6 +274,7 @@ def initialise_deepspeed(
     config: RunConfig, plan: BatchPlan, device: Device, module: nn.Module, mpu: Any
 ) -> Any:
     """Call deepspeed.initialize with ROOTS' optimizer and JSON; return DeepSpeed's engine."""
+    refuse_what_is_not_served(config, device)
     stage = effective_zero_stage(config)
     if stage != config.parallel.zero_stage:
         _logger.info(

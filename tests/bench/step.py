@@ -1,14 +1,21 @@
-"""The training step of ROOTS against others, in tokens per CPU-second of one thread.
+"""The training step of ROOTS against others: speed, memory, tensor parallelism, DeepSpeed's share.
 
-    OMP_NUM_THREADS=1 python -m tests.bench.step [--json FILE] [--precision fp32] [--rounds 5]
+    OMP_NUM_THREADS=1 python -m tests.bench.step [--json FILE] [--part speed] [--shape gpt2]
+        [--precision fp32] [--against transformers] [--rounds 5] [--steps 2]
 
-All train the same architecture on the same tokens with AdamW and clipping at 1.0:
- - roots: ROOTS through its engine, the decoder under DeepSpeed ZeRO, as `roots train` does;
+All train the same architecture (tests/bench/step_sides.py) on the same tokens with AdamW and
+clipping at 1.0:
+ - roots: ROOTS through its engine, the decoder under DeepSpeed ZeRO-1, as `roots train` does;
  - torch_ops: the same with every op by torch instead of ROOTS' kernels;
- - transformers: its GPT-2 in a plain PyTorch loop with torch's fused AdamW, bf16 by torch.autocast.
-The sides alternate within a round, so that a neighbour's load falls on all, and each step is
-charged its CPU time (time.process_time). A ratio is the median over rounds of roots / the other.
-MFU is against the best matrix product of the same rounds, per CPU-second as well.
+ - bare: ROOTS' decoder without an engine, in a plain loop with torch's fused AdamW;
+ - transformers: its model of that shape in the same plain loop, bf16 by torch.autocast.
+
+speed:  The sides alternate within a round, so that a neighbour's load falls on all, and each step
+        is charged its CPU time (time.process_time). A ratio is the median over rounds of roots by
+        the other. MFU is against the best matrix product of the same rounds, per CPU-second too.
+        DeepSpeed's share of the step is 1 - (bare's seconds / roots' seconds), median over rounds.
+memory: growth of each side's own process, over its libraries.
+tensor: TP2 on two one-thread processes against one, by the clock; needs two idle cores.
 """
 
 from __future__ import annotations
@@ -24,161 +31,118 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from roots.config import RunConfig, parse_config
-from roots.config.data import OpsConfig
-from roots.data.batch import Batch
 from roots.device import Device, device_name, launch_environment
 from roots.models.options import compute_dtype
 from roots.parallel import process
-from roots.parallel.mesh import Mesh
 from roots.planner.flops import MFU_FORMULA, mfu, training_flops_per_token
-from roots.training.assemble import build_engine, start_process
+from roots.training.assemble import start_process
+from tests.bench import step_memory, step_tensor
+from tests.bench.step_sides import (
+    SHAPES,
+    SIDES,
+    Precision,
+    Shape,
+    make_step,
+    random_tokens,
+    run_config,
+)
 
-LAYERS, WIDTH, HEADS, SEQUENCE, BATCH, VOCABULARY = 6, 384, 6, 256, 8, 50257
-LEARNING_RATE = 3e-4
-CLIPPING = 1.0
-SEED = 1
 WARMUP_STEPS = 2
 PRODUCT_SIZE = 2048
-
-Step = Callable[[Tensor], float]
-Precision = Literal["fp32", "bf16"]
+PARTS = ("speed", "memory", "tensor")
+# What every figure should reach: at least, or at most.
+SPEED_TARGETS = {"fp32": 1.15, "bf16": 1.4}
+SHARE_TARGET, MEMORY_TARGET, TENSOR_TARGET = 0.10, 0.7, 1.7
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What one precision gave; rates in tokens per CPU-second, one entry a round."""
+class Speed:
+    """What one shape and precision gave; rates in tokens per CPU-second, one entry a round."""
 
+    shape: Shape
     precision: Precision
     rates: dict[str, list[float]]
     ratios: dict[str, float]
+    engine_share: float | None
     mfu: dict[str, float]
     peak_flops_per_cpu_second: float
     first_losses: dict[str, float]
     last_losses: dict[str, float]
 
 
-def run_config(precision: Precision, *, torch_ops: bool = False) -> RunConfig:
-    """The run that ROOTS trains: defaults, but for the architecture and one batch a step."""
-    ops = dict.fromkeys(OpsConfig.model_fields, "torch") if torch_ops else {}
-    if torch_ops:
-        ops["attention"] = "torch_sdpa"
-    model = {
-        "num_layers": LAYERS,
-        "hidden_size": WIDTH,
-        "num_heads": HEADS,
-        "sequence_length": SEQUENCE,
-        "vocab_size": VOCABULARY,
-        "activation": "gelu_tanh",
-    }
-    training = {
-        "precision": precision,
-        "micro_batch_size": BATCH,
-        "global_batch_size": BATCH,
-        "gradient_clipping": CLIPPING,
-        "seed": SEED,
-    }
-    return parse_config({"model": model, "training": training, "ops": ops})
+@dataclass(frozen=True)
+class Memory:
+    """Growth of each side in bytes, and that of roots as a share of that of transformers."""
+
+    shape: Shape
+    precision: Precision
+    peak_bytes: dict[str, int]
+    ratio: float
 
 
-def roots_step(config: RunConfig, device: Device) -> Step:
-    """What `roots train` does with one global batch, on this process."""
-    engine = build_engine(config, config.plan_batch(1), Mesh.single(), device)
+@dataclass(frozen=True)
+class Tensor2:
+    """Tokens per second of the clock, one entry a round."""
 
-    def step(tokens_BT: Tensor) -> float:
-        zeros_BT = torch.zeros_like(tokens_BT)
-        batch = Batch(
-            tokens_BT=tokens_BT,
-            labels_BT=tokens_BT.roll(-1, dims=1),
-            loss_weights_BT=torch.full(tokens_BT.shape, 1.0 / SEQUENCE),
-            document_starts_BT=zeros_BT,
-            dropout_keys_B=zeros_BT[:, 0],
-        )
-        return engine.train_step([batch], LEARNING_RATE).loss
-
-    return step
+    shape: Shape
+    precision: Precision
+    rates: dict[str, list[float]]
+    ratio: float
 
 
-def transformers_step(precision: Precision) -> Step:
-    """The loop that a user of transformers writes."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(SEED)
-    config = GPT2Config(
-        n_layer=LAYERS,
-        n_embd=WIDTH,
-        n_head=HEADS,
-        n_positions=SEQUENCE,
-        vocab_size=VOCABULARY,
-        embd_pdrop=0.0,
-        resid_pdrop=0.0,
-        attn_pdrop=0.0,
-    )
-    model = GPT2LMHeadModel(config).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True
-    )
-
-    def step(tokens_BT: Tensor) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(tokens_BT, labels=tokens_BT).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIPPING)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
-
-    return step
-
-
-def make_sides(precision: Precision, names: list[str], device: Device) -> dict[str, Step]:
-    """The step of each side by its name."""
-    makers: dict[str, Callable[[], Step]] = {
-        "roots": lambda: roots_step(run_config(precision), device),
-        "torch_ops": lambda: roots_step(run_config(precision, torch_ops=True), device),
-        "transformers": lambda: transformers_step(precision),
-    }
-    return {name: makers[name]() for name in ["roots", *names]}
-
-
-def compare(
-    precision: Precision, against: list[str], device: Device, rounds: int, steps: int
-) -> Comparison:
-    """Alternate the sides for `rounds` of `steps` steps each."""
-    sides = make_sides(precision, against, device)
-    tokens_BT = torch.randint(
-        VOCABULARY, (BATCH, SEQUENCE), generator=torch.Generator().manual_seed(SEED)
-    )
-    first = {
-        name: next(step(tokens_BT) for _ in range(WARMUP_STEPS)) for name, step in sides.items()
-    }
+def compare_speed(
+    shape: Shape, precision: Precision, against: list[str], device: Device, options: Any
+) -> Speed:
+    """Alternate the sides for `options.rounds` of `options.steps` steps each."""
+    sides = {name: make_step(name, shape, precision, device) for name in ["roots", *against]}
+    tokens_BT = random_tokens(shape)
+    first: dict[str, float] = {}
+    for _ in range(WARMUP_STEPS):
+        for name, step in sides.items():
+            first.setdefault(name, step(tokens_BT))
     last = dict(first)
     rates: dict[str, list[float]] = {name: [] for name in sides}
     peak = 0.0
-    for number in range(rounds):
+    for number in range(options.rounds):
         for name, step in sides.items():
             started = time.process_time()
-            for _ in range(steps):
+            for _ in range(options.steps):
                 last[name] = step(tokens_BT)
-            rates[name].append(steps * tokens_BT.numel() / (time.process_time() - started))
+            seconds = time.process_time() - started
+            rates[name].append(options.steps * tokens_BT.numel() / seconds)
         peak = max(peak, product_flops_per_cpu_second(precision))
         shown = ", ".join(f"{name} {values[-1]:.1f}" for name, values in rates.items())
-        print(f"{precision} round {number + 1}: {shown} tokens per CPU-second", flush=True)
-    flops = training_flops_per_token(run_config(precision).model)
-    return Comparison(
+        print(f"{shape} {precision} round {number + 1}: {shown} tokens per CPU-second", flush=True)
+    flops = training_flops_per_token(run_config(shape, precision).model)
+    share = 1 - _ratio(rates["roots"], rates["bare"]) if "bare" in rates else None
+    return Speed(
+        shape=shape,
         precision=precision,
         rates=rates,
         ratios={name: _ratio(rates["roots"], rates[name]) for name in against},
+        engine_share=share,
         mfu={name: mfu(statistics.median(rates[name]), flops, peak) for name in sides},
         peak_flops_per_cpu_second=peak,
         first_losses=first,
         last_losses=last,
     )
+
+
+def compare_memory(shape: Shape, precision: Precision, against: list[str]) -> Memory:
+    """Each side in its own process."""
+    peaks = {side: step_memory.peak_of(side, shape, precision) for side in ["roots", *against]}
+    ratio = peaks["roots"] / peaks["transformers"] if "transformers" in peaks else float("nan")
+    return Memory(shape, precision, peaks, ratio)
+
+
+def compare_tensor(shape: Shape, precision: Precision, options: Any) -> Tensor2:
+    """TP2 against one process."""
+    rates = step_tensor.rates(shape, precision, options.rounds, options.steps)
+    return Tensor2(shape, precision, rates, _ratio(rates["tp2"], rates["one"]))
 
 
 def _ratio(ours: list[float], theirs: list[float]) -> float:
@@ -209,39 +173,74 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure, print, and write JSON if asked."""
+def show(result: Speed | Memory | Tensor2) -> str:
+    """One line: what was found, and whether it reaches its target."""
+    head = f"{result.shape} {result.precision}"
+    if isinstance(result, Memory):
+        sizes = ", ".join(f"{side} {size / 1e6:.0f} MB" for side, size in result.peak_bytes.items())
+        return f"{head} memory: {sizes}; {_judged(result.ratio, at_most=MEMORY_TARGET)}"
+    if isinstance(result, Tensor2):
+        return f"{head} TP2 by the clock: {_judged(result.ratio, at_least=TENSOR_TARGET)}"
+    parts = []
+    for name, value in result.ratios.items():
+        target = SPEED_TARGETS[result.precision] if name == "transformers" else 0.0
+        parts.append(f"{_judged(value, at_least=target)} of {name}")
+    if result.engine_share is not None:
+        parts.append(f"DeepSpeed's share {_judged(result.engine_share, at_most=SHARE_TARGET)}")
+    shares = ", ".join(f"{name} {value:.1%}" for name, value in result.mfu.items())
+    peak = f"{result.peak_flops_per_cpu_second / 1e9:.0f} GFLOP per CPU-second"
+    return f"{head} speed: {', '.join(parts)}; MFU {shares} of {peak}"
+
+
+def _judged(value: float, *, at_least: float = 0.0, at_most: float = float("inf")) -> str:
+    """The figure with its target, where it has one."""
+    target = f"at least {at_least:g}" if at_least else f"at most {at_most:g}"
+    if not at_least and at_most == float("inf"):
+        return f"{value:.3f}"
+    return f"{value:.3f} ({'reaches' if at_least <= value <= at_most else 'MISSES'} {target})"
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--part", action="append", choices=PARTS)
+    parser.add_argument("--shape", action="append", choices=SHAPES)
     parser.add_argument("--precision", action="append", choices=["fp32", "bf16"])
-    parser.add_argument("--against", action="append", choices=["torch_ops", "transformers"])
+    parser.add_argument("--against", action="append", choices=SIDES[1:])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="steps of each side in a round")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, and write JSON if asked."""
+    options = _arguments()
     torch.set_num_threads(1)
     environment = launch_environment()
     device = start_process(environment, environment.local_rank)
     assert device.kind == "cpu", "CPU time is the measure; hide the GPUs (CUDA_VISIBLE_DEVICES=)"
     process.initialise(environment, device)
-    against = arguments.against or ["torch_ops", "transformers"]
-    results = [
-        compare(precision, against, device, arguments.rounds, arguments.steps)
-        for precision in arguments.precision or ["fp32", "bf16"]
-    ]
+    against = options.against or list(SIDES[1:])
+    measure: dict[str, Callable[[Shape, Precision], Speed | Memory | Tensor2]] = {
+        "speed": lambda shape, kind: compare_speed(shape, kind, against, device, options),
+        "memory": lambda shape, kind: compare_memory(shape, kind, against),
+        "tensor": lambda shape, kind: compare_tensor(shape, kind, options),
+    }
+    found: dict[str, list[Speed | Memory | Tensor2]] = {part: [] for part in options.part or PARTS}
+    for part, results in found.items():
+        for shape in options.shape or SHAPES:
+            for precision in options.precision or ("fp32", "bf16"):
+                results.append(measure[part](shape, precision))
+                print(show(results[-1]), flush=True)
     process.shutdown()
     print(MFU_FORMULA)
-    for result in results:
-        peak = f"{result.peak_flops_per_cpu_second / 1e9:.0f} GFLOP per CPU-second"
-        ratios = ", ".join(f"{value:.3f} of {name}" for name, value in result.ratios.items())
-        shares = ", ".join(f"{name} {value:.1%}" for name, value in result.mfu.items())
-        print(f"{result.precision}: roots {ratios}; MFU {shares} of {peak}")
-    if arguments.json is not None:
+    if options.json is not None:
         report = {
             "command": " ".join(["python", "-m", "tests.bench.step", *sys.argv[1:]]),
             "machine": describe_machine(),
-            "results": [asdict(result) for result in results],
+            **{part: [asdict(result) for result in results] for part, results in found.items()},
         }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "fp32-zero3-dp2": (2, "fp32", {"zero_stage": 3}),
     "fp16-tp2": (2, "fp16", {"tensor": 2}),
     "fp32-pp2": (2, "fp32", {"pipeline": 2}),
+    "bf16-pp2-folded": (2, "bf16", {"pipeline": 2, "pipeline_schedule": "dualpipev"}),
 }
 
 
