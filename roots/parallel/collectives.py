@@ -8,13 +8,13 @@
     scatter_sum forward reduce-scatter backward all-gather
     exchange    forward all-to-all    backward all-to-all
 
-All are the identity on an axis of size 1, and none writes into its input. Gloo has them all, in the
-forms that take a list of tensors (reduce-scatter since torch 2.7), so nothing is emulated.
+All are the identity on an axis of size 1, and none writes into its input. Gloo (of torch 2.13) has
+them all, in every dtype, in the forms used here: nothing is emulated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,10 +88,14 @@ def exchange(x: Tensor, axis: Axis, split: int, join: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Pending:
-    """A collective under way; `wait` returns its result, and is called once."""
+    """A collective under way; `wait` returns its result, and is called once.
+
+    inputs: what is being sent, kept from being freed until this is.
+    """
 
     work: dist.Work
     finish: Callable[[], Tensor]
+    inputs: Sequence[Tensor]
 
     def wait(self) -> Tensor:
         """The result, when it is there."""
@@ -104,7 +108,7 @@ def all_gather_async(x: Tensor, axis: Axis, dim: int) -> Pending:
     mine = x.contiguous()
     parts = [torch.empty_like(mine) for _ in range(axis.size)]
     work = dist.all_gather(parts, mine, group=axis.group, async_op=True)
-    return Pending(work, lambda: torch.cat(parts, dim=dim))
+    return Pending(work, lambda: torch.cat(parts, dim=dim), (mine,))
 
 
 def reduce_scatter_async(x: Tensor, axis: Axis, dim: int) -> Pending:
@@ -112,7 +116,7 @@ def reduce_scatter_async(x: Tensor, axis: Axis, dim: int) -> Pending:
     parts = [part.contiguous() for part in x.split(_share(x, axis, dim), dim)]
     total = torch.empty_like(parts[0])
     work = dist.reduce_scatter(total, parts, group=axis.group, async_op=True)
-    return Pending(work, lambda: total)
+    return Pending(work, lambda: total, parts)
 
 
 def shift_async(x: Tensor, axis: Axis) -> Pending:
@@ -135,7 +139,7 @@ def shift_async(x: Tensor, axis: Axis) -> Pending:
             work.wait()
         return received
 
-    return Pending(works[0], finish)
+    return Pending(works[0], finish, (sent,))
 
 
 def all_reduce_async(x: Tensor, axis: Axis) -> dist.Work | None:

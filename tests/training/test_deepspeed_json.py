@@ -42,6 +42,12 @@ def test_batch_sizes_multiply() -> None:
     assert tree["train_batch_size"] == product
 
 
+def test_ranks_that_share_samples_count_as_replicas() -> None:
+    tree = tree_of(config_of(context=2))
+    product = tree["train_micro_batch_size_per_gpu"] * tree["gradient_accumulation_steps"] * 4
+    assert tree["train_batch_size"] == product
+
+
 def test_loss_scale_fields_reach_the_engine() -> None:
     config = parse_config(
         {
