@@ -84,11 +84,12 @@ def report(verdict: Verdict) -> dict[str, Any]:
 def _print_table(verdict: Verdict) -> None:
     model, parallel = verdict.config.model, verdict.config.parallel
     losses = verdict.reference.losses
+    data = verdict.config.plan_batch(verdict.ranks).data_parallel
     typer.echo(
         f"{verdict.ranks} ranks ({verdict.device}): tensor {parallel.tensor} x pipeline "
-        f"{parallel.pipeline} x data "
-        f"{verdict.ranks // (parallel.tensor * parallel.pipeline)}, ZeRO {parallel.zero_stage}, "
-        f"recompute {parallel.recompute}; against one process, in fp32"
+        f"{parallel.pipeline} x context {parallel.context} x data {data}, "
+        f"ZeRO {parallel.zero_stage}, recompute {parallel.recompute}; "
+        "against one process, in fp32"
     )
     typer.echo(
         f"model: {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, "

@@ -67,7 +67,7 @@ def default_ranks(config: RunConfig, most: int) -> int:
 
     At most `most`, of which the layout then takes a divisor of its degrees.
     """
-    replica = config.parallel.tensor * config.parallel.pipeline
+    replica = config.parallel.model_ranks * config.parallel.context
     wanted = replica * max(2, config.parallel.zero_hpz_partition_size)
     return next(size for size in (wanted, replica, most) if size <= most)
 

@@ -20,7 +20,7 @@ from roots.models.build import build_decoder
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
-from roots.training.assemble import build_engine, build_mesh
+from roots.training.assemble import build_engine, topology_of
 
 LAYERS, WIDTH, HEADS, SEQUENCE, BATCH = 6, 384, 6, 256, 8
 GPT2_VOCABULARY = 50257
@@ -94,7 +94,7 @@ def make_step(side: str, shape: Shape, precision: Precision, device: Device) -> 
 def engine_step(config: RunConfig, device: Device, world_size: int = 1) -> Step:
     """What `roots train` does with one global batch, as this rank of the process group."""
     plan = config.plan_batch(world_size)
-    engine = build_engine(config, plan, build_mesh(config, plan), device)
+    engine = build_engine(config, plan, Mesh.create(topology_of(config, plan)), device)
 
     def step(tokens_BT: Tensor) -> float:
         return engine.train_step([_batch(tokens_BT)], LEARNING_RATE).loss

@@ -21,19 +21,21 @@ AXES: dict[str, tuple[Any, ...]] = {
     "tensor": (1, 2, 4),
     "sequence": (False, True),
     "context": (1, 2),
+    "context_method": ("ulysses", "ring"),
     "pipeline": (1, 2, 4),
     "pipeline_schedule": ("1f1b", "dualpipev"),
     "expert": (1, 2),
     "zero_stage": (0, 1, 2, 3),
     "recompute": ("none", "selective", "full"),
 }
+# What has no effect while another axis is off.
+NEEDS = {"context_method": "context", "pipeline_schedule": "pipeline"}
 RANKS = (1, 2, 4, 8)
 MODELS: dict[str, dict[str, Any]] = {
     "decoder": {
         "num_layers": 8,
         "num_kv_heads": 4,
         "dropout": 0.1,
-        "attention_dropout": 0.1,
         "position": "rotary",
         "norm": "rms_norm",
         "activation": "swiglu",
@@ -54,6 +56,14 @@ class Combination:
     def parallel(self) -> dict[str, Any]:
         """The fields of `parallel`."""
         return dict(zip(AXES, self.values, strict=True))
+
+    @property
+    def idle(self) -> bool:
+        """Whether a value has no effect, so that the row is a twin of the one with it off."""
+        return any(
+            self.parallel[name] != AXES[name][0] and self.parallel[needed] == AXES[needed][0]
+            for name, needed in NEEDS.items()
+        )
 
     @property
     def name(self) -> str:
@@ -106,6 +116,8 @@ def legal(prefix: Path) -> list[Combination]:
 def _legal(prefix: Path) -> Iterator[Combination]:
     for ranks, model, values in product(RANKS, MODELS, product(*AXES.values())):
         row = Combination(model, ranks, values)
+        if row.idle:
+            continue
         try:
             config_of(prefix, model, row.parallel).plan_batch(ranks)
         except RootsError:

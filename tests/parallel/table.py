@@ -18,9 +18,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from roots.config import RunConfig
 from roots.training.verify import TOLERANCE
 from roots.training.verify_compare import Comparison, Curve, compare
 from tests.helpers.distributed import run_distributed
@@ -36,6 +38,8 @@ from tests.parallel.combinations import (
 )
 from tests.parallel.layouts import train_curve
 
+# Curves of all ranks are held at once: so many rows at a time, divided by their ranks.
+MOST_TOGETHER = 48
 RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results" / "layouts.json"
 
 
@@ -61,43 +65,70 @@ def reference_curve(prefix: Path, model: str) -> Curve:
     return curve
 
 
-def compare_row(prefix: Path, row: Combination, reference: Curve) -> Comparison:
-    """Train `row` with real processes and compare every step of every rank."""
-    config = config_of(prefix, row.model, row.parallel)
-    curves = run_distributed(train_curve, row.ranks, config, timeout_seconds=600)
-    return compare(reference, curves, TOLERANCE)
+def compare_rows(
+    prefix: Path, rows: Sequence[Combination], references: dict[str, Curve]
+) -> list[Comparison]:
+    """Train `rows`, all on as many ranks, with real processes; compare every step of every rank.
+
+    One after the other in the same processes, whose start costs more than ten steps.
+    """
+    configs = [config_of(prefix, row.model, row.parallel) for row in rows]
+    (ranks,) = {row.ranks for row in rows}
+    timeout = 600.0 * len(rows)
+    found = run_distributed(train_all, ranks, configs, timeout_seconds=timeout)
+    return [
+        compare(references[row.model], [rank[index] for rank in found], TOLERANCE)
+        for index, row in enumerate(rows)
+    ]
+
+
+def train_all(rank: int, world_size: int, configs: list[RunConfig]) -> list[Curve]:
+    """What one rank does for all rows."""
+    return [train_curve(rank, world_size, config) for config in configs]
 
 
 def run(prefix: Path, rows: Sequence[Combination]) -> list[Row]:
-    """Run all rows, printing each; one that fails counts as different."""
+    """Run all rows, some at a time, and print each."""
     print(f"{len(rows)} combinations; largest relative differences over ten steps and all ranks")
     print("    loss      norm  gradient    weight  seconds  combination", flush=True)
-    references: dict[str, Curve] = {}
+    references = {model: reference_curve(prefix, model) for model in {row.model for row in rows}}
     done = []
-    for row in rows:
-        if row.model not in references:
-            references[row.model] = reference_curve(prefix, row.model)
-        done.append(_measured(prefix, row, references[row.model]))
-        print(_line(done[-1], row), flush=True)
+    for ranks, group in groupby(rows, key=lambda row: row.ranks):
+        same = list(group)
+        size = max(1, MOST_TOGETHER // ranks)
+        for start in range(0, len(same), size):
+            chosen = same[start : start + size]
+            for row, result in zip(chosen, _measured(prefix, chosen, references), strict=True):
+                done.append(result)
+                print(_line(result, row), flush=True)
     return done
 
 
-def _measured(prefix: Path, row: Combination, reference: Curve) -> Row:
+def _measured(prefix: Path, rows: Sequence[Combination], references: dict[str, Curve]) -> list[Row]:
+    """The results of rows that run together; if they fail, each alone, and one counts as failed."""
     started = time.monotonic()
     try:
-        comparison = compare_row(prefix, row, reference)
+        comparisons = compare_rows(prefix, rows, references)
     except AssertionError as error:
-        inf = float("inf")
-        said = str(error).strip().splitlines()[-1]
-        seconds = time.monotonic() - started
-        return Row(
-            row.model, row.ranks, row.parallel, inf, inf, inf, inf, False, said, round(seconds, 1)
-        )
+        if len(rows) > 1:
+            return [_measured(prefix, [row], references)[0] for row in rows]
+        return [_failed(rows[0], error, time.monotonic() - started)]
+    seconds = (time.monotonic() - started) / len(rows)
+    return [_row(row, found, seconds) for row, found in zip(rows, comparisons, strict=True)]
+
+
+def _row(row: Combination, comparison: Comparison, seconds: float) -> Row:
     kinds = ("loss", "gradient norm", "gradient", "weight")
     worst = [comparison.worst(kind).relative for kind in kinds]
     first = "" if comparison.first is None else comparison.first.describe()
-    seconds = round(time.monotonic() - started, 1)
-    return Row(row.model, row.ranks, row.parallel, *worst, comparison.equal, first, seconds)
+    parallel = row.parallel
+    return Row(row.model, row.ranks, parallel, *worst, comparison.equal, first, round(seconds, 1))
+
+
+def _failed(row: Combination, error: AssertionError, seconds: float) -> Row:
+    said = str(error).strip().splitlines()[-1]
+    worst = [float("inf")] * 4
+    return Row(row.model, row.ranks, row.parallel, *worst, False, said, round(seconds, 1))
 
 
 def _line(result: Row, row: Combination) -> str:
@@ -118,7 +149,7 @@ def main() -> None:
         prefix = write_dataset(Path(folder) / "data")
         rows = legal(prefix)
         total = len(rows)
-        rows = rows if arguments.full else pairwise(rows)
+        rows = rows if arguments.full else sorted(pairwise(rows), key=lambda row: row.ranks)
         started = time.monotonic()
         done = run(prefix, [row for row in rows if arguments.only in row.name])
     minutes = (time.monotonic() - started) / 60
