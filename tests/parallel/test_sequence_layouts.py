@@ -45,7 +45,6 @@ LAYOUTS: list[tuple[str, int, dict[str, Any], str]] = [
     ("cp2-dp2-ring-zero3", 4, {**RING, "context": 2, "zero_stage": 3}, "fp32"),
     ("cp2-pp2-ulysses", 4, {"context": 2, "pipeline": 2}, "fp32"),
     ("cp2-pp2-ring-zero0", 4, {**RING, "context": 2, "pipeline": 2, "zero_stage": 0}, "fp32"),
-    ("cp4-ring", 4, {**RING, "context": 4}, "fp32"),
 ]
 Curves = Callable[[str], list[Curve]]
 
