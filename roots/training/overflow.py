@@ -44,9 +44,9 @@ class GradientWatch:
     def culprit(self, mesh: Mesh) -> str:
         """Name the first parameter without a finite gradient in this step, and the first such rank.
 
-        First in the order of the model: of stages (with DualPipeV of the ranks that hold two each),
-        then of parameters within the stage; equal on every rank. Every rank must call. Waits for the device. Communication: one all-gather of a
-        name a rank.
+        First in the order of the model: of stages (with DualPipeV of the ranks, which hold two),
+        then of parameters within the stage; equal on every rank. Every rank must call. Waits for
+        the device. Communication: one all-gather of a name a rank.
         """
         index = self._first_here()
         name = "" if index is None else self._names[index]

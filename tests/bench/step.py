@@ -183,7 +183,7 @@ def show(result: Speed | Memory | Tensor2) -> str:
         return f"{head} TP2 by the clock: {_judged(result.ratio, at_least=TENSOR_TARGET)}"
     parts = []
     for name, value in result.ratios.items():
-        target = SPEED_TARGETS[result.precision] if name == "transformers" else 0.0
+        target = SPEED_TARGETS[result.precision] if name == "transformers" else None
         parts.append(f"{_judged(value, at_least=target)} of {name}")
     if result.engine_share is not None:
         parts.append(f"DeepSpeed's share {_judged(result.engine_share, at_most=SHARE_TARGET)}")
@@ -192,12 +192,15 @@ def show(result: Speed | Memory | Tensor2) -> str:
     return f"{head} speed: {', '.join(parts)}; MFU {shares} of {peak}"
 
 
-def _judged(value: float, *, at_least: float = 0.0, at_most: float = float("inf")) -> str:
+def _judged(value: float, *, at_least: float | None = None, at_most: float | None = None) -> str:
     """The figure with its target, where it has one."""
-    target = f"at least {at_least:g}" if at_least else f"at most {at_most:g}"
-    if not at_least and at_most == float("inf"):
-        return f"{value:.3f}"
-    return f"{value:.3f} ({'reaches' if at_least <= value <= at_most else 'MISSES'} {target})"
+    if at_least is not None:
+        verdict = f" ({'reaches' if value >= at_least else 'MISSES'} at least {at_least:g})"
+    elif at_most is not None:
+        verdict = f" ({'reaches' if value <= at_most else 'MISSES'} at most {at_most:g})"
+    else:
+        verdict = ""
+    return f"{value:.3f}{verdict}"
 
 
 def _arguments() -> argparse.Namespace:
