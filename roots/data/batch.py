@@ -1,6 +1,6 @@
 """The batch that a model takes, and how it is made from samples.
 
-Legend: B samples of a micro-batch, T sequence length.
+Legend: B samples of a micro-batch, T sequence length, S source length.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ class Batch(NamedTuple):
     s if and only if starts[t] <= s <= t. All zero when documents are not told apart."""
     dropout_keys_B: Tensor
     """int64, from which every dropout mask of the sample follows."""
+    source_BS: Tensor
+    """int64, what an encoder-decoder reads before it writes; S = 0 for the other models."""
+    source_lengths_B: Tensor
+    """int64, tokens of the source that count, with padding behind them. For an encoder, which reads
+    tokens_BT, the tokens of the row that count; 0 for a decoder, whose rows are packed."""
 
 
 @dataclass(frozen=True)
@@ -84,4 +89,6 @@ def assemble(
         loss_weights_BT=torch.from_numpy(weights.astype(np.float32)),
         document_starts_BT=torch.from_numpy((starts[:, :-1] * told_apart).astype(np.int64)),
         dropout_keys_B=torch.tensor(dropout_keys, dtype=torch.int64),
+        source_BS=torch.empty((len(tokens), 0), dtype=torch.int64),
+        source_lengths_B=torch.zeros(len(tokens), dtype=torch.int64),
     )

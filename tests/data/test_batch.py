@@ -21,8 +21,10 @@ def test_labels_are_the_next_tokens():
     assert batch.labels_BT.tolist() == [[11, 0, 20, 0, 30, 31, 32]] * 2
     assert batch.document_starts_BT.tolist() == [[0, 0, 0, 3, 3, 5, 5]] * 2
     assert batch.dropout_keys_B.tolist() == [5, -6]
+    assert batch.source_BS.shape == (2, 0)
+    assert batch.source_lengths_B.tolist() == [0, 0]
     types = [tensor.dtype for tensor in batch]
-    assert types == [torch.int64, torch.int64, torch.float32, torch.int64, torch.int64]
+    assert types == [torch.int64, torch.int64, torch.float32, *[torch.int64] * 4]
 
 
 def test_weights_of_a_sample_add_up_to_one():
