@@ -14,10 +14,17 @@ GATED_ACTIVATIONS = ("swiglu", "geglu", "geglu_tanh")
 
 
 class ModelConfig(Section):
-    """A decoder-only Transformer. Defaults are a GPT-2-shaped model small enough for a laptop."""
+    """A Transformer. Defaults are a GPT-2-shaped decoder small enough for a laptop."""
 
+    architecture: Literal["decoder", "encoder_decoder", "encoder"] = Field(
+        "decoder",
+        description="causal decoder; encoder with a decoder that reads it; bidirectional encoder",
+    )
     hidden_size: int = Field(256, gt=0, description="width of the residual stream")
     num_layers: int = Field(4, gt=0, description="number of Transformer blocks")
+    num_encoder_layers: int | None = Field(
+        None, gt=0, description="blocks of an encoder_decoder's encoder; null: num_layers"
+    )
     num_heads: int = Field(4, gt=0, description="number of query heads")
     num_kv_heads: int | None = Field(
         None, gt=0, description="number of key/value heads; null: as many as query heads"
@@ -36,7 +43,18 @@ class ModelConfig(Section):
         128, gt=0, description="the embedding is padded to a multiple of this, on every layout"
     )
     sequence_length: int = Field(256, gt=0, description="tokens per sample")
-    position: Literal["learned", "rotary"] = Field("learned", description="position encoding")
+    source_length: int | None = Field(
+        None, gt=0, description="source tokens of an encoder_decoder; null: sequence_length"
+    )
+    position: Literal["learned", "rotary", "sinusoidal", "alibi", "relative", "none"] = Field(
+        "learned", description="position encoding; alibi and relative bias the attention scores"
+    )
+    relative_buckets: int = Field(
+        32, ge=4, multiple_of=4, description="learned biases a head of relative positions"
+    )
+    relative_max_distance: int = Field(
+        128, gt=0, description="tokens from which on relative positions share one bucket"
+    )
     rotary_base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
     rotary_fraction: float = Field(
         1.0, gt=0, le=1, description="share of every head that is rotated"
@@ -52,6 +70,9 @@ class ModelConfig(Section):
     )
     qk_norm: bool = Field(False, description="queries and keys are normalised head by head")
     norm: Literal["layer_norm", "rms_norm"] = Field("layer_norm", description="normalisation")
+    norm_position: Literal["pre", "post"] = Field(
+        "pre", description="norms before each branch, or after its sum with the residual stream"
+    )
     norm_epsilon: float = Field(1e-5, gt=0, description="added to the variance inside norms")
     norm_zero_centred: bool = Field(
         False, description="norms scale by 1 + weight, so that weight decay pulls them to 1"
@@ -64,6 +85,23 @@ class ModelConfig(Section):
         None, description="biases of queries, keys and values; null: as `bias`"
     )
     tied_embeddings: bool = Field(True, description="one matrix for the embedding and the head")
+    embedding_scale: float = Field(
+        1.0, gt=0, description="factor on token embeddings; the original Transformer: sqrt(width)"
+    )
+    embedding_norm: bool = Field(False, description="a norm behind the embedding")
+    token_types: int = Field(
+        0, ge=0, description="rows of a table of segments, of which every token gets the first"
+    )
+    head_transform: bool = Field(
+        False, description="linear layer, gelu and norm before the head, as in BERT"
+    )
+    head_bias: bool = Field(False, description="a bias for every token in the head")
+    head_scale: float = Field(
+        1.0, gt=0, description="factor on what enters the head; a tied T5: 1 / sqrt(width)"
+    )
+    attention_scale: float | None = Field(
+        None, gt=0, description="factor on attention scores; null: 1 / sqrt(head size); T5: 1"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="rate after embedding, attention and MLP")
     attention_dropout: float = Field(
         0.0, ge=0, lt=1, description="rate on the attention probabilities"
@@ -98,6 +136,20 @@ class ModelConfig(Section):
         if not self.gated:
             return 4 * self.hidden_size
         return -(-8 * self.hidden_size // (3 * GATED_MULTIPLE)) * GATED_MULTIPLE
+
+    @property
+    def encoder_layers(self) -> int:
+        """Blocks of the encoder that a decoder reads; 0 without one."""
+        if self.architecture != "encoder_decoder":
+            return 0
+        return self.num_layers if self.num_encoder_layers is None else self.num_encoder_layers
+
+    @property
+    def source_tokens(self) -> int:
+        """Length of the source that an encoder-decoder reads; 0 without one."""
+        if self.architecture != "encoder_decoder":
+            return 0
+        return self.sequence_length if self.source_length is None else self.source_length
 
     @property
     def padded_vocab_size(self) -> int:

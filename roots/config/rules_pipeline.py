@@ -11,13 +11,19 @@ if TYPE_CHECKING:
     from roots.config.run import RunConfig
 
 
+def _layers_of(config: RunConfig) -> str:
+    """What counts the blocks that stages share."""
+    encoder = "model.num_encoder_layers + " if config.model.encoder_layers else ""
+    return f"{encoder}model.num_layers"
+
+
 def enough_layers_for_stages(config: RunConfig) -> Iterator[str]:
     """Every pipeline stage holds at least one block."""
-    parallel, layers = config.parallel, config.model.num_layers
+    parallel, layers = config.parallel, config.model.num_layers + config.model.encoder_layers
     if parallel.num_stages <= layers:
         return
     if parallel.pipeline == parallel.num_stages:
-        rule = f"must be at most model.num_layers={layers}"
+        rule = f"must be at most {_layers_of(config)}={layers}"
         fix = f"set parallel.pipeline to {layers} or less, or add layers"
     else:
         rule = (
@@ -44,7 +50,7 @@ def schedule_needs_pipeline(config: RunConfig) -> Iterator[str]:
 
 def partition_covers_layers(config: RunConfig) -> Iterator[str]:
     """An explicit partition gives every stage a block, and every block a stage."""
-    parallel, layers = config.parallel, config.model.num_layers
+    parallel, layers = config.parallel, config.model.num_layers + config.model.encoder_layers
     blocks, stages = parallel.pipeline_partition, parallel.num_stages
     if isinstance(blocks, str) or stages > layers:
         return

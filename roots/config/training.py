@@ -20,6 +20,12 @@ class TrainingConfig(Section):
         32, gt=0, description="samples per optimizer step, over all replicas"
     )
     gradient_clipping: float = Field(1.0, ge=0, description="largest global gradient norm; 0: off")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the label spread over the vocabulary, in training"
+    )
+    z_loss: float = Field(
+        0.0, ge=0, description="weight of log(softmax denominator)^2 in the training loss"
+    )
 
 
 class OptimizerConfig(Section):

@@ -1,34 +1,42 @@
-"""Causal self-attention with fused QKV projection and grouped key/value heads.
+"""Self-attention with fused QKV projection and grouped key/value heads.
 
-Legend: B micro-batch, T query tokens, S key tokens, H hidden, D head size; n and k are this tensor
-rank's query and key/value heads, r the concatenated size (n + 2k) D of its projections.
+Legend: B micro-batch, T query tokens, S key tokens, H hidden, D head size, E relative buckets; n
+and k are this tensor rank's query and key/value heads, r the concatenated size (n + 2k) D of its
+projections.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
+from roots.models.biased_attention import biased_attention
 from roots.models.cache import LayerCache
 from roots.models.geometry import Geometry
 from roots.models.norm import HeadNorm
 from roots.models.options import BuildOptions
+from roots.models.score_bias import relative_bias
 from roots.ops import AttentionDropout, attention, rotary
 from roots.parallel.linear import ColumnParallelLinear, RowParallelLinear
 from roots.parallel.mesh import Axis
+from roots.parallel.recompute import recompute
 from roots.parallel.ring import ring_attention
 from roots.parallel.ulysses import ulysses_attention
 
 
 class SelfAttention(nn.Module):
-    """y_BTH = concat over heads(softmax(q k^T / sqrt(D)) v) W_out^T.
+    """y_BTH = concat over heads(softmax(scale q k^T + bias) v) W_out^T, scale = 1 / sqrt(D).
 
     Each tensor rank computes whole heads (Megatron-LM, arXiv:1909.08053, section 3); `num_kv_heads`
     below `num_heads` shares each key/value head among a group (GQA, arXiv:2305.13245). With qk_norm
     queries and keys are normalised before they are rotated; with a window a token attends to that
-    many, itself included (Mistral, arXiv:2310.06825).
+    many, itself included (Mistral, arXiv:2310.06825). What can be seen is the geometry's matter:
+    causal in decoders, the whole row in encoders. A bias of the scores (ALiBi, relative positions)
+    takes the path of models/biased_attention.py; without one the fused op runs.
 
     Communication: that of the two linear layers (see roots.parallel.linear); where samples are cut
     over the context axis, that of ulysses_attention or ring_attention.
@@ -67,6 +75,7 @@ class SelfAttention(nn.Module):
             self.key_norm = part(name=f"{name}.key_norm")
         self.head_size = model.head_size
         self.window = model.window or 0
+        self.scale = model.attention_scale
         self.local_sizes = [size // axis.size for size in chunks]
         self.first_head = axis.rank * (model.num_heads // axis.size)
         self.dropout_rate = model.attention_dropout
@@ -80,10 +89,11 @@ class SelfAttention(nn.Module):
         dropout_keys_B: Tensor,
         geometry: Geometry,
         cache: LayerCache | None = None,
+        relative_En: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """x_BTH -> y_BTH and the bias [H] that is still to be added to it, if there is one.
 
-        A cache is appended to.
+        A cache is appended to. `relative_En`: the table of a model with relative positions.
         """
         qkv_BTr = self.qkv(x_BTH)
         q_BTnD, k_BSkD, v_BSkD = (
@@ -94,21 +104,25 @@ class SelfAttention(nn.Module):
         q_BTnD, k_BSkD = self._rotated(q_BTnD, geometry), self._rotated(k_BSkD, geometry)
         if cache is not None:
             k_BSkD, v_BSkD = cache.append(k_BSkD, v_BSkD)
-        o_BTnD = self._attend(q_BTnD, k_BSkD, v_BSkD, dropout_keys_B, geometry)
+        o_BTnD = self._attend((q_BTnD, k_BSkD, v_BSkD), dropout_keys_B, geometry, relative_En)
         y_BTH, bias_H = self.output(o_BTnD.flatten(-2))
         return y_BTH, bias_H
 
     def _attend(
         self,
-        q_BTnD: Tensor,
-        k_BSkD: Tensor,
-        v_BSkD: Tensor,
+        qkv: tuple[Tensor, Tensor, Tensor],
         dropout_keys_B: Tensor,
         geometry: Geometry,
+        relative_En: Tensor | None,
     ) -> Tensor:
-        """Attention to all tokens of the sample, also to those of other context ranks."""
+        """o_BTnD of (q_BTnD, k_BSkD, v_BSkD): attention to all tokens of the sample, also to those
+        of other context ranks, by the fused op or with biased scores."""
+        q_BTnD, k_BSkD, v_BSkD = qkv
         context, implementation = geometry.context, self.ops.attention
         if context is not None and geometry.ring_ranges:
+            if self.scale is not None:
+                # The ring scales by 1 / sqrt(D).
+                q_BTnD = q_BTnD * (self.scale * math.sqrt(self.head_size))
             ranges = geometry.ring_ranges
             return ring_attention(
                 q_BTnD, k_BSkD, v_BSkD, ranges, context, implementation=implementation
@@ -117,16 +131,30 @@ class SelfAttention(nn.Module):
         if context is not None:
             first_head += context.rank * (q_BTnD.shape[2] // context.size)
         attend = partial(
-            attention,
+            self._op(geometry, relative_En),
+            causal=geometry.causal,
             window=self.window,
             key_ranges=geometry.key_ranges,
+            scale=self.scale,
             dropout=self._dropout(dropout_keys_B, first_head),
-            recompute=self.recompute and self.training,
-            implementation=implementation,
         )
         if context is not None:
             return ulysses_attention(q_BTnD, k_BSkD, v_BSkD, context, attend)
         return attend(q_BTnD, k_BSkD, v_BSkD)
+
+    def _op(self, geometry: Geometry, relative_En: Tensor | None) -> Callable[..., Tensor]:
+        """The fused op, or where scores are biased what adds the bias."""
+        bias_1nTS = geometry.bias_1nTS
+        if relative_En is not None and geometry.buckets_TS is not None:
+            bias_1nTS = relative_bias(geometry.buckets_TS, relative_En)
+        if bias_1nTS is None:
+            recomputed = self.recompute and self.training
+            return partial(attention, recompute=recomputed, implementation=self.ops.attention)
+        biased = partial(biased_attention, bias_1NTS=bias_1nTS)
+        if not (self.recompute and self.training):
+            return biased
+        # Here scores are stored, so computing them again saves memory.
+        return lambda *qkv, **options: recompute(partial(biased, **options), *qkv)
 
     def _rotated(self, x_BTmD: Tensor, geometry: Geometry) -> Tensor:
         if geometry.cos is None or geometry.sin is None:

@@ -1,12 +1,18 @@
-"""One Transformer block, pre-norm: x + attention(norm(x)), then x + mlp(norm(x)).
+"""One Transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
 
-With model.parallel_residual both branches read the block's input (GPT-NeoX, arXiv:2204.06745,
-section 2.1): x + attention(norm(x)) + mlp(other_norm(x)).
+With model.norm_position=post norms come last, as in the original Transformer (arXiv:1706.03762):
+norm(x + attention(x)), then norm(x + mlp(x)). With model.parallel_residual both branches read the
+block's input (GPT-NeoX, arXiv:2204.06745, section 2.1): x + attention(norm(x)) + mlp(its_norm(x)).
 
-Legend: B micro-batch, T tokens, H hidden.
+Legend: B micro-batch, T tokens, H hidden, E relative buckets; n is this tensor rank's share of the
+heads.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +20,7 @@ from torch import Tensor, nn
 from roots.config.model import ModelConfig
 from roots.models.attention import SelfAttention
 from roots.models.cache import LayerCache
-from roots.models.geometry import GeometryMemo
+from roots.models.geometry import Geometry, GeometryMemo, LengthMemo
 from roots.models.mlp import MLP
 from roots.models.norm import Norm
 from roots.models.options import BuildOptions
@@ -22,11 +28,29 @@ from roots.ops import bias_dropout_add
 from roots.parallel.mesh import Axis
 from roots.parallel.recompute import recompute
 
-Stream = tuple[Tensor, Tensor, Tensor]
+# What layers hand on and pipeline stages send. DeepSpeed keeps one buffer per place for what comes
+# forward and for the gradients that come back, so floating tensors stand first, integers behind.
+#   decoder          x_BTH, [relative_En,] document_starts_BT, dropout_keys_B
+#   encoder          x_BTH, [relative_En,] lengths_B, dropout_keys_B
+#   encoder_decoder  x_BTH, memory_BSH, [relative_En, source_relative_En,] document_starts_BT,
+#                    source_lengths_B, dropout_keys_B
+Stream = tuple[Tensor, ...]
+# y_BTH and the bias [H] that is still to be added to it, if there is one.
+BranchOutput = tuple[Tensor, Tensor | None]
+# Dropout keys of the rows, and where this rank's tokens stand (None: everywhere).
+Masks = tuple[Tensor, Tensor | None]
+
+
+class Branch(NamedTuple):
+    """One branch of the residual stream: y = run(norm(x))."""
+
+    name: str
+    norm: nn.Module
+    run: Callable[[Tensor], BranchOutput]
 
 
 class Block(nn.Module):
-    """Block number `index` of the decoder, `name` = layers.{index} in global parameter names.
+    """A block called `name` in global parameter names, layers.{index} unless given.
 
     With options.recompute "full" its activations are computed again in the backward pass, on every
     layout, because a pipeline stage calls the same forward; with "selective" its attention's are.
@@ -43,10 +67,11 @@ class Block(nn.Module):
         *,
         axis: Axis,
         options: BuildOptions,
-        geometry: GeometryMemo,
+        geometry: GeometryMemo | LengthMemo,
+        name: str | None = None,
     ) -> None:
         super().__init__()
-        name = f"layers.{index}"
+        name = f"layers.{index}" if name is None else name
         self.name = name
         self.index = index
         options = options.of_block(index)
@@ -56,55 +81,95 @@ class Block(nn.Module):
         self.mlp = MLP(model, name=f"{name}.mlp", axis=axis, options=options)
         self.geometry = geometry
         self.parallel_residual = model.parallel_residual
+        self.post_norm = model.norm_position == "post"
         self.dropout_rate = model.dropout
         self.recompute = options.recompute == "full"
         self.ops = options.ops
 
     def forward(self, stream: Stream, cache: LayerCache | None = None) -> Stream:
-        """(x_BTH, document_starts_BT, dropout_keys_B) -> the same with the next x_BTH.
+        """The stream with the next x_BTH.
 
         With a cache the document starts mark left padding (see GeometryMemo).
         """
-        x_BTH, document_starts_BT, dropout_keys_B = stream
-        if self.recompute and self.training and torch.is_grad_enabled():
-            x_BTH = recompute(self._transform, x_BTH, document_starts_BT, dropout_keys_B)
-        else:
-            x_BTH = self._transform(x_BTH, document_starts_BT, dropout_keys_B, cache)
-        return x_BTH, document_starts_BT, dropout_keys_B
+        return (self.run(*stream, cache=cache), *stream[1:])
 
-    def _transform(
+    def run(self, *inputs: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """The next x_BTH from x_BTH and what the block needs besides."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return recompute(self._transform, *inputs)
+        return self._transform(*inputs, cache=cache)
+
+    def _transform(self, x_BTH: Tensor, *others: Tensor, cache: LayerCache | None = None) -> Tensor:
+        *tables, marks, dropout_keys_B = others
+        geometry = self._geometry(x_BTH, marks, cache)
+        attention = self._attention(geometry, dropout_keys_B, cache, tables)
+        masks = (dropout_keys_B, geometry.stream_positions_Z)
+        return self._through(x_BTH, (attention, self._mlp()), masks)
+
+    def _attention(
+        self,
+        geometry: Geometry,
+        dropout_keys_B: Tensor,
+        cache: LayerCache | None,
+        tables: Sequence[Tensor],
+    ) -> Branch:
+        """Self-attention; `tables` holds the relative table of the stack, if there is one."""
+        relative_En = tables[0] if tables else None
+
+        def attend(normal_BTH: Tensor) -> BranchOutput:
+            output: BranchOutput = self.attention(
+                normal_BTH, dropout_keys_B, geometry, cache, relative_En
+            )
+            return output
+
+        return Branch("attention", self.attention_norm, attend)
+
+    def _mlp(self) -> Branch:
+        return Branch("mlp", self.mlp_norm, self.mlp)
+
+    def _geometry(self, x_BTH: Tensor, marks: Tensor, cache: LayerCache | None) -> Geometry:
+        return self.geometry(marks, None if cache is None else cache.length)
+
+    def _through(self, x_BTH: Tensor, branches: Sequence[Branch], masks: Masks) -> Tensor:
+        """The stream after all branches."""
+        if self.post_norm:
+            for name, norm, run in branches:
+                x_BTH, _ = self._joined(x_BTH, run(x_BTH), masks, name, norm)
+            return x_BTH
+        if self.parallel_residual:
+            outputs = [(branch.name, branch.run(branch.norm(x_BTH))) for branch in branches]
+            for name, output in outputs:
+                x_BTH = self._add(x_BTH, output, masks, name)
+            return x_BTH
+        normal_BTH = branches[0].norm(x_BTH)
+        for branch, following in pairwise(branches):
+            output = branch.run(normal_BTH)
+            normal_BTH, x_BTH = self._joined(x_BTH, output, masks, branch.name, following.norm)
+        return self._add(x_BTH, branches[-1].run(normal_BTH), masks, branches[-1].name)
+
+    def _joined(
         self,
         x_BTH: Tensor,
-        document_starts_BT: Tensor,
-        dropout_keys_B: Tensor,
-        cache: LayerCache | None = None,
-    ) -> Tensor:
-        geometry = self.geometry(document_starts_BT, None if cache is None else cache.length)
-        masks = (dropout_keys_B, geometry.stream_positions_Z)
-        branch = self.attention(self.attention_norm(x_BTH), dropout_keys_B, geometry, cache)
-        if self.parallel_residual:
-            mlp_branch = self.mlp(self.mlp_norm(x_BTH))
-            x_BTH = self._add(x_BTH, branch, masks, "attention")
-            return self._add(x_BTH, mlp_branch, masks, "mlp")
-        if branch[1] is None and not self._drops:
-            normal_BTH, x_BTH = self.mlp_norm(branch[0], residual_BTH=x_BTH)
+        output: BranchOutput,
+        masks: Masks,
+        name: str,
+        norm: nn.Module,
+    ) -> tuple[Tensor, Tensor]:
+        """(norm of the sum, the sum) of stream and branch, in one pass where nothing is dropped and
+        no bias is added."""
+        if output[1] is None and not self._drops:
+            normal_BTH, x_BTH = norm(output[0], residual_BTH=x_BTH)
         else:
-            x_BTH = self._add(x_BTH, branch, masks, "attention")
-            normal_BTH = self.mlp_norm(x_BTH)
-        return self._add(x_BTH, self.mlp(normal_BTH), masks, "mlp")
+            x_BTH = self._add(x_BTH, output, masks, name)
+            normal_BTH = norm(x_BTH)
+        return normal_BTH, x_BTH
 
     @property
     def _drops(self) -> bool:
         return self.training and self.dropout_rate > 0.0
 
-    def _add(
-        self,
-        x_BTH: Tensor,
-        branch: tuple[Tensor, Tensor | None],
-        masks: tuple[Tensor, Tensor | None],
-        name: str,
-    ) -> Tensor:
-        """x + dropout(y + bias); branch = (y_BTH, bias_H or None), masks = (keys_B, positions)."""
+    def _add(self, x_BTH: Tensor, branch: BranchOutput, masks: Masks, name: str) -> Tensor:
+        """x + dropout(y + bias) with branch = (y_BTH, bias_H or None)."""
         dropout_keys_B, positions_T = masks
         y_BTH, bias_H = branch
         return bias_dropout_add(

@@ -1,25 +1,38 @@
-"""From the config to modules: the list of layers that decoder and pipeline stages are made of."""
+"""From the config to modules: the list of layers that models and pipeline stages are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from torch import nn
 
 from roots.config.model import ModelConfig
+from roots.errors import RootsError, problem
 from roots.models.block import Block
-from roots.models.decoder import Decoder
-from roots.models.embedding import Embedding
-from roots.models.geometry import GeometryMemo
-from roots.models.head import TiedHead, TokenTable
+from roots.models.decoder import Decoder, Parts
+from roots.models.embedding import Embedding, EncoderEmbedding, PairEmbedding
+from roots.models.encoder import Encoder
+from roots.models.encoder_decoder import EncoderDecoder, SourceEncoder
+from roots.models.geometry import GeometryMemo, LengthMemo
+from roots.models.head import HeadTransform, TiedHead, TokenTable
 from roots.models.norm import FinalNorm
 from roots.models.options import BuildOptions
+from roots.models.pair_blocks import CrossBlock, EncoderBlock, MemoryNorm, SourceBlock
 from roots.parallel.mesh import Mesh
 from roots.parallel.placement import Placement
-from roots.planner.parameters import block_parameters, count_parameters, norm_parameters
+from roots.planner.parameters import (
+    block_parameters,
+    count_parameters,
+    encoder_block_parameters,
+    final_norm_parameters,
+    head_bias_parameters,
+    head_transform_parameters,
+)
 
+LayerKind = Literal["embedding", "source_block", "block", "norm", "transform", "head"]
 TIED_KEY = "embedding"
 # Where the tied matrix lies in the modules of both ends.
 TIED_WEIGHT = "tokens.weight"
@@ -27,71 +40,143 @@ TIED_WEIGHT = "tokens.weight"
 
 @dataclass(frozen=True)
 class LayerFactory:
-    """One layer of the decoder, not yet built.
+    """One layer of the model, not yet built.
 
     parameter_count: parameters of the global (unsharded) layer; a tied head counts its own copy,
                      which it has where it is built on another stage than the embedding
     tied_key:        equal for layers that share the matrix `TIED_WEIGHT`, None for the others
     """
 
-    kind: Literal["embedding", "block", "norm", "head"]
+    kind: LayerKind
     name: str
     build: Callable[[], nn.Module]
     parameter_count: int
     tied_key: str | None = None
 
 
-def decoder_layers(model: ModelConfig, mesh: Mesh, options: BuildOptions) -> list[LayerFactory]:
-    """The decoder in order: embedding, blocks, final norm, head.
+def model_layers(model: ModelConfig, mesh: Mesh, options: BuildOptions) -> list[LayerFactory]:
+    """The layers of any architecture in order: embedding, [encoder,] blocks, final norm and
+    transform where there are any, head.
 
-    All but the head map (x, document_starts_BT, dropout_keys_B) to the same with the next x; the
-    head maps x_BTH, labels_BT, loss_weights_BT to the loss, or x_BTH to logits. Blocks built from
-    one list share what they derive from the document starts, so a process builds from one list.
+    All but the head map the stream (models/block.py) to the next one; the embedding takes tokens in
+    the place of vectors. The head maps x_BTH, labels_BT, loss_weights_BT to the loss, or x_BTH to
+    logits. Blocks built from one list share what they derive from document starts and lengths, so a
+    process builds from one list.
     """
-    axis = mesh.tensor
-    place = Placement.on(
-        mesh, sequence=options.sequence_parallel, zigzag=options.context_method == "ring"
-    )
-    geometry = GeometryMemo(model, options, place)
+    make = _Maker(model, mesh, options)
     counts = count_parameters(model)
     tied_key = TIED_KEY if model.tied_embeddings else None
-
-    def block(index: int) -> LayerFactory:
-        def build() -> nn.Module:
-            return Block(model, index, axis=axis, options=options, geometry=geometry)
-
-        return LayerFactory("block", f"layers.{index}", build, block_parameters(model))
-
-    def embedding() -> nn.Module:
-        return Embedding(model, axis=axis, options=options, place=place)
-
-    def final_norm() -> nn.Module:
-        return FinalNorm(model, name="final_norm", axis=axis, options=options)
-
-    def head() -> nn.Module:
-        if model.tied_embeddings:
-            return TiedHead(model, axis=axis, options=options)
-        return TokenTable(model, name="head", axis=axis, options=options)
-
-    table_size = counts.token_embedding
-    embedding_size = table_size + counts.position_embedding
-    return [
-        LayerFactory("embedding", "embedding", embedding, embedding_size, tied_key),
-        *(block(index) for index in range(model.num_layers)),
-        LayerFactory("norm", "final_norm", final_norm, norm_parameters(model)),
-        LayerFactory("head", "head", head, table_size, tied_key),
-    ]
+    final_size = final_norm_parameters(model)
+    head_size = counts.token_embedding + head_bias_parameters(model)
+    layers = [LayerFactory("embedding", "embedding", make.embedding, counts.embedding, tied_key)]
+    for index in range(model.encoder_layers):
+        build, size = partial(make.source_block, index), encoder_block_parameters(model)
+        layers.append(LayerFactory("source_block", f"encoder.layers.{index}", build, size))
+    if model.encoder_layers and final_size:
+        layers.append(LayerFactory("norm", "encoder.final_norm", make.memory_norm, final_size))
+    for index in range(model.num_layers):
+        build, size = partial(make.block, index), block_parameters(model)
+        layers.append(LayerFactory("block", f"layers.{index}", build, size))
+    if final_size:
+        layers.append(LayerFactory("norm", "final_norm", make.final_norm, final_size))
+    if model.head_transform:
+        size = head_transform_parameters(model)
+        layers.append(LayerFactory("transform", "head_transform", make.head_transform, size))
+    layers.append(LayerFactory("head", "head", make.head, head_size, tied_key))
+    return layers
 
 
-def build_decoder(model: ModelConfig, mesh: Mesh, *, options: BuildOptions) -> Decoder:
-    """Build the whole decoder of one pipeline stage; models/init.py or a checkpoint fills it.
+def build_model(
+    model: ModelConfig, mesh: Mesh, *, options: BuildOptions
+) -> Decoder | Encoder | EncoderDecoder:
+    """Build the whole model of one pipeline stage; models/init.py or a checkpoint fills it.
 
     Raises RootsError if a dimension cannot be cut over the tensor axis.
     """
-    embedding, *middle, final_norm, head = decoder_layers(model, mesh, options)
-    first, last = embedding.build(), final_norm.build()
-    assert isinstance(first, Embedding)
-    assert isinstance(last, FinalNorm)
-    layers = [layer.build() for layer in middle]
+    layers = model_layers(model, mesh, options)
+    built = {layer.name: layer.build() for layer in layers[1:-1]}
     # One stage holds both ends, so a tied head needs no copy.
-    return Decoder(model, first, layers, last, None if head.tied_key else head.build())
+    tied = model.tied_embeddings
+    embedding = _Maker(model, mesh, options).embedding(is_head=tied)
+    parts = Parts(
+        layers=[built[layer.name] for layer in layers if layer.kind == "block"],
+        final_norm=built.get("final_norm"),
+        head_transform=built.get("head_transform"),
+        head=None if tied else layers[-1].build(),
+    )
+    if isinstance(embedding, PairEmbedding):
+        source_blocks = [built[layer.name] for layer in layers if layer.kind == "source_block"]
+        encoder = SourceEncoder(source_blocks, built.get("encoder.final_norm"))
+        return EncoderDecoder(model, embedding, encoder, parts)
+    if isinstance(embedding, EncoderEmbedding):
+        return Encoder(model, embedding, parts)
+    return Decoder(model, embedding, parts)
+
+
+def build_decoder(model: ModelConfig, mesh: Mesh, *, options: BuildOptions) -> Decoder:
+    """`build_model` for those who need a decoder, such as text generation.
+
+    Raises RootsError for another architecture.
+    """
+    if model.architecture != "decoder":
+        rule = "is no decoder, which alone continues text and predicts each token from those before"
+        fix = "use a checkpoint with model.architecture=decoder"
+        raise RootsError(problem("model.architecture", model.architecture, rule, fix))
+    decoder = build_model(model, mesh, options=options)
+    assert isinstance(decoder, Decoder)
+    return decoder
+
+
+class _Maker:
+    """Makes the modules of one process, which share the memos of geometry."""
+
+    def __init__(self, model: ModelConfig, mesh: Mesh, options: BuildOptions) -> None:
+        axis = mesh.tensor
+        self.model = model
+        self.common: dict[str, Any] = {"axis": axis, "options": options}
+        self.place = Placement.on(
+            mesh, sequence=options.sequence_parallel, zigzag=options.context_method == "ring"
+        )
+        self.geometry = GeometryMemo(model, options, self.place)
+        self.length_geometry = LengthMemo(model, options, axis)
+        self.source_geometry = LengthMemo(model, options, axis, positions=False)
+
+    def embedding(self, is_head: bool = False) -> Embedding:
+        kinds = {
+            "decoder": Embedding,
+            "encoder": EncoderEmbedding,
+            "encoder_decoder": PairEmbedding,
+        }
+        return kinds[self.model.architecture](
+            self.model, place=self.place, is_head=is_head, **self.common
+        )
+
+    def block(self, index: int) -> nn.Module:
+        if self.model.architecture == "encoder":
+            return EncoderBlock(self.model, index, geometry=self.length_geometry, **self.common)
+        if self.model.architecture == "decoder":
+            return Block(self.model, index, geometry=self.geometry, **self.common)
+        return CrossBlock(
+            self.model,
+            index,
+            geometry=self.geometry,
+            source_geometry=self.source_geometry,
+            **self.common,
+        )
+
+    def source_block(self, index: int) -> nn.Module:
+        return SourceBlock(self.model, index, geometry=self.length_geometry, **self.common)
+
+    def memory_norm(self) -> nn.Module:
+        return MemoryNorm(self.model, name="encoder.final_norm", **self.common)
+
+    def final_norm(self) -> nn.Module:
+        return FinalNorm(self.model, name="final_norm", **self.common)
+
+    def head_transform(self) -> nn.Module:
+        return HeadTransform(self.model, **self.common)
+
+    def head(self) -> nn.Module:
+        if self.model.tied_embeddings:
+            return TiedHead(self.model, **self.common)
+        return TokenTable(self.model, name="head", **self.common)

@@ -17,11 +17,15 @@ from roots.parallel.mesh import Axis
 
 @dataclass
 class LayerCache:
-    """Keys and values of one layer, preallocated; the first `length` tokens are filled."""
+    """Keys and values of one layer, preallocated; the first `length` tokens are filled.
+
+    `source`: keys and values of what a decoder reads besides, computed at the first call.
+    """
 
     k_BSkD: Tensor
     v_BSkD: Tensor
     length: int = 0
+    source: tuple[Tensor, Tensor] | None = None
 
     def append(self, k_BTkD: Tensor, v_BTkD: Tensor) -> tuple[Tensor, Tensor]:
         """Add T tokens; return all keys and values so far as views, [B, length, k, D].
@@ -64,6 +68,15 @@ class KVCache:
             return torch.empty(shape, dtype=dtype, device=device)
 
         return KVCache([LayerCache(empty(), empty()) for _ in range(model.num_layers)])
+
+    def select_rows(self, index_B: Tensor) -> None:
+        """Let row i hold what row index_B[i] held, as beams do that go on from one another."""
+        for layer in self.layers:
+            layer.k_BSkD[:, : layer.length] = layer.k_BSkD[index_B, : layer.length]
+            layer.v_BSkD[:, : layer.length] = layer.v_BSkD[index_B, : layer.length]
+            if layer.source is not None:
+                k_BSkD, v_BSkD = layer.source
+                layer.source = k_BSkD[index_B], v_BSkD[index_B]
 
     @property
     def length(self) -> int:

@@ -6,37 +6,79 @@ Legend: B micro-batch, T tokens, H hidden, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
+from roots.models.block import Stream
 from roots.models.cache import KVCache
 from roots.models.embedding import Embedding
-from roots.models.norm import FinalNorm
 
 
-class Decoder(nn.Module):
-    """Embedding, blocks, final norm and head (None: the embedding's matrix is the head).
+@dataclass(frozen=True)
+class Parts:
+    """The layers behind the embedding, built."""
+
+    layers: Sequence[nn.Module]
+    final_norm: nn.Module | None
+    head_transform: nn.Module | None
+    head: nn.Module | None
+
+
+class Stack(nn.Module):
+    """A model on one pipeline stage: embedding, blocks, and what comes behind them.
 
     Every parameter is used inside the forward of the module that owns it, as ZeRO-3 demands.
+    Attributes, and hence the names of parameters, are those of the list of layers; `final_norm`,
+    `head_transform` and `head` are None where the config has none, the last where the embedding's
+    matrix is the head.
     """
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        embedding: Embedding,
-        layers: Sequence[nn.Module],
-        final_norm: FinalNorm,
-        head: nn.Module | None,
-    ) -> None:
+    def __init__(self, model: ModelConfig, embedding: Embedding, parts: Parts) -> None:
         super().__init__()
         self.model = model
         self.embedding = embedding
-        self.layers = nn.ModuleList(layers)
-        self.final_norm = final_norm
-        self.head = head
+        self.layers = nn.ModuleList(parts.layers)
+        self.final_norm = parts.final_norm
+        self.head_transform = parts.head_transform
+        self.head = parts.head
+
+    def _blocks(self, stream: Stream, cache: KVCache | None = None) -> Stream:
+        """The stream behind the last block."""
+        for index, layer in enumerate(self.layers):
+            stream = layer(stream) if cache is None else layer(stream, cache.layers[index])
+        return stream
+
+    def _finish(
+        self,
+        stream: Stream,
+        labels_BT: Tensor | None,
+        loss_weights_BT: Tensor | None,
+        logits_at_B: Tensor | None,
+    ) -> Tensor:
+        """The loss (scalar, see roots.parallel.loss) with labels, else logits."""
+        if self.final_norm is not None:
+            stream = self.final_norm(stream)
+        x_BTH = stream[0]
+        if logits_at_B is not None:
+            x_BTH = x_BTH[torch.arange(len(x_BTH), device=x_BTH.device), logits_at_B].unsqueeze(1)
+        if self.head_transform is not None:
+            (x_BTH,) = self.head_transform((x_BTH,))
+        head = self.embedding.tokens if self.head is None else self.head
+        result: Tensor = head(x_BTH, labels_BT, loss_weights_BT)
+        return result
+
+    def _check_length(self, length: int, limit: int) -> None:
+        if self.model.position == "learned" and length > limit:
+            rule = f"is more than the {limit} positions that the model has learned"
+            raise RootsError(problem("tokens in a row", length, rule, "shorten the text"))
+
+
+class Decoder(Stack):
+    """A causal model of one stack."""
 
     def forward(
         self,
@@ -59,20 +101,8 @@ class Decoder(nn.Module):
         Raises RootsError if the row becomes longer than learned positions reach.
         """
         past = None if cache is None else cache.length
-        if cache is None and document_starts_BT.shape[1] > self.model.sequence_length:
-            self._check_length(document_starts_BT.shape[1])
+        if cache is None:
+            self._check_length(document_starts_BT.shape[1], self.model.sequence_length)
         stream = self.embedding((tokens_BT, document_starts_BT, dropout_keys_B), past)
-        for index, layer in enumerate(self.layers):
-            stream = layer(stream) if cache is None else layer(stream, cache.layers[index])
-        x_BTH = self.final_norm(stream)[0]
-        if logits_at_B is not None:
-            x_BTH = x_BTH[torch.arange(len(x_BTH), device=x_BTH.device), logits_at_B].unsqueeze(1)
-        head = self.embedding.tokens if self.head is None else self.head
-        result: Tensor = head(x_BTH, labels_BT, loss_weights_BT)
-        return result
-
-    def _check_length(self, length: int) -> None:
-        if self.model.position == "learned":
-            limit = self.model.sequence_length
-            rule = f"is more than the {limit} positions that the model has learned"
-            raise RootsError(problem("tokens in a row", length, rule, "shorten the text"))
+        stream = self._blocks(stream, cache)
+        return self._finish(stream, labels_BT, loss_weights_BT, logits_at_B)

@@ -1,8 +1,9 @@
 """Initial values, as a function of (seed, name, global index) and never of the layout.
 
-Scheme of GPT-2 and Megatron-LM: matrices and tables normal with model.init_std; the two matrices
-that write into the residual stream (attention.output, mlp.down) with init_std / sqrt(2 num_layers),
-so that the stream does not grow with depth; norm weights 1, or 0 where zero-centred; biases 0.
+Scheme of GPT-2 and Megatron-LM: matrices and tables normal with model.init_std; the matrices that
+write into the residual stream (attention.output, cross.output, mlp.down) with init_std / sqrt(their
+number), so that the stream does not grow with depth, unless norms stand behind the sums and hold
+it; norm weights 1, or 0 where zero-centred; biases 0.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from roots.config.model import ModelConfig
 from roots.parallel.shard import Shard, shard_of
 from roots.seeding import derive_key, normal
 
-_RESIDUAL_WRITERS = (".attention.output.weight", ".mlp.down.weight")
+_RESIDUAL_WRITERS = (".attention.output.weight", ".cross.output.weight", ".mlp.down.weight")
 # Random numbers take about 15 temporaries of 8 bytes an element; a block of them stays in cache.
 _BLOCK_ELEMENTS = 1 << 16
 
@@ -56,9 +57,12 @@ def weight_decay_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.
 
 def standard_deviation(name: str, model: ModelConfig) -> float:
     """Of the initial values of the matrix called `name`."""
-    if name.endswith(_RESIDUAL_WRITERS):
-        return model.init_std / math.sqrt(2 * model.num_layers)
-    return model.init_std
+    if not name.endswith(_RESIDUAL_WRITERS) or model.norm_position == "post":
+        return model.init_std
+    if name.startswith("encoder."):
+        return model.init_std / math.sqrt(2 * model.encoder_layers)
+    branches = 3 if model.architecture == "encoder_decoder" else 2
+    return model.init_std / math.sqrt(branches * model.num_layers)
 
 
 def _with_memory(parameter: nn.Parameter, device: torch.device | str) -> nn.Parameter:

@@ -30,6 +30,8 @@ class BuildOptions:
     recompute_every:    k: the blocks 0, k, 2k, ... do
     sequence_parallel:  norms, dropout and residuals work on 1/tensor of the tokens
     context_method:     how attention reaches over the ranks of the context axis
+    label_smoothing:    of the loss, in training only
+    z_loss:             of the loss, in training only
     ops:                the implementation asked for, per op
     """
 
@@ -41,6 +43,8 @@ class BuildOptions:
     recompute_every: int = 1
     sequence_parallel: bool = False
     context_method: Literal["ulysses", "ring"] = "ulysses"
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
     ops: OpsConfig = field(default_factory=_default_ops)
 
     @property
@@ -59,6 +63,8 @@ class BuildOptions:
             recompute_every=config.parallel.recompute_every,
             sequence_parallel=config.parallel.sequence,
             context_method=config.parallel.context_method,
+            label_smoothing=config.training.label_smoothing,
+            z_loss=config.training.z_loss,
             ops=config.ops,
         )
 

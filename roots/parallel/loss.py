@@ -3,7 +3,7 @@
 Legend: B micro-batch, T tokens, M tokens of one chunk, H hidden, V padded vocabulary, v this rank's
 rows of it; "valid" columns are those below vocab_size.
 
-    loss = sum(loss_weights_BT * cross_entropy(x W^T, label)) / B
+    loss = sum(loss_weights_BT * cross_entropy(x W^T + b, label)) / B
 
 The logits of one chunk exist at a time, in the dtype of x, and turn in place into their gradient;
 the gradients of x and W are ready when the forward pass ends, and backward only scales them.
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional
 
 from roots.ops.cross_entropy import (
     merge_statistics,
@@ -31,7 +32,7 @@ from roots.ops.cross_entropy import (
     softmax_statistics,
     token_losses,
 )
-from roots.ops.dispatch import AUTO
+from roots.ops.dispatch import AUTO, accumulation_dtype
 from roots.parallel.collectives import all_reduce_async, copy_to, gather_from
 from roots.parallel.mesh import Axis
 from roots.parallel.process import all_gather_tensors
@@ -57,6 +58,7 @@ def linear_cross_entropy(
     *,
     axis: Axis,
     vocab_size: int,
+    bias_v: Tensor | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     chunk_tokens: int | None = None,
@@ -64,9 +66,10 @@ def linear_cross_entropy(
 ) -> Tensor:
     """The weighted cross-entropy of the head: an fp32 scalar, equal on every rank of `axis`.
 
-    x_BTH and weight_vH have one dtype; labels_BT int64 in [0, vocab_size), of no matter where the
-    weight is zero; loss_weights_BT float32. Columns from vocab_size on take no part and get zero
-    gradient. `label_smoothing`, `z_loss` and `implementation` are those of roots.ops.cross_entropy.
+    x_BTH, weight_vH and bias_v have one dtype; labels_BT int64 in [0, vocab_size), of no matter
+    where the weight is zero; loss_weights_BT float32. Columns from vocab_size on take no part and
+    get zero gradient. `label_smoothing`, `z_loss` and `implementation` are those of
+    roots.ops.cross_entropy.
     `chunk_tokens` bounds the tokens whose logits exist at once (default: 128 MiB of logits on a
     CPU, 512 on a GPU).
 
@@ -88,15 +91,18 @@ def linear_cross_entropy(
         implementation=implementation,
     )
     row_weights = loss_weights_BT.reshape(-1).float() / rows
-    return _LinearCrossEntropy.apply(x_BTH, weight_vH, labels_BT.reshape(-1), row_weights, head)
+    labels_M = labels_BT.reshape(-1)
+    return _LinearCrossEntropy.apply(x_BTH, weight_vH, bias_v, labels_M, row_weights, head)
 
 
-def vocab_parallel_logits(x: Tensor, weight_vH: Tensor, axis: Axis, vocab_size: int) -> Tensor:
+def vocab_parallel_logits(
+    x: Tensor, weight_vH: Tensor, axis: Axis, vocab_size: int, bias_v: Tensor | None = None
+) -> Tensor:
     """x [..., H] -> logits [..., vocab_size], whole on every rank of `axis`; for generation.
 
     Communication: forward all-gather of the logits; backward all-reduce of dx.
     """
-    logits = torch.matmul(copy_to(x, axis), weight_vH.t())
+    logits = functional.linear(copy_to(x, axis), weight_vH, bias_v)
     return gather_from(logits, axis, -1)[..., :vocab_size]
 
 
@@ -121,6 +127,7 @@ class _Gradients:
 
     dx_MH: Tensor | None
     dweight_vH: Tensor | None
+    dbias_v: Tensor | None
     x_unit: Tensor
     weight_unit: Tensor
 
@@ -128,10 +135,9 @@ class _Gradients:
 class _LinearCrossEntropy(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight_vH: Tensor, labels_M: Tensor, row_weights_M: Tensor, head: _Head
+        ctx: Any, x: Tensor, weight_vH: Tensor, bias_v: Tensor | None, *rest: Any
     ) -> Tensor:
-        x_MH = x.reshape(-1, x.shape[-1])
-        loss, gradients = _forward(x_MH, weight_vH, labels_M, row_weights_M, head)
+        loss, gradients = _forward(x.reshape(-1, x.shape[-1]), weight_vH, bias_v, *rest)
         ctx.gradients = gradients
         ctx.x_shape, ctx.weight_dtype = x.shape, weight_vH.dtype
         return loss
@@ -141,17 +147,24 @@ class _LinearCrossEntropy(Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("linear_cross_entropy: backward was called twice on one forward")
-        dx = dweight_vH = None
+        dx = dweight_vH = dbias_v = None
         if gradients.dx_MH is not None:
             dx = gradients.dx_MH.mul_(upstream * gradients.x_unit).view(ctx.x_shape)
         if gradients.dweight_vH is not None:
             dweight_vH = gradients.dweight_vH.mul_(upstream * gradients.weight_unit)
             dweight_vH = dweight_vH.to(ctx.weight_dtype)
-        return dx, dweight_vH, None, None, None
+        if gradients.dbias_v is not None:
+            dbias_v = (gradients.dbias_v * (upstream * gradients.x_unit)).to(ctx.weight_dtype)
+        return dx, dweight_vH, dbias_v, None, None, None
 
 
 def _forward(
-    x_MH: Tensor, weight_vH: Tensor, labels_M: Tensor, row_weights_M: Tensor, head: _Head
+    x_MH: Tensor,
+    weight_vH: Tensor,
+    bias_v: Tensor | None,
+    labels_M: Tensor,
+    row_weights_M: Tensor,
+    head: _Head,
 ) -> tuple[Tensor, _Gradients]:
     num_tokens, width = len(x_MH), len(weight_vH)
     chunk = head.chunk_tokens
@@ -163,6 +176,7 @@ def _forward(
     gradients = _Gradients(
         dx_MH=torch.empty_like(x_MH) if head.wants_x else None,
         dweight_vH=_weight_gradient(weight_vH, num_tokens > chunk) if head.wants_weight else None,
+        dbias_v=_bias_gradient(bias_v) if head.wants_weight else None,
         x_unit=torch.ldexp(torch.ones_like(row_weights_M[0]), -shift),
         weight_unit=torch.ldexp(torch.ones_like(row_weights_M[0]), sum_bits - shift),
     )
@@ -173,6 +187,8 @@ def _forward(
         part = slice(start, min(start + chunk, num_tokens))
         logits_Mv = buffer[: part.stop - start, :width]
         torch.mm(x_MH[part], weight_vH.t(), out=logits_Mv)
+        if bias_v is not None:
+            logits_Mv += bias_v
         losses_M[part] = _token_losses(logits_Mv, labels_M[part], scaled_weights_M[part], head)
         # From here on logits_Mv holds the gradient of the loss by the logits.
         if gradients.dx_MH is not None:
@@ -181,6 +197,8 @@ def _forward(
         if gradients.dweight_vH is not None:
             x_part_MH = x_MH[part] * 2.0**-sum_bits if sum_bits else x_MH[part]
             _add_product(gradients.dweight_vH, logits_Mv.t(), x_part_MH, first=start == 0)
+        if gradients.dbias_v is not None:
+            gradients.dbias_v += logits_Mv.sum(0, dtype=gradients.dbias_v.dtype)
     for work in works:
         if work is not None:
             work.wait()
@@ -227,6 +245,13 @@ def _add_product(total_vH: Tensor, left_vM: Tensor, right_MH: Tensor, *, first: 
 def _weight_gradient(weight_vH: Tensor, several_chunks: bool) -> Tensor:
     dtype = torch.float32 if several_chunks else weight_vH.dtype
     return torch.empty_like(weight_vH, dtype=dtype, memory_format=torch.contiguous_format)
+
+
+def _bias_gradient(bias_v: Tensor | None) -> Tensor | None:
+    """Zeros in the dtype of accumulation, or None without a bias."""
+    return (
+        None if bias_v is None else torch.zeros_like(bias_v, dtype=accumulation_dtype(bias_v.dtype))
+    )
 
 
 def _fp16_bits(dtype: torch.dtype, chunk_tokens: int) -> tuple[int, int]:

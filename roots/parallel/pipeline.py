@@ -2,8 +2,8 @@
 
 The list is the one a single-stage decoder is made of, so a stage runs the same modules. `Pipeline`
 has one stage a rank and runs 1F1B; `FoldedPipeline` has two, on a V, and runs DualPipeV. Between
-stages travels the stream (x_BTH, document_starts_BT, dropout_keys_B); labels and loss weights reach
-the last stage from its own data loader.
+stages travels the stream of roots/models/block.py; labels and loss weights reach the last stage
+from its own data loader.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
 from roots.log import get_logger
-from roots.parallel.partition import stage_boundaries
+from roots.parallel.partition import pair_boundaries, stage_boundaries
 from roots.parallel.topology import Topology
 
 _logger = get_logger(__name__)
 
 Stream = tuple[Tensor, ...]
+_BLOCKS = ("block", "source_block")
 
 
 class Layer(Protocol):
     """One layer, not yet built; see roots.models.build.LayerFactory."""
+
+    @property
+    def kind(self) -> str:
+        """What it is: "block", "source_block" (of an encoder that a decoder reads) or another."""
 
     @property
     def name(self) -> str:
@@ -85,6 +90,7 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
                 partition_method=partition,
                 activation_checkpoint_interval=0,
             )
+        self._count_once(tied_weight)
         first, last = layers[self.parts[0]], layers[self.parts[-1] - 1]
         cuts = ", ".join(layers[start].name for start in self.parts[1:-1])
         _logger.info("pipeline: %s to %s, cut before %s", first.name, last.name, cuts)
@@ -95,21 +101,27 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
         DeepSpeed's own partition may leave a stage with the embedding alone. Its ZeRO then has one
         parameter group less there, calls fewer collectives than the others, and all of them hang.
         """
-        first, *blocks, norm, head = self.layers
-        if isinstance(method, str):
-            weights = [1] * len(blocks)
-            if method == "parameters":
-                weights = [layer.parameter_count for layer in blocks]
-                weights[0] += first.parameter_count
-                weights[-1] += norm.parameter_count + head.parameter_count
-            cuts = stage_boundaries(weights, self.num_stages)
-        else:
+        starts, weights, num_source = _units(self.layers, method)
+        if not isinstance(method, str):
             cuts = [0, *accumulate(method)]
-        assert (len(cuts), cuts[-1]) == (self.num_stages + 1, len(blocks)), f"{method} is illegal"
-        # The embedding goes with the first block, norm and head with the last.
-        self.parts = [0, *(1 + cut for cut in cuts[1:-1]), len(self.layers)]
+        elif num_source:
+            cuts = pair_boundaries(weights[:num_source], weights[num_source:], self.num_stages)
+        else:
+            cuts = stage_boundaries(weights, self.num_stages)
+        assert (len(cuts), cuts[-1]) == (self.num_stages + 1, len(starts)), f"{method} is illegal"
+        self.parts = [*(starts[cut] for cut in cuts[:-1]), len(self.layers)]
         stage = self._topo.get_coord(self.global_rank).pipe
         self._set_bounds(start=self.parts[stage], stop=self.parts[stage + 1])
+
+    def _count_once(self, tied_weight: str) -> None:
+        """Let only the tied weight itself be a second copy, which the gradient norm leaves out.
+
+        DeepSpeed marks all parameters of a tied module so, the bias of a tied head among them.
+        """
+        for module in self.tied_modules.values():
+            for name, parameter in module.named_parameters():
+                if name != tied_weight:
+                    parameter.ds_pipe_replicated = False
 
     def _loss(self, stream: Stream, labels: Stream) -> Tensor:
         """Loss of one micro-batch on the last stage; labels are (labels_BT, loss_weights_BT)."""
@@ -131,6 +143,25 @@ class FoldedPipeline(DualPipeVModule, Pipeline):  # type: ignore[misc]  # deepsp
 
     Communication: as in Pipeline, but in both directions at once, and nothing for a tied weight.
     """
+
+
+def _units(
+    layers: Sequence[Layer], method: str | tuple[int, ...]
+) -> tuple[list[int], list[int], int]:
+    """(where the units that stay together start, their weights, how many are an encoder's).
+
+    A unit is one block; the embedding goes with the first, what is no block with the one before it.
+    """
+    places = [index for index, layer in enumerate(layers) if layer.kind in _BLOCKS]
+    starts = [0, *places[1:]]
+    weights = [1] * len(starts)
+    if method == "parameters":
+        stops = [*starts[1:], len(layers)]
+        weights = [
+            sum(layer.parameter_count for layer in layers[start:stop])
+            for start, stop in zip(starts, stops, strict=True)
+        ]
+    return starts, weights, sum(layer.kind == "source_block" for layer in layers)
 
 
 class HeadSlot(nn.Module):

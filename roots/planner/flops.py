@@ -6,6 +6,8 @@ Clusters Using Megatron-LM", section 5.1 and appendix) and Chowdhery et al. (PaL
  - the vocabulary head counts, with the true (not the padded) vocabulary; a table look-up does not;
  - attention scores count over the full square, without the halving that causality would allow;
  - recomputed activations do not count: MFU asks what the model needs, not what the machine did.
+For an encoder-decoder a token is one of the target, and carries its share of the source: what the
+encoder and the projections of the memory cost a sample, divided by the target's length.
 For a GPT with F = 4H and as many key/value as query heads this is Narayanan's equation without its
 recomputation term: 72 L H^2 (1 + T / 6H + V / 12LH) FLOPs a token.
 """
@@ -28,17 +30,18 @@ BACKWARD_TO_FORWARD = 2
 
 @dataclass(frozen=True)
 class TokenFlops:
-    """FLOPs of the forward pass for one token, by part."""
+    """FLOPs of the forward pass for one token, by part; `encoder` is its share of the source."""
 
     projections: int
     attention: int
     mlp: int
     head: int
+    encoder: int = 0
 
     @property
     def forward(self) -> int:
         """FLOPs of one token forward."""
-        return self.projections + self.attention + self.mlp + self.head
+        return self.projections + self.attention + self.mlp + self.head + self.encoder
 
     @property
     def training(self) -> int:
@@ -49,14 +52,28 @@ class TokenFlops:
 def token_flops(model: ModelConfig, sequence_length: int | None = None) -> TokenFlops:
     """Count the FLOPs of one token in a sequence of `sequence_length` (default: the model's)."""
     length = model.sequence_length if sequence_length is None else sequence_length
-    # Per query and head: D multiply-adds with each of T keys, and as many with the T values.
-    scores_and_values = 2 * 2 * length * model.num_heads * model.head_size
+    projections = attention_matrix_parameters(model)
+    transform = model.hidden_size**2 if model.head_transform else 0
+    source, of_memory = model.source_tokens, 0
+    if source:
+        # Queries and outputs of the cross-attention are projected here, keys and values there.
+        of_memory = 2 * model.hidden_size * model.kv_heads * model.head_size
+        projections += attention_matrix_parameters(model) - of_memory
+    of_source = 2 * (attention_matrix_parameters(model) + mlp_matrix_parameters(model))
+    of_source += _scores_and_values(model, source)
+    encoder = model.encoder_layers * of_source + 2 * model.num_layers * of_memory
     return TokenFlops(
-        projections=2 * model.num_layers * attention_matrix_parameters(model),
-        attention=model.num_layers * scores_and_values,
+        projections=2 * model.num_layers * projections,
+        attention=model.num_layers * _scores_and_values(model, length + source),
         mlp=2 * model.num_layers * mlp_matrix_parameters(model),
-        head=2 * model.hidden_size * model.vocab_size,
+        head=2 * (model.hidden_size * model.vocab_size + transform),
+        encoder=encoder * source // length,
     )
+
+
+def _scores_and_values(model: ModelConfig, keys: int) -> int:
+    """FLOPs of one query in all heads: D multiply-adds with every key, and with every value."""
+    return 2 * 2 * keys * model.num_heads * model.head_size
 
 
 def training_flops_per_token(model: ModelConfig) -> int:

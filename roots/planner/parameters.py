@@ -1,4 +1,4 @@
-"""Parameter counts of a decoder, in closed form from its config.
+"""Parameter counts of a model, in closed form from its config.
 
 Counts are of the global model, with the vocabulary padded to `model.vocab_multiple` as it is
 stored; a tied head counts once. A test compares them with the parameters of the built model.
@@ -13,10 +13,18 @@ from roots.config.model import ModelConfig
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters of the whole model, by part."""
+    """Parameters of the whole model, by part.
+
+    position_embedding: learned positions of both stacks, or tables of relative ones
+    embedding_extras:   segments and the norms behind the embeddings
+    encoder:            blocks and final norm of the encoder that a decoder reads
+    head:               the matrix where it is not tied, its bias, and what stands before it
+    """
 
     token_embedding: int
     position_embedding: int
+    embedding_extras: int
+    encoder: int
     blocks: int
     final_norm: int
     head: int
@@ -24,29 +32,78 @@ class ParameterCounts:
     @property
     def total(self) -> int:
         """Every parameter of the model once."""
-        return self.non_embedding + self.token_embedding + self.position_embedding
+        return self.non_embedding + self.embedding
+
+    @property
+    def embedding(self) -> int:
+        """The first layer: all tables, and the norms behind them."""
+        return self.token_embedding + self.position_embedding + self.embedding_extras
 
     @property
     def non_embedding(self) -> int:
-        """What is left without the token and position tables."""
-        return self.blocks + self.final_norm + self.head
+        """What is left without the first layer."""
+        return self.encoder + self.blocks + self.final_norm + self.head
 
 
 def count_parameters(model: ModelConfig) -> ParameterCounts:
-    """Count the parameters of the decoder that `model` describes."""
+    """Count the parameters of the model that `model` describes."""
     table = model.padded_vocab_size * model.hidden_size
-    learned = model.position == "learned"
+    stacks = 2 if model.architecture == "encoder_decoder" else 1
+    extras = model.token_types * model.hidden_size
+    extras += norm_parameters(model) if model.embedding_norm else 0
+    final_norm = final_norm_parameters(model)
+    encoder_norm = final_norm if stacks == 2 else 0
     return ParameterCounts(
         token_embedding=table,
-        position_embedding=model.sequence_length * model.hidden_size if learned else 0,
+        position_embedding=position_parameters(model),
+        embedding_extras=stacks * extras,
+        encoder=model.encoder_layers * encoder_block_parameters(model) + encoder_norm,
         blocks=model.num_layers * block_parameters(model),
-        final_norm=norm_parameters(model),
-        head=0 if model.tied_embeddings else table,
+        final_norm=final_norm,
+        head=(0 if model.tied_embeddings else table)
+        + head_bias_parameters(model)
+        + head_transform_parameters(model),
     )
 
 
+def position_parameters(model: ModelConfig) -> int:
+    """Learned position vectors, or tables of relative positions, of one or two stacks."""
+    if model.position == "learned":
+        return (model.sequence_length + model.source_tokens) * model.hidden_size
+    if model.position == "relative":
+        stacks = 2 if model.architecture == "encoder_decoder" else 1
+        return stacks * model.relative_buckets * model.num_heads
+    return 0
+
+
+def final_norm_parameters(model: ModelConfig) -> int:
+    """Parameters of the norm that ends a stack: none where norms stand behind the branches."""
+    return norm_parameters(model) if model.norm_position == "pre" else 0
+
+
+def head_bias_parameters(model: ModelConfig) -> int:
+    """One number a row of the padded vocabulary, if the head has a bias."""
+    return model.padded_vocab_size if model.head_bias else 0
+
+
+def head_transform_parameters(model: ModelConfig) -> int:
+    """Linear layer and norm before the head, if there are any."""
+    if not model.head_transform:
+        return 0
+    width = model.hidden_size
+    return width * width + (width if model.bias else 0) + norm_parameters(model)
+
+
 def block_parameters(model: ModelConfig) -> int:
-    """Parameters of one block: two norms, attention and MLP."""
+    """Parameters of one block of the main stack, which reads the encoder where there is one."""
+    cross = 0
+    if model.architecture == "encoder_decoder":
+        cross = norm_parameters(model) + attention_parameters(model)
+    return encoder_block_parameters(model) + cross
+
+
+def encoder_block_parameters(model: ModelConfig) -> int:
+    """Parameters of one block without cross-attention: two norms, attention and MLP."""
     return 2 * norm_parameters(model) + attention_parameters(model) + mlp_parameters(model)
 
 
@@ -58,7 +115,8 @@ def norm_parameters(model: ModelConfig, size: int | None = None) -> int:
 
 
 def attention_parameters(model: ModelConfig) -> int:
-    """Parameters of one attention: fused QKV projection, output projection, norms of the heads."""
+    """Parameters of one attention, to itself or to a memory: projections of queries, keys, values
+    and output, norms of the heads."""
     biases = (qkv_size(model) if model.has_qkv_bias else 0) + (
         model.hidden_size if model.bias else 0
     )

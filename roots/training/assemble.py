@@ -19,7 +19,7 @@ from roots.device import (
 from roots.errors import ExitCode
 from roots.files import write_atomically
 from roots.log import configure, get_logger
-from roots.models.build import build_decoder
+from roots.models.build import build_model
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.parallel import process
@@ -125,9 +125,9 @@ def build_engine(config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device)
     """The initialised model under DeepSpeed: one stage under ZeRO, or several in a pipeline."""
     if mesh.pipeline.size > 1:
         return build_pipeline_engine(config, plan, mesh, device)
-    decoder = build_decoder(config.model, mesh, options=BuildOptions.of_run(config))
-    initialise(decoder, config.training.seed, config.model, device=device.torch)
-    return build_zero_engine(config, plan, mesh, device, decoder)
+    model = build_model(config.model, mesh, options=BuildOptions.of_run(config))
+    initialise(model, config.training.seed, config.model, device=device.torch)
+    return build_zero_engine(config, plan, mesh, device, model)
 
 
 def mean_peak(mine: Peak, mesh: Mesh) -> Peak:

@@ -41,6 +41,7 @@ from roots.training.deepspeed_json import (
 from roots.training.engine_optimizer import choose_optimizer, parameter_groups
 from roots.training.engine_zero import refuse_what_is_not_served
 from roots.training.gradients import clip_gradients_, global_gradient_norm
+from roots.training.inputs import model_inputs
 from roots.training.overflow import GradientWatch
 from roots.training.share import share_of
 
@@ -231,7 +232,7 @@ class ZeroEngine(Engine):
 
     @property
     def module(self) -> nn.Module:
-        """The decoder itself."""
+        """The model itself."""
         return self.deepspeed.module
 
     def _forward_backward_step(self, micro_batches: Sequence[Batch]) -> Tensor:
@@ -252,13 +253,8 @@ class ZeroEngine(Engine):
         return float(all_reduce_mean(self.mesh.replica, torch.stack(losses).mean()))
 
     def _loss(self, batch: Batch) -> Tensor:
-        return self.deepspeed(
-            batch.tokens_BT,
-            batch.document_starts_BT,
-            batch.dropout_keys_B,
-            batch.labels_BT,
-            batch.loss_weights_BT,
-        )
+        inputs = model_inputs(self.config.model, batch)
+        return self.deepspeed(*inputs, batch.labels_BT, batch.loss_weights_BT)
 
 
 def build_zero_engine(

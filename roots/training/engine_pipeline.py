@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from roots.config.run import BatchPlan, RunConfig
 from roots.data.batch import Batch
 from roots.device import Device
-from roots.models.build import TIED_WEIGHT, decoder_layers
+from roots.models.build import TIED_WEIGHT, model_layers
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.parallel.pipeline import FoldedPipeline, Pipeline
 from roots.training.engine import Engine, initialise_deepspeed
 from roots.training.engine_accelerator import join_process_group
+from roots.training.inputs import model_inputs
 from roots.training.overflow import GradientWatch
 
-PipelineItem = tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+PipelineItem = tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]
 
 
 class PipelineEngine(Engine):
@@ -32,16 +33,22 @@ class PipelineEngine(Engine):
         return self.deepspeed.module
 
     def _forward_backward_step(self, micro_batches: Sequence[Batch]) -> Tensor:
-        return self.deepspeed.train_batch(_items(micro_batches))
+        return self.deepspeed.train_batch(self._items(micro_batches))
 
     def evaluate(self, micro_batches: Sequence[Batch]) -> float:
         """Mean loss over all replicas' micro-batches, without training."""
         batches = [self._receive(batch) for batch in micro_batches]
         with torch.no_grad():
             loss = self.deepspeed.eval_batch(
-                _items(batches), num_micro_batches=self.plan.accumulation, reduce_output="avg"
+                self._items(batches), num_micro_batches=self.plan.accumulation, reduce_output="avg"
             )
         return float(loss)
+
+    def _items(self, micro_batches: Sequence[Batch]) -> Iterator[PipelineItem]:
+        """(Inputs of stage 0, labels of the last) of every micro-batch, as DeepSpeed takes them."""
+        for batch in micro_batches:
+            inputs = model_inputs(self.config.model, batch)
+            yield inputs, (batch.labels_BT, batch.loss_weights_BT)
 
 
 def build_pipeline_engine(
@@ -53,7 +60,7 @@ def build_pipeline_engine(
     options = replace(BuildOptions.of_run(config), device=device.torch)
     folded = config.parallel.pipeline_schedule == "dualpipev"
     stage = (FoldedPipeline if folded else Pipeline)(
-        decoder_layers(config.model, mesh, options),
+        model_layers(config.model, mesh, options),
         mesh.topology,
         partition=config.parallel.pipeline_partition,
         tied_weight=TIED_WEIGHT,
@@ -62,10 +69,3 @@ def build_pipeline_engine(
     watch = GradientWatch(stage, config.ops.check_finite)
     engine = initialise_deepspeed(config, plan, device, stage, mpu=None)
     return PipelineEngine(config, plan, mesh, device, engine, watch)
-
-
-def _items(micro_batches: Sequence[Batch]) -> Iterator[PipelineItem]:
-    """Micro-batches as DeepSpeed's pipeline takes them: (inputs of stage 0, labels of the last)."""
-    for batch in micro_batches:
-        inputs = (batch.tokens_BT, batch.document_starts_BT, batch.dropout_keys_B)
-        yield inputs, (batch.labels_BT, batch.loss_weights_BT)

@@ -207,4 +207,6 @@ def _batch(tokens_BT: Tensor) -> Batch:
         loss_weights_BT=torch.full(tokens_BT.shape, 1.0 / SEQUENCE),
         document_starts_BT=zeros_BT,
         dropout_keys_B=zeros_BT[:, 0],
+        source_BS=zeros_BT[:, :0],
+        source_lengths_B=zeros_BT[:, 0],
     )

@@ -19,7 +19,7 @@ from roots.data.indexed import IndexedDataset, IndexedWriter
 from roots.evaluation.perplexity import evaluate_perplexity
 from roots.generation.generate import GenerationOptions, generate
 from roots.generation.sampling import SamplingOptions
-from roots.models.build import decoder_layers
+from roots.models.build import model_layers
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.parallel.shard import shard_of
@@ -52,7 +52,7 @@ def save_checkpoint(run: Path, tokenizer: str | None = "bytes") -> Path:
     names = [CONFIG_NAME]
     for tensor_rank in range(2):
         mesh = fake_mesh(2, tensor_rank)
-        layers = decoder_layers(config.model, mesh, BuildOptions())
+        layers = model_layers(config.model, mesh, BuildOptions())
         for stage, part in enumerate(STAGES):
             modules = [layer.build() for layer in layers[part]]
             for module in modules:

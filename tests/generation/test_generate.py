@@ -25,7 +25,11 @@ NO_END = -1
 FAMILIES: list[dict[str, Any]] = [
     {},
     {"position": "rotary", "norm": "rms_norm", "activation": "swiglu", "num_kv_heads": 2},
+    {"position": "alibi", "embedding_norm": True},
+    {"position": "relative", "relative_buckets": 8, "relative_max_distance": 12},
+    {"position": "sinusoidal", "norm_position": "post", "init_std": 0.6},
 ]
+NAMES = ["gpt", "llama", "alibi", "relative", "sinusoidal"]
 CONVENTIONS: list[dict[str, Any]] = [
     {},
     {"separate_documents": False},
@@ -45,7 +49,7 @@ def prompts_of(*lengths: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("conventions", CONVENTIONS, ids=str)
-@pytest.mark.parametrize("features", FAMILIES, ids=["gpt", "llama"])
+@pytest.mark.parametrize("features", FAMILIES, ids=NAMES)
 def test_cache_and_batch_change_no_token(
     features: dict[str, Any], conventions: dict[str, Any]
 ) -> None:

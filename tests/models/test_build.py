@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from roots.models.build import TIED_KEY, TIED_WEIGHT, decoder_layers
+from roots.models.build import TIED_KEY, TIED_WEIGHT, model_layers
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
@@ -39,7 +39,7 @@ def elements(module: nn.Module) -> int:
 @pytest.mark.parametrize("features", FEATURES, ids=str)
 def test_closed_form_counts_equal_the_built_model(features: dict[str, Any]) -> None:
     model = small_model(**features)
-    layers = decoder_layers(model, Mesh.single(), BuildOptions())
+    layers = model_layers(model, Mesh.single(), BuildOptions())
     assert [elements(layer.build()) for layer in layers] == [
         layer.parameter_count for layer in layers
     ]
@@ -78,7 +78,7 @@ def test_parameters_have_the_documented_names() -> None:
 
 def test_fused_matrices_are_cut_part_by_part() -> None:
     model = small_model(num_kv_heads=2, activation="swiglu", ffn_hidden_size=64)
-    block = decoder_layers(model, fake_mesh(2, 1), BuildOptions())[1].build()
+    block = model_layers(model, fake_mesh(2, 1), BuildOptions())[1].build()
     shards = {shard_of(p).name: shard_of(p) for p in block.parameters()}
     # Q is rows 0 to 32, K 32 to 48, V 48 to 64; rank 1 holds the second half of each.
     assert shards["layers.0.attention.qkv.weight"].intervals == ((16, 32), (40, 48), (56, 64))
@@ -87,13 +87,13 @@ def test_fused_matrices_are_cut_part_by_part() -> None:
 
 
 def test_tied_ends_share_a_key_and_untied_ones_do_not() -> None:
-    tied = decoder_layers(small_model(), Mesh.single(), BuildOptions())
+    tied = model_layers(small_model(), Mesh.single(), BuildOptions())
     assert [layer.tied_key for layer in tied] == [TIED_KEY, None, None, None, TIED_KEY]
     for layer in (tied[0], tied[-1]):
         assert layer.build().get_parameter(TIED_WEIGHT).shape == (128, 32)
     head_shard = shard_of(tied[-1].build().get_parameter(TIED_WEIGHT))
     assert head_shard.tied_to == "embedding.tokens.weight"
-    untied = decoder_layers(small_model(tied_embeddings=False), Mesh.single(), BuildOptions())
+    untied = model_layers(small_model(tied_embeddings=False), Mesh.single(), BuildOptions())
     assert {layer.tied_key for layer in untied} == {None}
 
 
@@ -101,7 +101,7 @@ def test_layers_chained_as_a_pipeline_equal_the_decoder() -> None:
     model = small_model(position="rotary", dropout=0.1)
     inputs = random_inputs(model)
     expected = small_decoder(model)(*inputs)
-    modules = [layer.build() for layer in decoder_layers(model, Mesh.single(), BuildOptions())]
+    modules = [layer.build() for layer in model_layers(model, Mesh.single(), BuildOptions())]
     for module in modules:
         initialise(module, 1, model)
     stream = inputs[:3]

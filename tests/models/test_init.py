@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from roots.errors import RootsError
-from roots.models.build import decoder_layers
+from roots.models.build import model_layers
 from roots.models.init import initialise, weight_decay_groups
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
@@ -62,7 +62,7 @@ def test_seed_and_name_decide() -> None:
 
 def test_tied_copy_starts_equal_to_the_embedding() -> None:
     model = small_model()
-    layers = decoder_layers(model, Mesh.single(), BuildOptions())
+    layers = model_layers(model, Mesh.single(), BuildOptions())
     embedding, head = layers[0].build(), layers[-1].build()
     for module in (embedding, head):
         initialise(module, 3, model)

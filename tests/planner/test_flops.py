@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from roots.config.data import OpsConfig
 from roots.config.model import ModelConfig
 from roots.planner.flops import MFU_FORMULA, mfu, token_flops, training_flops_per_token
 from roots.planner.parameters import attention_matrix_parameters, mlp_matrix_parameters
+from tests.helpers.decoders import small_model
+from tests.helpers.pairs import BERT, T5, TRANSFORMER, built, random_pairs, random_rows
 
 
 @pytest.mark.parametrize(
@@ -62,6 +68,26 @@ def test_formula_string_says_what_is_computed() -> None:
         assert name in expression
         expression = expression.replace(name, str(value))
     assert eval(expression) == training_flops_per_token(model)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {**T5, "num_layers": 3, "head_dim": 12, "num_kv_heads": 2},
+        {**TRANSFORMER, "activation": "swiglu", "tied_embeddings": False},
+        BERT,
+    ],
+    ids=["t5", "transformer", "bert"],
+)
+def test_encoders_cost_what_their_matrix_products_do(features: dict[str, Any]) -> None:
+    """Counted by torch while the built model runs, with no fused attention and no padding."""
+    model = small_model(**{**features, "vocab_size": 128})
+    module = built(model, ops=OpsConfig(attention="reference")).eval()
+    inputs = random_rows(model) if model.architecture == "encoder" else random_pairs(model)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*inputs[:-2])
+    expected = counter.get_total_flops() / inputs.tokens_BT.numel()
+    assert token_flops(model).forward == int(expected)
 
 
 def test_padding_of_the_vocabulary_is_not_work() -> None:

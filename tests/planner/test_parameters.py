@@ -13,6 +13,7 @@ from roots.models.build import build_decoder
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.planner.parameters import block_parameters, count_parameters, norm_parameters
+from tests.helpers.sources import ROOT
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 
@@ -76,6 +77,21 @@ def test_llama2_7b_has_its_published_count() -> None:
 def test_published_models_have_their_counts(name: str, billions: float) -> None:
     model = load_config(CONFIGS / f"{name}.yaml").model
     assert count_parameters(model).total / 1e9 == pytest.approx(billions, rel=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("t5-small", 60_506_624), ("t5-base", 222_903_552), ("bert-base", 109_514_298)],
+)
+def test_encoders_have_their_published_counts(name: str, count: int) -> None:
+    model = load_config(ROOT / "configs" / "model" / f"{name}.yaml").model
+    assert count_parameters(model.model_copy(update={"vocab_multiple": 1})).total == count
+
+
+def test_the_base_transformer_has_its_published_count() -> None:
+    """65 million (table 3), 19 of them the table of 37,000 tokens."""
+    model = load_config(ROOT / "configs" / "model" / "transformer-base.yaml").model
+    assert count_parameters(model).total == pytest.approx(63.1e6, rel=0.005)
 
 
 def test_grouped_queries_shrink_only_keys_and_values() -> None:

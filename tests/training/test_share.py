@@ -14,7 +14,9 @@ from roots.training.share import share_of
 def batch() -> Batch:
     tokens = torch.arange(16).view(2, 8)
     weights = torch.rand(2, 8, generator=torch.Generator().manual_seed(1))
-    return Batch(tokens, tokens + 1, weights, torch.zeros(2, 8, dtype=torch.int64), tokens[:, 0])
+    zeros = torch.zeros(2, 8, dtype=torch.int64)
+    keys = tokens[:, 0]
+    return Batch(tokens, tokens + 1, weights, zeros, keys, zeros[:, :0], zeros[:, 0])
 
 
 @pytest.mark.parametrize("zigzag", [False, True])
