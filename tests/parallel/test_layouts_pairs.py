@@ -16,8 +16,9 @@ from roots.data.batch import Batch
 from roots.data.sampler import dropout_keys, places_in_step
 from roots.device import launch_environment
 from roots.parallel.mesh import Mesh
-from roots.parallel.topology import Topology
-from roots.training.assemble import build_engine, start_process
+from roots.parallel.process import all_gather_object
+from roots.training.assemble import build_engine, start_process, topology_of
+from roots.training.engine import Engine
 from tests.helpers.distributed import run_distributed
 from tests.helpers.pairs import BERT, T5, TRANSFORMER
 
@@ -113,13 +114,7 @@ def train_pairs(rank: int, world_size: int, config: RunConfig) -> Curve:
     environment = launch_environment()
     device = start_process(environment, environment.local_rank)
     plan = config.plan_batch(world_size)
-    mesh = Mesh.create(
-        Topology(
-            tensor=config.parallel.tensor,
-            data=plan.data_parallel,
-            pipeline=config.parallel.pipeline,
-        )
-    )
+    mesh = Mesh.create(topology_of(config, plan))
     engine = build_engine(config, plan, mesh, device)
     losses, norms = [], []
     for step in range(STEPS):
