@@ -1,4 +1,4 @@
-"""`roots preprocess`: text files to a .bin/.idx dataset. Never imports torch."""
+"""`roots preprocess`: text files, or files of pairs, to .bin/.idx datasets. Never imports torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
@@ -23,6 +23,13 @@ class OnErrorChoice(str, Enum):
     SKIP = "skip"
 
 
+# Of every command that reads files of pairs; a number where no first line of a .tsv names columns.
+SourceKey = Annotated[
+    str, typer.Option(help="Of pairs: key, column, or number of a column from 1.")
+]
+TargetKey = Annotated[str, typer.Option(help="The same for the target.")]
+
+
 def preprocess(
     files: Annotated[
         list[Path],
@@ -32,6 +39,12 @@ def preprocess(
     tokenizer: Annotated[str, typer.Option(help="Folder with tokenizer.json, or `bytes`.")],
     out: Annotated[Path, typer.Option(help="Prefix: PREFIX.bin, .idx and .json are written.")],
     text_key: Annotated[str, typer.Option(help="Key or column that holds the text.")] = "text",
+    pairs: Annotated[
+        bool,
+        typer.Option("--pairs", help=".tsv or .jsonl of pairs: writes PREFIX.source and .target."),
+    ] = False,
+    source_key: SourceKey = "source",
+    target_key: TargetKey = "target",
     on_error: Annotated[
         OnErrorChoice, typer.Option(help="Whether a broken line ends the run or is left out.")
     ] = OnErrorChoice.STOP,
@@ -42,6 +55,17 @@ def preprocess(
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Tokenize documents and append the end-of-document token to each, all or nothing."""
+    if pairs:
+        _preprocess_pairs(
+            files,
+            out,
+            tokenizer,
+            columns=(source_key, target_key),
+            on_error=on_error.value,
+            workers=workers,
+            as_json=as_json,
+        )
+        return
     from roots.data.preprocess import preprocess as run
 
     with _progress_bar(shown=not as_json) as on_progress:
@@ -66,6 +90,42 @@ def preprocess(
     )
     if summary.num_empty or summary.num_skipped:
         typer.echo(f"Left out: {summary.num_empty} empty, {summary.num_skipped} broken documents.")
+
+
+def _preprocess_pairs(
+    files: list[Path],
+    out: Path,
+    tokenizer: str,
+    *,
+    columns: tuple[str, str],
+    on_error: Literal["stop", "skip"],
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    from roots.data.pair_files import PairColumns
+    from roots.data.preprocess_pairs import preprocess_pairs
+
+    with _progress_bar(shown=not as_json) as on_progress:
+        summary = preprocess_pairs(
+            files,
+            out,
+            tokenizer,
+            columns=PairColumns(*columns),
+            on_error=on_error,
+            num_workers=workers,
+            on_progress=on_progress,
+        )
+    source, target = summary.source, summary.target
+    if as_json:
+        report = {"prefix": str(out), "files": summary.files, "skipped": summary.num_skipped}
+        typer.echo(json.dumps(report | {"source": asdict(source), "target": asdict(target)}))
+        return
+    typer.echo(
+        f"{out}: {source.documents} pairs of {source.tokens} and {target.tokens} tokens "
+        f"from {summary.files} files"
+    )
+    if summary.num_skipped:
+        typer.echo(f"Left out: {summary.num_skipped} broken pairs.")
 
 
 @contextmanager

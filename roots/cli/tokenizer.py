@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
-from roots.cli.preprocess import OnErrorChoice
+from roots.cli.preprocess import OnErrorChoice, SourceKey, TargetKey
 
 tokenizer_app = typer.Typer(help="Make tokenizers.", no_args_is_help=True)
 
@@ -35,22 +36,21 @@ def train(
         int, typer.Option(min=1, help="How often a pair must occur to be merged.")
     ] = 2,
     text_key: Annotated[str, typer.Option(help="Key or column that holds the text.")] = "text",
+    pairs: Annotated[
+        bool,
+        typer.Option("--pairs", help=".tsv or .jsonl of pairs: one vocabulary for both sides."),
+    ] = False,
+    source_key: SourceKey = "source",
+    target_key: TargetKey = "target",
     on_error: Annotated[
         OnErrorChoice, typer.Option(help="Whether a broken line ends the run or is left out.")
     ] = OnErrorChoice.STOP,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Train a byte-level BPE tokenizer; every text can be encoded, whatever it is trained on."""
-    from roots.data.readers import find_files, read_texts
-    from roots.log import get_logger
     from roots.tokenizer.train import save_tokenizer, train_bpe
 
-    texts = read_texts(
-        find_files(files),
-        text_key,
-        on_error.value,
-        lambda line: get_logger("tokenizer").warning("skipped: %s", line),
-    )
+    texts = _texts(files, text_key, (source_key, target_key) if pairs else None, on_error.value)
     trained = train_bpe(
         texts,
         vocab_size,
@@ -71,3 +71,24 @@ def train(
     typer.echo(f"{out}: {tokenizer.vocab_size} ids, {tokenizer.end_of_document} ends a document")
     if tokenizer.vocab_size < vocab_size:
         typer.echo(f"The text supports {tokenizer.vocab_size} ids of the {vocab_size} asked for.")
+
+
+def _texts(
+    files: list[Path],
+    text_key: str,
+    columns: tuple[str, str] | None,
+    on_error: Literal["stop", "skip"],
+) -> Iterator[str]:
+    """The texts to learn from: documents, or with columns both sides of pairs."""
+    from roots.log import get_logger
+
+    def report(line: str) -> None:
+        get_logger("tokenizer").warning("skipped: %s", line)
+
+    if columns is not None:
+        from roots.data.pair_files import PairColumns, find_pair_files, read_pair_texts
+
+        return read_pair_texts(find_pair_files(files), PairColumns(*columns), on_error, report)
+    from roots.data.readers import find_files, read_texts
+
+    return read_texts(find_files(files), text_key, on_error, report)

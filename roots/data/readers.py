@@ -24,7 +24,7 @@ from typing import IO, Any, Literal
 
 from roots.errors import RootsError, problem
 
-Kind = Literal["text", "jsonl", "parquet"]
+Kind = Literal["text", "jsonl", "parquet", "tsv"]
 OnError = Literal["stop", "skip"]
 _KINDS: dict[str, Kind] = {".txt": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
 _COMPRESSIONS = (".gz", ".zst")
@@ -87,17 +87,25 @@ def read_batches(path: Path, text_key: str = "text") -> Iterator[RawBatch]:
     without a column `text_key`.
     """
     kind = _kind(path)
+    if kind == "parquet":
+        yield from _parquet_batches(path, text_key)
+    else:
+        yield from read_lines(path, kind)
+
+
+def read_lines(path: Path, kind: Kind) -> Iterator[RawBatch]:
+    """Stream a file that consists of lines, which mean what `kind` says.
+
+    Raises RootsError where the file cannot be read or decompressed.
+    """
     try:
-        if kind == "parquet":
-            yield from _parquet_batches(path, text_key)
-            return
         with ExitStack() as stack:
             raw = stack.enter_context(open(path, "rb"))
             stream = stack.enter_context(_decompressed(path, raw))
             if kind == "text":
                 yield from _text_batches(path, stream, raw.tell)
             else:
-                yield from _line_batches(path, stream, raw.tell)
+                yield from _line_batches(path, stream, raw.tell, kind)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _unreadable(path, f"is not a whole compressed file ({error})") from None
     except OSError as error:
@@ -112,8 +120,10 @@ def parse_batch(batch: RawBatch, text_key: str = "text") -> Iterator[Parsed]:
         try:
             if batch.kind == "text":
                 yield Parsed(_decode(item, number))
+            elif batch.kind == "parquet":
+                yield Parsed(_text_of_row(item))
             else:
-                yield Parsed(_parse(batch.kind, item, text_key))
+                yield Parsed(texts_of_line(item, [text_key])[0])
         except (ValueError, RecursionError) as error:
             rule = f"must hold a text under {text_key!r}"
             unit = f" {'row' if batch.kind == 'parquet' else 'line'} {number}"
@@ -154,26 +164,32 @@ def _decode(item: object, first_line: int) -> str:
     return item.decode("utf-8-sig" if first_line == 1 else "utf-8")
 
 
-def _parse(kind: Kind, item: object, text_key: str) -> str:
-    if kind == "parquet":
-        if not isinstance(item, str):
-            raise ValueError(f"the value is no string but {type(item).__name__}")
-        return item
-    assert isinstance(item, bytes)
+def _text_of_row(item: object) -> str:
+    if not isinstance(item, str):
+        raise ValueError(f"the value is no string but {type(item).__name__}")
+    return item
+
+
+def texts_of_line(line: object, keys: Sequence[str]) -> list[str]:
+    """Return the texts of a JSON object under `keys`. Raises ValueError that says what is wrong."""
+    assert isinstance(line, bytes)
     try:
-        content = json.loads(item.strip())
+        content = json.loads(line.strip())
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg} (column {error.colno})") from None
     if not isinstance(content, dict):
         raise ValueError(f"the line is no object but {type(content).__name__}")
-    if text_key not in content:
-        raise ValueError(f"the object has only the keys {sorted(content)}")
-    text = content[text_key]
-    if not isinstance(text, str):
-        raise ValueError(f"the value is no string but {type(text).__name__}")
-    if not text.isascii():
-        text.encode()  # JSON can spell half of a surrogate pair, which no tokenizer accepts
-    return text
+    texts = []
+    for key in keys:
+        if key not in content:
+            raise ValueError(f"the object has only the keys {sorted(content)}")
+        text = content[key]
+        if not isinstance(text, str):
+            raise ValueError(f"the value is no string but {type(text).__name__}")
+        if not text.isascii():
+            text.encode()  # JSON can spell half of a surrogate pair, which no tokenizer accepts
+        texts.append(text)
+    return texts
 
 
 def _text_batches(
@@ -188,7 +204,7 @@ def _text_batches(
 
 
 def _line_batches(
-    path: Path, stream: IO[bytes], read_bytes: Callable[[], int]
+    path: Path, stream: IO[bytes], read_bytes: Callable[[], int], kind: Kind
 ) -> Iterator[RawBatch]:
     items: list[bytes] = []
     size, first = 0, 1
@@ -196,10 +212,10 @@ def _line_batches(
         items.append(line)
         size += len(line)
         if size >= _BATCH_BYTES or len(items) >= _BATCH_ITEMS:
-            yield RawBatch(str(path), "jsonl", items, first, read_bytes())
+            yield RawBatch(str(path), kind, items, first, read_bytes())
             items, size, first = [], 0, number + 1
     if items:
-        yield RawBatch(str(path), "jsonl", items, first, read_bytes())
+        yield RawBatch(str(path), kind, items, first, read_bytes())
 
 
 def _parquet_batches(path: Path, text_key: str) -> Iterator[RawBatch]:

@@ -67,3 +67,16 @@ def test_broken_line_stops_by_default(run, tmp_path):
 def test_unknown_policy(run):
     result = run("--on-error", "ignore")
     assert result.exit_code == 2
+
+
+def test_pairs_for_people_and_machines(run, tmp_path):
+    options = ["--pairs", "--source-key", "text", "--target-key", "text", "--on-error", "skip"]
+    result = run(*options)
+    assert result.stdout == (
+        f"{tmp_path}/out: 2 pairs of 8 and 8 tokens from 1 files\nLeft out: 2 broken pairs.\n"
+    )
+    result = run(
+        "--pairs", "--source-key", "text", "--target-key", "text", "--on-error", "skip", "--json"
+    )
+    report = json.loads(result.stdout)
+    assert (report["source"]["documents"], report["target"]["tokens"]) == (2, 8)

@@ -58,3 +58,14 @@ def test_broken_lines_can_be_left_out(tmp_path):
     arguments = ["train", "--vocab-size", "260", "--out", str(tmp_path), f"{tmp_path}/b.jsonl"]
     assert isinstance(CliRunner().invoke(tokenizer_app, arguments).exception, RootsError)
     assert CliRunner().invoke(tokenizer_app, [*arguments, "--on-error", "skip"]).exit_code == 0
+
+
+def test_both_sides_of_pairs_share_one_vocabulary(tmp_path):
+    rows = "".join("leftwards\trightwards\n" for _ in range(9))
+    (tmp_path / "a.tsv").write_text(f"source\ttarget\n{rows}")
+    options = ["train", "--vocab-size", "290", "--out", str(tmp_path / "t"), "--pairs"]
+    result = CliRunner().invoke(tokenizer_app, [*options, str(tmp_path / "a.tsv")])
+    assert result.exit_code == 0, result.output
+    tokenizer = load_tokenizer(tmp_path / "t")
+    assert [len(ids) for ids in tokenizer.encode_batch(["leftwards", "rightwards"])] == [1, 1]
+    assert len(tokenizer.encode("source")) > 1, "the names of columns are no text"

@@ -194,7 +194,7 @@ def test_killed_run_leaves_only_temporaries_which_the_next_replaces(tmp_path):
 
 def test_worker_that_dies(tmp_path, monkeypatch):
     path = write_jsonl(tmp_path / "a.jsonl", ["a"])
-    monkeypatch.setattr("roots.data.preprocess._tokenize_in_worker", die)
+    monkeypatch.setattr("roots.data.workers._tokenize_in_worker", die)
     with pytest.raises(RootsError) as caught:
         preprocess([path], tmp_path / "out", "bytes", num_workers=1)
     assert str(caught.value) == (
