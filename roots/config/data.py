@@ -23,6 +23,11 @@ class DataSource(Section):
 class DataConfig(Section):
     """Where the tokens come from and how documents are treated."""
 
+    objective: Literal["causal", "pairs", "span_corruption", "masked"] | None = Field(
+        None,
+        description="what is learned; null: causal for a decoder, span_corruption for an "
+        "encoder_decoder, masked for an encoder",
+    )
     train: tuple[DataSource, ...] = Field((), description="training data: prefixes with weights")
     valid: tuple[DataSource, ...] = Field(
         (), description="held-out data; empty: split off the training data by document"
@@ -35,6 +40,22 @@ class DataConfig(Section):
     reset_positions: bool = Field(False, description="positions start again in every document")
     mask_document_end: bool = Field(
         False, description="no loss on what follows an end-of-document token"
+    )
+    begin_token: int | None = Field(
+        None, ge=0, description="what an encoder_decoder writes after; null: end of document"
+    )
+    mask_token: int | None = Field(
+        None, ge=0, description="what hides a token; null: the last one of model.vocab_size"
+    )
+    noise_density: float = Field(
+        0.15, gt=0, lt=1, description="share of tokens hidden by span_corruption and masked"
+    )
+    mean_span: float = Field(3.0, ge=1, description="mean tokens of a span of span_corruption")
+    pad_multiple: int | None = Field(
+        None,
+        gt=0,
+        description="pad pairs to the longest of the global batch, rounded up to a multiple of "
+        "this; null: to the model's lengths",
     )
     cache_directory: str | None = Field(
         None, description="where sample indices are kept; null: folder index-cache beside the data"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from roots.config.rules_context import CONTEXT_RULES
+from roots.config.rules_data import DATA_RULES
 from roots.config.rules_encoder import ENCODER_RULES
 from roots.config.rules_pipeline import PIPELINE_RULES, accumulation_problems
 from roots.config.rules_zero import ZERO_RULES, replica_problems
@@ -224,6 +225,7 @@ RULES: tuple[Rule, ...] = (
     minimum_below_peak,
     split_is_a_distribution,
     *ENCODER_RULES,
+    *DATA_RULES,
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from roots.config.data import DataConfig, OpsConfig, RunSection, TrackingConfig
 from roots.config.model import ModelConfig
@@ -51,6 +52,15 @@ class RunConfig(Section):
     def run_directory(self) -> Path:
         """Folder of config.yaml, metrics.jsonl, TensorBoard events and checkpoints."""
         return self.run.run_directory
+
+    @property
+    def objective(self) -> Literal["causal", "pairs", "span_corruption", "masked"]:
+        """What is learned from the data, resolved."""
+        if self.data.objective is not None:
+            return self.data.objective
+        if self.model.architecture == "decoder":
+            return "causal"
+        return "masked" if self.model.architecture == "encoder" else "span_corruption"
 
     @property
     def tokens_per_step(self) -> int:

@@ -15,14 +15,20 @@ from roots.data.index import build_blend_index
 from roots.data.indexed import IndexedDataset, Int64s
 from roots.errors import RootsError, problem
 
+BlendIndex = tuple[NDArray[np.int32], Int64s]
+
 
 @dataclass(frozen=True)
 class Source:
-    """One dataset of a blend: an open dataset, the documents of it to use, and its weight."""
+    """One dataset of a blend: an open dataset, the documents of it to use, and its weight.
+
+    Of pairs, `indexed` holds the sources and `target` the targets.
+    """
 
     indexed: IndexedDataset
     documents: range
     weight: float = 1.0
+    target: IndexedDataset | None = None
 
 
 class Blend:
@@ -36,20 +42,23 @@ class Blend:
         num_samples: int,
         seed: int,
         vocab_size: int,
+        reserved: int = 0,
         cache_directory: str | Path | None = None,
     ) -> None:
         """Map the index arrays of the blend and of every dataset in it.
 
+        reserved: ids at the end of the vocabulary that the text must leave to the objective.
         Raises RootsError for a dataset whose tokens do not fit in `vocab_size`, for a split
         without tokens, and where the cache cannot be written.
         """
         for source in sources:
-            check_vocabulary(source.indexed, vocab_size)
+            check_vocabulary(source.indexed, vocab_size, reserved)
         self._num_samples = num_samples
         self._vocab_size = vocab_size
+        self._reserved = reserved
         weights = [source.weight for source in sources]
         folder = cache_folder(sources[0].indexed.prefix, cache_directory)
-        self._index = _blend_index(weights, num_samples, folder)
+        self._index = blend_index(weights, num_samples, folder)
         self._datasets = [
             GPTDataset(
                 source.indexed,
@@ -82,35 +91,40 @@ class Blend:
         dataset = self._datasets[which]
         result = dataset[sample]
         low, high = int(result.tokens.min()), int(result.tokens.max())
-        if low < 0 or high >= self._vocab_size:
+        if low < 0 or high >= self._vocab_size - self._reserved:
             bad = low if low < 0 else high
-            raise vocabulary_error(dataset.indexed.prefix, bad, self._vocab_size)
+            raise vocabulary_error(dataset.indexed.prefix, bad, self._vocab_size, self._reserved)
         return result
 
 
-def check_vocabulary(indexed: IndexedDataset, vocab_size: int) -> None:
+def check_vocabulary(indexed: IndexedDataset, vocab_size: int, reserved: int = 0) -> None:
     """Check the largest token id that PREFIX.json records, where there is one.
 
-    Raises RootsError for a dataset with token ids beyond `vocab_size`.
+    Raises RootsError for a dataset with token ids beyond `vocab_size` - `reserved`.
     """
     description = indexed.description
-    if description is not None and description.max_token_id >= vocab_size:
-        raise vocabulary_error(indexed.prefix, description.max_token_id, vocab_size)
+    if description is not None and description.max_token_id >= vocab_size - reserved:
+        raise vocabulary_error(indexed.prefix, description.max_token_id, vocab_size, reserved)
 
 
-def vocabulary_error(prefix: str, token_id: int, vocab_size: int) -> RootsError:
+def vocabulary_error(prefix: str, token_id: int, vocab_size: int, reserved: int = 0) -> RootsError:
     """Say that a dataset holds a token id that the model has no embedding for."""
-    rule = f"model.vocab_size is {vocab_size}, so ids go from 0 to {vocab_size - 1}"
-    fix = f"set model.vocab_size to {token_id + 1} or more, or use the data of another tokenizer"
+    kept = f" and the last {reserved} hide text" if reserved else ""
+    rule = (
+        f"model.vocab_size is {vocab_size}{kept}, so ids go from 0 to {vocab_size - reserved - 1}"
+    )
+    larger = token_id + 1 + reserved
+    fix = f"set model.vocab_size to {larger} or more, or use the data of another tokenizer"
     if token_id < 0:
         fix = "write the dataset again"
     return RootsError(problem(f"{prefix} token id", token_id, rule, fix))
 
 
-def _blend_index(
-    weights: list[float], num_samples: int, folder: Path
-) -> tuple[NDArray[np.int32], Int64s] | None:
-    """Return the cached index; None for a single dataset, which needs none."""
+def blend_index(weights: list[float], num_samples: int, folder: Path) -> BlendIndex | None:
+    """Return for every sample its dataset and its number there, cached; None for a single dataset.
+
+    Raises RootsError where the cache cannot be written.
+    """
     if len(weights) == 1:
         return None
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from roots.config.data import DataConfig, DataSource
+from roots.config.data import DataSource
 from roots.config.run import BatchPlan, RunConfig
-from roots.data.batch import DocumentRules
-from roots.data.blend import Blend, Source
+from roots.data.blend import Source
 from roots.data.gpt import split_documents
 from roots.data.indexed import IndexedDataset
 from roots.data.loader import StepReader, TrainSource, ValidSource
+from roots.data.objectives import batch_maker
+from roots.data.pairs import open_pairs
 from roots.errors import RootsError, problem
 from roots.tokenizer.tokenizer import load_tokenizer
 
@@ -39,21 +40,16 @@ def build_data(
         fix = "add `data.train=PREFIX`, made by `roots preprocess`"
         raise RootsError(problem("data.train", None, "names no data to train on", fix))
     evaluates = config.evaluation.every_steps > 0
-    train_set = _open(config.data.train, "data.train")
-    valid_set = _open(config.data.valid, "data.valid") if evaluates else []
+    pairs = config.objective == "pairs"
+    train_set = _open(config.data.train, "data.train", pairs=pairs)
+    valid_set = _open(config.data.valid, "data.valid", pairs=pairs) if evaluates else []
     _check_tokenizers([*train_set, *valid_set], config.data.tokenizer)
     train, valid = _sources(config, train_set, valid_set)
 
     def reader(sources: Sequence[Source], num_steps: int) -> StepReader:
         num_samples = num_steps * batch_plan.global_batch_size
-        return StepReader(
-            _blend(config, sources, num_samples) if needs_data else None,
-            batch_plan,
-            data_rank,
-            num_steps=num_steps,
-            rules=document_rules(config.data),
-            seed=config.training.seed,
-        )
+        maker = batch_maker(config, sources, num_samples) if needs_data else None
+        return StepReader(maker, batch_plan, data_rank, num_steps=num_steps)
 
     return DataSources(
         TrainSource(reader(train, config.training.steps), config.data.num_workers),
@@ -61,34 +57,17 @@ def build_data(
     )
 
 
-def document_rules(data: DataConfig) -> DocumentRules:
-    """Return what the config says about document boundaries."""
-    return DocumentRules(
-        separate_documents=data.separate_documents,
-        reset_positions=data.reset_positions,
-        mask_document_end=data.mask_document_end,
-    )
-
-
-def _blend(config: RunConfig, sources: Sequence[Source], num_samples: int) -> Blend:
-    return Blend(
-        sources,
-        sequence_length=config.model.sequence_length,
-        num_samples=num_samples,
-        seed=config.training.seed,
-        vocab_size=config.model.vocab_size,
-        cache_directory=config.data.cache_directory,
-    )
-
-
-def _open(sources: Sequence[DataSource], field: str) -> list[Source]:
+def _open(sources: Sequence[DataSource], field: str, *, pairs: bool) -> list[Source]:
     """Open every dataset whole. Raises RootsError with the problems of all of them."""
     opened: list[Source] = []
     lines: list[str] = []
     for number, source in enumerate(sources):
         try:
-            indexed = IndexedDataset(source.prefix)
-            opened.append(Source(indexed, range(indexed.num_documents), source.weight))
+            if pairs:
+                indexed, target = open_pairs(source.prefix)
+            else:
+                indexed, target = IndexedDataset(source.prefix), None
+            opened.append(Source(indexed, range(indexed.num_documents), source.weight, target))
         except RootsError as error:
             lines.extend(f"{field}[{number}].prefix: {line}" for line in error.lines)
     if lines:
@@ -114,8 +93,8 @@ def _sources(
                 shown = ",".join(f"{weight:g}" for weight in config.data.split)
                 raise RootsError(problem("data.split", shown, rule, fix))
     return (
-        [Source(s.indexed, r[_TRAIN], s.weight) for s, r in zip(train, parts, strict=True)],
-        [Source(s.indexed, r[_VALID], s.weight) for s, r in zip(train, parts, strict=True)],
+        [replace(s, documents=r[_TRAIN]) for s, r in zip(train, parts, strict=True)],
+        [replace(s, documents=r[_VALID]) for s, r in zip(train, parts, strict=True)],
     )
 
 
@@ -131,13 +110,14 @@ def _check_tokenizers(sources: Sequence[Source], configured: str | None) -> None
     origin, expected = "", ""
     if configured is not None:
         origin, expected = f"data.tokenizer {configured}", load_tokenizer(configured).fingerprint
-    for source in sources:
-        description = source.indexed.description
+    datasets = [(source.indexed, source.target) for source in sources]
+    for indexed in [dataset for pair in datasets for dataset in pair if dataset is not None]:
+        description = indexed.description
         if description is None:
             continue
         if not expected:
-            origin, expected = source.indexed.prefix, description.tokenizer
+            origin, expected = indexed.prefix, description.tokenizer
         elif description.tokenizer != expected:
             rule = f"was made with another tokenizer than {origin}"
             fix = "preprocess the text with the same one"
-            raise RootsError(problem(source.indexed.prefix, None, rule, fix))
+            raise RootsError(problem(indexed.prefix, None, rule, fix))

@@ -5,54 +5,43 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from roots.config.run import BatchPlan
-from roots.data.batch import Batch, DocumentRules, make_batch
-from roots.data.blend import Blend
-from roots.data.sampler import DataState, dropout_keys, places_in_step
+from roots.data.batch import Batch
+from roots.data.sampler import DataState, places_in_step
 
 _STEPS_AHEAD = 2
 Item = TypeVar("Item")
+
+
+class BatchMaker(Protocol):
+    """Makes the micro-batches of an objective, each a pure function of its arguments."""
+
+    def make(self, step: int, places: tuple[int, ...]) -> Batch:
+        """Return the samples at `places` (0 .. global batch size - 1) of step `step`."""
 
 
 class StepReader:
     """Reads the micro-batches of any of `num_steps` steps, for one data-parallel rank."""
 
     def __init__(
-        self,
-        blend: Blend | None,
-        plan: BatchPlan,
-        data_rank: int,
-        *,
-        num_steps: int,
-        rules: DocumentRules,
-        seed: int,
+        self, maker: BatchMaker | None, plan: BatchPlan, data_rank: int, *, num_steps: int
     ) -> None:
         """Keep what stays the same over the steps; nothing is read yet.
 
-        Without a blend (a pipeline stage that needs no data) every step is an empty list.
+        Without a maker (a pipeline stage that needs no data) every step is an empty list.
         """
         self.global_batch_size = plan.global_batch_size
         self.num_steps = num_steps
-        self._blend = blend
+        self._maker = maker
         self._places = places_in_step(plan, data_rank)
-        self._rules = rules
-        self._seed = seed
 
     def read(self, step: int) -> list[Batch]:
         """Read the micro-batches of step `step`, a pure function of it."""
-        if self._blend is None:
+        if self._maker is None:
             return []
-        first = step * self.global_batch_size
-        return [
-            make_batch(
-                [self._blend[first + place] for place in places],
-                dropout_keys(self._seed, step, places),
-                self._rules,
-            )
-            for places in self._places
-        ]
+        return [self._maker.make(step, places) for places in self._places]
 
 
 class TrainSource:

@@ -8,8 +8,9 @@ ends within the N best is finished, with the score
 
 (Wu et al., arXiv:1609.08144, section 7, in the form that transformers has). A row is done when its
 best beam, were it to end now, no longer beats the worst of N finished texts; after the last step
-the N best beams count as finished too. With one beam, the first end is the end: greedy decoding. The same rules as transformers' `generate` with
-early_stopping=False, so that the same model writes the same texts.
+the N best beams count as finished too. With one beam the first end is the end: greedy decoding.
+The same rules as transformers' `generate` with early_stopping=False, so that the same model writes
+the same texts.
 
 Legend: B rows, N beams of a row, R = B N, V vocabulary, C = 2 N candidates, L tokens written.
 """

@@ -158,6 +158,30 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "data.split='0,1,1': must be three weights of at least 0, the first above 0; "
         "use for example 969,30,1",
     ),
+    "objective_fits_architecture": (
+        {"data": {"objective": "masked"}},
+        "data.objective='masked': must be causal with model.architecture=decoder; "
+        "set it to causal, or model.architecture=encoder",
+    ),
+    "special_tokens_in_vocabulary": (
+        {"model": {"architecture": "encoder", "vocab_size": 300}, "data": {"mask_token": 300}},
+        "data.mask_token=300: must be below model.vocab_size=300; "
+        "set it to a token of the tokenizer, or raise model.vocab_size",
+    ),
+    "padding_of_pairs": (
+        {
+            "model": {"architecture": "encoder_decoder"},
+            "data": {"objective": "pairs", "pad_multiple": 8},
+            "parallel": {"pipeline": 2},
+        },
+        "data.pad_multiple=8: must be null with parallel.pipeline=2, whose stages agree on the "
+        "shapes of batches once; set data.pad_multiple=null, or parallel.pipeline=1",
+    ),
+    "room_for_spans": (
+        {"model": {"architecture": "encoder_decoder", "source_length": 2}},
+        "model.source_length=2: must be at least 3 with data.objective=span_corruption; "
+        "set it to 3 or more",
+    ),
 }
 
 
@@ -262,3 +286,21 @@ def test_stretch_of_rotary_positions_is_whole(model: dict[str, Any], line: str) 
     with pytest.raises(RootsError) as caught:
         parse_config({"model": model})
     assert caught.value.lines == (line,)
+
+
+def test_objective_follows_from_the_architecture_where_none_is_named() -> None:
+    for architecture, objective in (
+        ("decoder", "causal"),
+        ("encoder_decoder", "span_corruption"),
+        ("encoder", "masked"),
+    ):
+        assert parse_config({"model": {"architecture": architecture}}).objective == objective
+
+
+def test_padding_multiple_of_full_rows_is_refused() -> None:
+    with pytest.raises(RootsError) as caught:
+        parse_config({"data": {"pad_multiple": 8}})
+    assert caught.value.lines == (
+        "data.pad_multiple=8: has no effect with data.objective=causal, whose rows are full; "
+        "set data.pad_multiple=null",
+    )

@@ -11,6 +11,7 @@ import torch
 from roots.config.run import BatchPlan
 from roots.data.batch import Batch, DocumentRules
 from roots.data.blend import Blend, Source
+from roots.data.causal import CausalBatches
 from roots.data.loader import StepReader, TrainSource, ValidSource
 
 SIZE, STEPS, VOCAB_SIZE = 12, 6, 400
@@ -34,7 +35,8 @@ def blend(numbered):
 
 def reader_of(blend, data_parallel=1, micro=12, rank=0):
     plan = BatchPlan(data_parallel, micro, SIZE // (micro * data_parallel), SIZE)
-    return StepReader(blend, plan, rank, num_steps=STEPS, rules=DocumentRules(), seed=11)
+    maker = CausalBatches(blend, global_batch_size=SIZE, rules=DocumentRules(), seed=11)
+    return StepReader(maker, plan, rank, num_steps=STEPS)
 
 
 def equal(a: Batch, b: Batch) -> bool:
@@ -112,7 +114,7 @@ def test_errors_of_a_reading_thread_reach_the_consumer(blend):
 
 def test_stage_without_data_still_counts_steps():
     plan = BatchPlan(1, 4, 3, SIZE)
-    reader = StepReader(None, plan, 0, num_steps=3, rules=DocumentRules(), seed=1)
+    reader = StepReader(None, plan, 0, num_steps=3)
     items = list(TrainSource(reader).iterate(1))
     assert [(batches, state.consumed_samples) for batches, state in items] == [([], 24), ([], 36)]
 

@@ -1,0 +1,135 @@
+"""From the config to what makes its batches: one objective, one maker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from roots.config.data import DataConfig
+from roots.config.run import RunConfig
+from roots.data.batch import DocumentRules
+from roots.data.blend import Blend, Source
+from roots.data.causal import CausalBatches
+from roots.data.loader import BatchMaker
+from roots.data.masked import MaskedBatches
+from roots.data.pairs import PairBatches, PairShape
+from roots.data.span_corruption import SpanCorruptionBatches, plan_spans
+from roots.errors import RootsError, problem
+from roots.tokenizer.tokenizer import load_tokenizer
+
+
+def batch_maker(config: RunConfig, sources: Sequence[Source], num_samples: int) -> BatchMaker:
+    """Return what makes the micro-batches of `config.objective` from `sources`.
+
+    Raises RootsError for data that does not fit the model or the objective.
+    """
+    if config.objective == "pairs":
+        return _pairs(config, sources, num_samples)
+    if config.objective == "span_corruption":
+        return _span_corruption(config, sources, num_samples)
+    if config.objective == "masked":
+        return _masked(config, sources, num_samples)
+    return CausalBatches(
+        _blend(config, sources, num_samples, config.model.sequence_length),
+        global_batch_size=config.training.global_batch_size,
+        rules=document_rules(config.data),
+        seed=config.training.seed,
+    )
+
+
+def document_rules(data: DataConfig) -> DocumentRules:
+    """Return what the config says about document boundaries."""
+    return DocumentRules(
+        separate_documents=data.separate_documents,
+        reset_positions=data.reset_positions,
+        mask_document_end=data.mask_document_end,
+    )
+
+
+def begin_token(data: DataConfig, end: int) -> int:
+    """Return the token that an encoder-decoder writes after; `end` is the end of document."""
+    return end if data.begin_token is None else data.begin_token
+
+
+def _pairs(config: RunConfig, sources: Sequence[Source], num_samples: int) -> PairBatches:
+    model, data = config.model, config.data
+    shape = PairShape(model.source_tokens, model.sequence_length, data.pad_multiple)
+    return PairBatches(
+        sources,
+        num_samples=num_samples,
+        global_batch_size=config.training.global_batch_size,
+        shape=shape,
+        begin=begin_token(data, _end_of_document(config, sources)),
+        seed=config.training.seed,
+        vocab_size=model.vocab_size,
+        cache_directory=data.cache_directory,
+    )
+
+
+def _span_corruption(
+    config: RunConfig, sources: Sequence[Source], num_samples: int
+) -> SpanCorruptionBatches:
+    model, data = config.model, config.data
+    shape = (model.source_tokens, model.sequence_length)
+    plan = plan_spans(*shape, data.noise_density, data.mean_span)
+    end = _end_of_document(config, sources)
+    return SpanCorruptionBatches(
+        _blend(config, sources, num_samples, plan.text_length, reserved=plan.spans),
+        plan,
+        global_batch_size=config.training.global_batch_size,
+        shape=shape,
+        vocab_size=model.vocab_size,
+        begin=begin_token(data, end),
+        end=end,
+        seed=config.training.seed,
+    )
+
+
+def _masked(config: RunConfig, sources: Sequence[Source], num_samples: int) -> MaskedBatches:
+    model, data = config.model, config.data
+    reserved = 1 if data.mask_token is None else 0
+    return MaskedBatches(
+        _blend(config, sources, num_samples, model.sequence_length, reserved=reserved),
+        global_batch_size=config.training.global_batch_size,
+        rules=document_rules(data),
+        density=data.noise_density,
+        mask=model.vocab_size - 1 if data.mask_token is None else data.mask_token,
+        end=_end_of_document(config, sources),
+        text_size=model.vocab_size - reserved,
+        seed=config.training.seed,
+    )
+
+
+def _blend(
+    config: RunConfig,
+    sources: Sequence[Source],
+    num_samples: int,
+    sequence_length: int,
+    *,
+    reserved: int = 0,
+) -> Blend:
+    return Blend(
+        sources,
+        sequence_length=sequence_length,
+        num_samples=num_samples,
+        seed=config.training.seed,
+        vocab_size=config.model.vocab_size,
+        reserved=reserved,
+        cache_directory=config.data.cache_directory,
+    )
+
+
+def _end_of_document(config: RunConfig, sources: Sequence[Source]) -> int:
+    """Return the token that ends a document, from the data or the tokenizer.
+
+    Raises RootsError where neither says it.
+    """
+    for source in sources:
+        if source.indexed.description is not None:
+            return source.indexed.description.end_of_document
+    if config.data.tokenizer is not None:
+        return load_tokenizer(config.data.tokenizer).end_of_document
+    rule = (
+        f"is needed for the end-of-document token, which {sources[0].indexed.prefix} does not say"
+    )
+    fix = "set it to the folder of the tokenizer, or make the data by `roots preprocess`"
+    raise RootsError(problem("data.tokenizer", None, rule, fix))

@@ -1,0 +1,192 @@
+"""Pairs of texts as training samples: a source to read and a target to write, one pair a sample.
+
+Every epoch goes through all pairs once, in an order of its own that depends on the seed, the epoch
+and the index alone (roots.data.permutation). Texts longer than the model takes are cut at the end;
+a cut target has no end-of-document token, so the model does not learn to stop there.
+
+Legend: T sequence length (tokens of a target), S source length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from roots.data.batch import Batch
+from roots.data.blend import (
+    BlendIndex,
+    Source,
+    blend_index,
+    check_vocabulary,
+    vocabulary_error,
+)
+from roots.data.gpt import cache_folder
+from roots.data.indexed import IndexedDataset, Tokens
+from roots.data.permutation import place_in_order
+from roots.data.preprocess_pairs import SIDES, side_prefix
+from roots.data.rows import sequence_batch
+from roots.data.sampler import dropout_keys
+from roots.errors import RootsError, problem
+from roots.log import get_logger
+from roots.seeding import derive_key
+
+_logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class PairShape:
+    """How long the sides of a batch are, in tokens.
+
+    A `multiple` pads each side to the longest text of the global batch, rounded up to a multiple
+    of it; None pads to the full lengths. Both are the same on every layout.
+    """
+
+    source_length: int
+    sequence_length: int
+    multiple: int | None = None
+
+    def of(self, longest: tuple[int, int]) -> tuple[int, int]:
+        """Return (S, T) for texts of at most these lengths."""
+        limits = (self.source_length, self.sequence_length)
+        if self.multiple is None:
+            return limits
+        step = self.multiple
+        source, target = (min(-(-n // step) * step, m) for n, m in zip(longest, limits))
+        return source, target
+
+
+def open_pairs(prefix: str) -> tuple[IndexedDataset, IndexedDataset]:
+    """Open PREFIX.source and PREFIX.target.
+
+    Raises RootsError where one cannot be opened, or they have different numbers of documents.
+    """
+    source, target = (IndexedDataset(side_prefix(prefix, side)) for side in SIDES)
+    if source.num_documents != target.num_documents:
+        rule = f"holds {source.num_documents} documents, and {target.prefix} {target.num_documents}"
+        fix = "run `roots preprocess --pairs` again, or copy all files again"
+        raise RootsError(problem(source.prefix, None, rule, fix))
+    return source, target
+
+
+class PairDataset:
+    """The pairs of one source of a blend, shuffled anew in every epoch."""
+
+    def __init__(self, source: Source, *, shape: PairShape, seed: int, vocab_size: int) -> None:
+        """Check what can be checked without reading tokens, and tell once how many are cut.
+
+        Raises RootsError for token ids beyond the vocabulary.
+        """
+        assert source.target is not None, "pairs have two sides"
+        self._sides = (source.indexed, source.target)
+        self._documents = source.documents
+        self._limits = (shape.source_length, shape.sequence_length)
+        self._key = derive_key(seed, "pairs")
+        self._vocab_size = vocab_size
+        for side in self._sides:
+            check_vocabulary(side, vocab_size)
+        self._tell_cuts()
+
+    def document(self, sample: int) -> int:
+        """Return the number of the pair that is sample `sample`: a bijection in every epoch."""
+        epoch, index = divmod(sample, len(self._documents))
+        place = place_in_order(derive_key(self._key, epoch), len(self._documents), index)
+        return self._documents.start + place
+
+    def lengths(self, sample: int) -> tuple[int, int]:
+        """Return the tokens of both sides of a sample once cut, without reading them."""
+        document = self.document(sample)
+        spans = [side.document_span(document) for side in self._sides]
+        source, target = (min(b - a, m) for (a, b), m in zip(spans, self._limits))
+        return source, target
+
+    def __getitem__(self, sample: int) -> tuple[Tokens, Tokens]:
+        """Read both sides, cut. Raises RootsError for an empty text or a foreign token id."""
+        document = self.document(sample)
+        texts = []
+        for side, limit in zip(self._sides, self._limits, strict=True):
+            text = side[document][:limit]
+            if len(text) == 0:
+                fix = "run `roots preprocess --pairs` again"
+                raise RootsError(
+                    problem(f"{side.prefix} document {document}", None, "is empty", fix)
+                )
+            low, high = int(text.min()), int(text.max())
+            if low < 0 or high >= self._vocab_size:
+                bad = low if low < 0 else high
+                raise vocabulary_error(side.prefix, bad, self._vocab_size)
+            texts.append(text)
+        return texts[0], texts[1]
+
+    def _tell_cuts(self) -> None:
+        for side, limit in zip(self._sides, self._limits, strict=True):
+            count = int((np.diff(side.document_starts(self._documents)) > limit).sum())
+            if count:
+                total = len(self._documents)
+                _logger.info(
+                    "%s: %d of %d texts are longer than %d tokens and are cut",
+                    side.prefix,
+                    count,
+                    total,
+                    limit,
+                )
+
+
+class PairBatches:
+    """Micro-batches of pairs from one or several datasets, in proportion to their weights."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        num_samples: int,
+        global_batch_size: int,
+        shape: PairShape,
+        begin: int,
+        seed: int,
+        vocab_size: int,
+        cache_directory: str | Path | None = None,
+    ) -> None:
+        """Open the blend. Raises RootsError as `PairDataset`, and where a cache cannot be written.
+
+        begin: the token from which the decoder starts to write.
+        """
+        self._datasets = [
+            PairDataset(source, shape=shape, seed=seed, vocab_size=vocab_size) for source in sources
+        ]
+        weights = [source.weight for source in sources]
+        folder = cache_folder(sources[0].indexed.prefix, cache_directory)
+        self._index: BlendIndex | None = blend_index(weights, num_samples, folder)
+        self._global_batch_size = global_batch_size
+        self._shape = shape
+        self._begin = begin
+        self._seed = seed
+
+    def make(self, step: int, places: tuple[int, ...]) -> Batch:
+        """Read the pairs at `places` of step `step`."""
+        pairs = [self._at(step, place) for place in places]
+        texts = [dataset[sample] for dataset, sample in pairs]
+        return sequence_batch(
+            [source for source, _ in texts],
+            [target for _, target in texts],
+            dropout_keys(self._seed, step, places),
+            begin=self._begin,
+            shape=self._shape.of(self._longest(step)),
+        )
+
+    def _longest(self, step: int) -> tuple[int, int]:
+        """Return the longest source and target of the global batch, equal on every rank."""
+        if self._shape.multiple is None:
+            return 0, 0
+        pairs = [self._at(step, place) for place in range(self._global_batch_size)]
+        lengths = [dataset.lengths(sample) for dataset, sample in pairs]
+        return max(source for source, _ in lengths), max(target for _, target in lengths)
+
+    def _at(self, step: int, place: int) -> tuple[PairDataset, int]:
+        number = step * self._global_batch_size + place
+        if self._index is None:
+            return self._datasets[0], number
+        which, samples = self._index
+        return self._datasets[int(which[number])], int(samples[number])
