@@ -57,6 +57,11 @@ class DataConfig(Section):
         description="pad pairs to the longest of the global batch, rounded up to a multiple of "
         "this; null: to the model's lengths",
     )
+    group_batches: int = Field(
+        1,
+        gt=0,
+        description="global batches whose pairs are sorted by length together, for less padding",
+    )
     cache_directory: str | None = Field(
         None, description="where sample indices are kept; null: folder index-cache beside the data"
     )

@@ -63,6 +63,15 @@ def padding_of_pairs(config: RunConfig) -> Iterator[str]:
         yield problem("data.pad_multiple", multiple, rule, fix)
 
 
+def grouping_needs_padding(config: RunConfig) -> Iterator[str]:
+    """Batches of equal lengths save nothing where all are padded alike."""
+    data = config.data
+    if data.group_batches > 1 and data.pad_multiple is None:
+        rule = "has no effect while data.pad_multiple=null"
+        fix = "set data.pad_multiple to 8, or data.group_batches=1"
+        yield problem("data.group_batches", data.group_batches, rule, fix)
+
+
 def room_for_spans(config: RunConfig) -> Iterator[str]:
     """A corrupted text has at least a token, a sentinel and an end on both sides."""
     model = config.model
@@ -81,5 +90,6 @@ DATA_RULES: tuple[Callable[[RunConfig], Iterable[str]], ...] = (
     objective_fits_architecture,
     special_tokens_in_vocabulary,
     padding_of_pairs,
+    grouping_needs_padding,
     room_for_spans,
 )

@@ -46,14 +46,16 @@ def build_data(
     _check_tokenizers([*train_set, *valid_set], config.data.tokenizer)
     train, valid = _sources(config, train_set, valid_set)
 
-    def reader(sources: Sequence[Source], num_steps: int) -> StepReader:
+    def reader(sources: Sequence[Source], num_steps: int, *, grouped: bool) -> StepReader:
         num_samples = num_steps * batch_plan.global_batch_size
-        maker = batch_maker(config, sources, num_samples) if needs_data else None
+        maker = None
+        if needs_data:
+            maker = batch_maker(config, sources, num_samples, grouped=grouped)
         return StepReader(maker, batch_plan, data_rank, num_steps=num_steps)
 
     return DataSources(
-        TrainSource(reader(train, config.training.steps), config.data.num_workers),
-        ValidSource(reader(valid, config.evaluation.steps)) if evaluates else None,
+        TrainSource(reader(train, config.training.steps, grouped=True), config.data.num_workers),
+        ValidSource(reader(valid, config.evaluation.steps, grouped=False)) if evaluates else None,
     )
 
 

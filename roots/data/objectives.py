@@ -17,13 +17,16 @@ from roots.errors import RootsError, problem
 from roots.tokenizer.tokenizer import load_tokenizer
 
 
-def batch_maker(config: RunConfig, sources: Sequence[Source], num_samples: int) -> BatchMaker:
+def batch_maker(
+    config: RunConfig, sources: Sequence[Source], num_samples: int, *, grouped: bool = True
+) -> BatchMaker:
     """Return what makes the micro-batches of `config.objective` from `sources`.
 
+    grouped: pairs may be sorted by length; not in an evaluation, which reads some batches alone.
     Raises RootsError for data that does not fit the model or the objective.
     """
     if config.objective == "pairs":
-        return _pairs(config, sources, num_samples)
+        return _pairs(config, sources, num_samples, config.data.group_batches if grouped else 1)
     if config.objective == "span_corruption":
         return _span_corruption(config, sources, num_samples)
     if config.objective == "masked":
@@ -50,7 +53,9 @@ def begin_token(data: DataConfig, end: int) -> int:
     return end if data.begin_token is None else data.begin_token
 
 
-def _pairs(config: RunConfig, sources: Sequence[Source], num_samples: int) -> PairBatches:
+def _pairs(
+    config: RunConfig, sources: Sequence[Source], num_samples: int, group_batches: int
+) -> PairBatches:
     model, data = config.model, config.data
     shape = PairShape(model.source_tokens, model.sequence_length, data.pad_multiple)
     return PairBatches(
@@ -61,6 +66,7 @@ def _pairs(config: RunConfig, sources: Sequence[Source], num_samples: int) -> Pa
         begin=begin_token(data, _end_of_document(config, sources)),
         seed=config.training.seed,
         vocab_size=model.vocab_size,
+        group_batches=group_batches,
         cache_directory=data.cache_directory,
     )
 

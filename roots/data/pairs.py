@@ -9,6 +9,7 @@ Legend: T sequence length (tokens of a target), S source length.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,11 @@ class PairDataset:
 
 
 class PairBatches:
-    """Micro-batches of pairs from one or several datasets, in proportion to their weights."""
+    """Micro-batches of pairs from one or several datasets, in proportion to their weights.
+
+    With `group_batches` W > 1 the samples of W consecutive global batches are sorted by length and
+    cut into W batches again, which then come in a random order: little padding, equal samples.
+    """
 
     def __init__(
         self,
@@ -147,6 +152,7 @@ class PairBatches:
         begin: int,
         seed: int,
         vocab_size: int,
+        group_batches: int = 1,
         cache_directory: str | Path | None = None,
     ) -> None:
         """Open the blend. Raises RootsError as `PairDataset`, and where a cache cannot be written.
@@ -156,36 +162,54 @@ class PairBatches:
         self._datasets = [
             PairDataset(source, shape=shape, seed=seed, vocab_size=vocab_size) for source in sources
         ]
+        self._group_size = group_batches * global_batch_size
+        # Whole groups, so that the last ones do not depend on where the run ends.
+        num_samples = -(-num_samples // self._group_size) * self._group_size
         weights = [source.weight for source in sources]
         folder = cache_folder(sources[0].indexed.prefix, cache_directory)
         self._index: BlendIndex | None = blend_index(weights, num_samples, folder)
         self._global_batch_size = global_batch_size
+        self._group_batches = group_batches
         self._shape = shape
         self._begin = begin
         self._seed = seed
+        # The last groups that were sorted: a group serves many steps.
+        self._sorted = functools.lru_cache(maxsize=2)(self._sort_group)
 
     def make(self, step: int, places: tuple[int, ...]) -> Batch:
         """Read the pairs at `places` of step `step`."""
-        pairs = [self._at(step, place) for place in places]
-        texts = [dataset[sample] for dataset, sample in pairs]
+        samples = self._samples(step)
+        texts = [dataset[sample] for dataset, sample in (samples[place] for place in places)]
+        longest = (0, 0)
+        if self._shape.multiple is not None:
+            # Of the global batch, so that it is equal on every rank.
+            lengths = [dataset.lengths(sample) for dataset, sample in samples]
+            longest = (max(a for a, _ in lengths), max(b for _, b in lengths))
         return sequence_batch(
             [source for source, _ in texts],
             [target for _, target in texts],
             dropout_keys(self._seed, step, places),
             begin=self._begin,
-            shape=self._shape.of(self._longest(step)),
+            shape=self._shape.of(longest),
         )
 
-    def _longest(self, step: int) -> tuple[int, int]:
-        """Return the longest source and target of the global batch, equal on every rank."""
-        if self._shape.multiple is None:
-            return 0, 0
-        pairs = [self._at(step, place) for place in range(self._global_batch_size)]
-        lengths = [dataset.lengths(sample) for dataset, sample in pairs]
-        return max(source for source, _ in lengths), max(target for _, target in lengths)
+    def _samples(self, step: int) -> list[tuple[PairDataset, int]]:
+        """Return dataset and sample at every place of a step."""
+        group, number = divmod(step, self._group_batches)
+        if self._group_batches > 1:
+            key = derive_key(self._seed, "groups", group)
+            first = place_in_order(key, self._group_batches, number) * self._global_batch_size
+            return self._sorted(group)[first : first + self._global_batch_size]
+        first = step * self._global_batch_size
+        return [self._at(first + place) for place in range(self._global_batch_size)]
 
-    def _at(self, step: int, place: int) -> tuple[PairDataset, int]:
-        number = step * self._global_batch_size + place
+    def _sort_group(self, group: int) -> list[tuple[PairDataset, int]]:
+        """Return the samples of a group by the lengths of target and source."""
+        first = group * self._group_size
+        samples = [self._at(first + place) for place in range(self._group_size)]
+        return sorted(samples, key=lambda pair: pair[0].lengths(pair[1])[::-1])
+
+    def _at(self, number: int) -> tuple[PairDataset, int]:
         if self._index is None:
             return self._datasets[0], number
         which, samples = self._index

@@ -177,6 +177,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "data.pad_multiple=8: must be null with parallel.pipeline=2, whose stages agree on the "
         "shapes of batches once; set data.pad_multiple=null, or parallel.pipeline=1",
     ),
+    "grouping_needs_padding": (
+        {"model": {"architecture": "encoder_decoder"}, "data": {"group_batches": 4}},
+        "data.group_batches=4: has no effect while data.pad_multiple=null; "
+        "set data.pad_multiple to 8, or data.group_batches=1",
+    ),
     "room_for_spans": (
         {"model": {"architecture": "encoder_decoder", "source_length": 2}},
         "model.source_length=2: must be at least 3 with data.objective=span_corruption; "

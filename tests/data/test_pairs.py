@@ -100,13 +100,14 @@ def test_every_epoch_has_all_pairs_in_an_order_of_its_own(write_pairs):
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-@pytest.mark.parametrize("multiple", [None, 2])
-def test_samples_do_not_depend_on_the_layout_or_a_restart(write_pairs, multiple):
+@pytest.mark.parametrize("multiple, group", [(None, 1), (2, 1), (2, 3)])
+def test_samples_do_not_depend_on_the_layout_or_a_restart(write_pairs, multiple, group):
     prefixes = [write_pairs(numbered(11), "a"), write_pairs(numbered(5), "b")]
     train = [{"prefix": prefixes[0], "weight": 2}, prefixes[1]]
 
     def read(plan, rank, start=0):
-        source = data_of(train, plan=plan, rank=rank, steps=5, pad_multiple=multiple)
+        lengths = {"pad_multiple": multiple, "group_batches": group}
+        source = data_of(train, plan=plan, rank=rank, steps=5, **lengths)
         return [rows_of(batches) for batches, _ in source.iterate(start)]
 
     whole = read((1, 4), 0)
@@ -127,6 +128,25 @@ def test_padding_reaches_the_longest_of_the_global_batch(write_pairs):
     pairs = [([11] * 9, [12] * 9)] * 4
     ((batches, _),) = data_of(write_pairs(pairs), steps=1, pad_multiple=4).iterate()
     assert (batches[0].source_BS.shape[1], batches[0].tokens_BT.shape[1]) == (5, 6)
+
+
+def test_groups_hold_the_same_samples_in_batches_of_equal_lengths(write_pairs):
+    """Two groups of four batches: less padding, nothing lost, batches in no order of length."""
+    prefix = write_pairs([([n % 4 + 10] * (n % 4 + 1), [n + 10] * 2) for n in range(32)])
+    plain = [
+        b for batches, _ in data_of(prefix, steps=8, pad_multiple=1).iterate() for b in batches
+    ]
+    source = data_of(prefix, steps=8, pad_multiple=1, group_batches=4)
+    grouped = [b for batches, _ in source.iterate() for b in batches]
+    for start in (0, 4):
+        assert sorted(
+            b.labels_BT[row, 0].item() for b in grouped[start : start + 4] for row in range(4)
+        ) == sorted(
+            b.labels_BT[row, 0].item() for b in plain[start : start + 4] for row in range(4)
+        )
+    sizes = [[batch.source_BS.numel() for batch in batches] for batches in (plain, grouped)]
+    assert sum(sizes[1]) < sum(sizes[0])
+    assert sizes[1] != sorted(sizes[1])
 
 
 def test_sides_of_different_lengths(write_dataset, tmp_path):
