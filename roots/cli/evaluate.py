@@ -1,4 +1,4 @@
-"""`roots evaluate`: perplexity of a trained model on a preprocessed dataset, on one process."""
+"""`roots evaluate`: a trained model on a preprocessed dataset or on pairs, on one process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from roots.cli.preprocess import SourceKey, TargetKey
 
 if TYPE_CHECKING:
     from roots.generation.load import LoadedModel
@@ -18,9 +20,29 @@ def evaluate(
         Path, typer.Argument(help="Checkpoint folder, or the folder of a run (then its latest).")
     ],
     *,
-    data: Annotated[str, typer.Option(metavar="PREFIX", help="Dataset of `roots preprocess`.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="PREFIX", help="Dataset of `roots preprocess`.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Instead, .tsv or .jsonl of pairs: loss, BLEU, chrF, F1.")
+    ] = None,
+    source_key: SourceKey = "source",
+    target_key: TargetKey = "target",
+    baselines: Annotated[
+        Path | None, typer.Option(help="Pairs of the training, for what needs no model.")
+    ] = None,
+    beams: Annotated[int, typer.Option(min=1, help="Texts that beam search keeps.")] = 4,
+    length_penalty: Annotated[
+        float, typer.Option(help="Exponent of the length that scores are divided by.")
+    ] = 1.0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens of a target at most; 0: as in training.")
+    ] = 0,
+    written: Annotated[
+        Path | None, typer.Option(help="File for what the model writes, a line a pair.")
+    ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=0, help="Windows at a time; 0: the training's micro-batch.")
+        int, typer.Option(min=0, help="Rows at a time; 0: the training's micro-batch.")
     ] = 0,
     tokenizer: Annotated[
         str | None,
@@ -28,7 +50,36 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
-    """Print loss, perplexity and bits per byte of the model in CHECKPOINT on a dataset."""
+    """Print how well the model in CHECKPOINT predicts a dataset (--data) or writes (--pairs)."""
+    from roots.errors import RootsError, problem
+
+    if pairs is not None and data is None:
+        from roots.cli.evaluate_pairs import PairRequest, evaluate_file
+
+        request = PairRequest(
+            checkpoint=checkpoint,
+            pairs=pairs,
+            columns=(source_key, target_key),
+            baselines=baselines,
+            beams=beams,
+            length_penalty=length_penalty,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            tokenizer=tokenizer,
+            written=written,
+        )
+        evaluate_file(request, as_json)
+    elif data is not None and pairs is None:
+        _evaluate_data(checkpoint, data, batch_size, tokenizer, as_json)
+    else:
+        rule = "exactly one of them says what to evaluate on"
+        raise RootsError(problem("--data, --pairs", None, rule, "give one of the two"))
+
+
+def _evaluate_data(
+    checkpoint: Path, data: str, batch_size: int, tokenizer: str | None, as_json: bool
+) -> None:
+    """Print loss, perplexity and bits per byte of a decoder on a dataset."""
     from dataclasses import asdict
 
     from roots.data.batch import DocumentRules

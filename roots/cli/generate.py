@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from roots.generation.beam import BeamOptions
+    from roots.generation.generate import GenerationOptions
+    from roots.generation.load import LoadedModel
+    from roots.tokenizer.tokenizer import Tokenizer
 
 
 def generate(
@@ -14,7 +20,14 @@ def generate(
         Path, typer.Argument(help="Checkpoint folder, or the folder of a run (then its latest).")
     ],
     *,
-    prompt: Annotated[list[str], typer.Option(help="Text to continue; may be given repeatedly.")],
+    prompt: Annotated[
+        list[str],
+        typer.Option(
+            "--prompt",
+            "--source",
+            help="Text to continue, or source of an encoder-decoder; may be given repeatedly.",
+        ),
+    ],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens added at most.")] = 64,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     temperature: Annotated[float, typer.Option(help="Divides the logits.")] = 1.0,
@@ -23,37 +36,102 @@ def generate(
         float, typer.Option(help="Only the likeliest tokens that reach this probability.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the choice of tokens.")] = 1234,
+    beams: Annotated[
+        int,
+        typer.Option(min=0, help="Texts that beam search keeps; 0: none, an encoder-decoder 1."),
+    ] = 0,
+    length_penalty: Annotated[
+        float,
+        typer.Option(help="Exponent of the length that beams are divided by."),
+    ] = 1.0,
     tokenizer: Annotated[
         str | None,
         typer.Option(help="Folder of the tokenizer; default: that of the training."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
-    """Print what the model in CHECKPOINT writes after each prompt."""
+    """Print what the model in CHECKPOINT writes after each prompt, or for each source."""
     from roots.device import current_device
-    from roots.generation.generate import GenerationOptions, continue_prompts
+    from roots.generation.beam import BeamOptions
+    from roots.generation.generate import GenerationOptions
     from roots.generation.load import load_model, tokenizer_of
     from roots.generation.sampling import SamplingOptions
 
     sampling = SamplingOptions(greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p)
-    options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
     model = load_model(checkpoint, current_device())
     words = tokenizer_of(model, tokenizer)
-    continuations = continue_prompts(model.decoder, words, prompt, options)
-    results = [
+    if model.config.model.architecture == "encoder_decoder" or beams:
+        plain = sampling == SamplingOptions(greedy=greedy)
+        search = BeamOptions(
+            num_beams=max(beams, 1), length_penalty=length_penalty, max_new_tokens=max_new_tokens
+        )
+        results = _search(model, words, prompt, search, plain)
+    else:
+        options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
+        results = _sample(model, words, prompt, options)
+    _show(model, results, as_json)
+
+
+def _show(model: LoadedModel, results: list[dict[str, object]], as_json: bool) -> None:
+    if as_json:
+        document = {"checkpoint": str(model.checkpoint), "continuations": results}
+        typer.echo(json.dumps(document, indent=2))
+        return
+    shows_prompt = model.config.model.architecture != "encoder_decoder"
+    for number, result in enumerate(results, start=1):
+        if len(results) > 1:
+            typer.echo(f"--- {number} of {len(results)}")
+        typer.echo(f"{result['prompt'] if shows_prompt else ''}{result['text']}")
+
+
+def _sample(
+    model: LoadedModel, words: Tokenizer, prompts: list[str], options: GenerationOptions
+) -> list[dict[str, object]]:
+    from roots.generation.generate import continue_prompts
+
+    continuations = continue_prompts(model.decoder, words, prompts, options)
+    return [
         {
             "prompt": text,
             "text": words.decode(continuation.token_ids),
             "token_ids": list(continuation.token_ids),
             "stopped_by": continuation.stopped_by,
         }
-        for text, continuation in zip(prompt, continuations, strict=True)
+        for text, continuation in zip(prompts, continuations, strict=True)
     ]
-    if as_json:
-        document = {"checkpoint": str(model.checkpoint), "continuations": results}
-        typer.echo(json.dumps(document, indent=2))
-        return
-    for number, result in enumerate(results, start=1):
-        if len(results) > 1:
-            typer.echo(f"--- {number} of {len(results)}")
-        typer.echo(f"{result['prompt']}{result['text']}")
+
+
+def _search(
+    model: LoadedModel, words: Tokenizer, prompts: list[str], options: BeamOptions, plain: bool
+) -> list[dict[str, object]]:
+    """What beam search writes. Raises RootsError where sampling is asked for besides."""
+    from roots.data.objectives import begin_token
+    from roots.errors import RootsError, problem
+    from roots.generation.continue_beams import continue_by_beams
+    from roots.generation.generate import check_tokenizer
+    from roots.generation.write import write_targets
+
+    if not plain:
+        rule = "have no effect on beam search, which is what an encoder-decoder writes by"
+        fix = "leave them out, or give a decoder without --beams"
+        raise RootsError(problem("--temperature, --top-k and --top-p", None, rule, fix))
+    check_tokenizer(words, model.config.model)
+    end = words.end_of_document
+    ids = words.encode_batch(prompts)
+    if model.config.model.architecture == "encoder_decoder":
+        sources = [[*source, end] for source in ids]
+        begin = begin_token(model.config.data, end)
+        results = write_targets(model.encoder_decoder, sources, options, begin=begin, end=end)
+    else:
+        starts = [prompt or [end] for prompt in ids]
+        results = continue_by_beams(model.decoder, starts, options, end=end)
+    return [
+        {
+            "prompt": text,
+            "text": words.decode(result.token_ids),
+            "token_ids": list(result.token_ids),
+            "stopped_by": "end_of_document" if result.finished else "max_new_tokens",
+            "score": result.score,
+        }
+        for text, result in zip(prompts, results, strict=True)
+    ]

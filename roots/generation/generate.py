@@ -82,7 +82,7 @@ def continue_tokens(
 
     Dropout is off meanwhile. Raises RootsError for a prompt longer than learned positions reach.
     """
-    limit = _check_lengths(prompts, decoder.model)
+    limit = check_lengths(prompts, decoder.model)
     if not prompts:
         return []
     rows = [_Row(list(prompt)) for prompt in prompts]
@@ -215,8 +215,11 @@ def _position_limit(model: ModelConfig) -> int | None:
     return model.sequence_length if model.position == "learned" else None
 
 
-def _check_lengths(prompts: Sequence[Sequence[int]], model: ModelConfig) -> int | None:
-    """The position limit, after checking the prompts against it."""
+def check_lengths(prompts: Sequence[Sequence[int]], model: ModelConfig) -> int | None:
+    """The position limit, after checking the prompts against it.
+
+    Raises RootsError with every prompt that is longer.
+    """
     limit = _position_limit(model)
     lines = [
         problem(

@@ -11,8 +11,10 @@ from roots.checkpoint import load_decoder_weights, read_config, resolve_checkpoi
 from roots.config.run import RunConfig
 from roots.device import Device
 from roots.errors import RootsError, problem
-from roots.models.build import build_decoder
+from roots.models.build import build_model
 from roots.models.decoder import Decoder
+from roots.models.encoder import Encoder
+from roots.models.encoder_decoder import EncoderDecoder
 from roots.models.init import materialise
 from roots.models.options import BuildOptions, compute_dtype
 from roots.parallel.mesh import Mesh
@@ -21,11 +23,31 @@ from roots.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A decoder ready for use, in evaluation mode, and the config it was trained with."""
+    """A model ready for use, in evaluation mode, and the config it was trained with."""
 
     checkpoint: Path
     config: RunConfig
-    decoder: Decoder
+    network: Decoder | Encoder | EncoderDecoder
+
+    @property
+    def decoder(self) -> Decoder:
+        """The model as a decoder. Raises RootsError for another architecture."""
+        if not isinstance(self.network, Decoder):
+            raise self._other_architecture("decoder", "continues text and predicts each next token")
+        return self.network
+
+    @property
+    def encoder_decoder(self) -> EncoderDecoder:
+        """The model as an encoder-decoder. Raises RootsError for another architecture."""
+        if not isinstance(self.network, EncoderDecoder):
+            raise self._other_architecture("encoder_decoder", "writes a target for every source")
+        return self.network
+
+    def _other_architecture(self, needed: str, does: str) -> RootsError:
+        architecture = self.config.model.architecture
+        rule = f"must be {needed}, which alone {does}"
+        where = f"model.architecture of {self.checkpoint}"
+        return RootsError(problem(where, architecture, rule, "give another checkpoint"))
 
 
 def load_model(path: Path, device: Device) -> LoadedModel:
@@ -42,10 +64,10 @@ def load_model(path: Path, device: Device) -> LoadedModel:
         reset_positions=config.data.reset_positions,
         ops=config.ops,
     )
-    decoder = build_decoder(config.model, Mesh.single(), options=options)
-    materialise(decoder, device.torch)
-    load_decoder_weights(checkpoint, decoder)
-    return LoadedModel(checkpoint, config, decoder.eval())
+    network = build_model(config.model, Mesh.single(), options=options)
+    materialise(network, device.torch)
+    load_decoder_weights(checkpoint, network)
+    return LoadedModel(checkpoint, config, network.eval())
 
 
 def inference_dtype(config: RunConfig, device: Device) -> torch.dtype:

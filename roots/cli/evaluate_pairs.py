@@ -1,0 +1,97 @@
+"""`roots evaluate --pairs`: an encoder-decoder on a file of pairs, beside what needs no model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from roots.evaluation.texts import TextScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRequest:
+    """The options of the command that concern pairs."""
+
+    checkpoint: Path
+    pairs: Path
+    columns: tuple[str, str]
+    baselines: Path | None
+    beams: int
+    length_penalty: float
+    max_new_tokens: int
+    batch_size: int
+    tokenizer: str | None
+    written: Path | None
+
+
+def evaluate_file(request: PairRequest, as_json: bool) -> None:
+    """Print loss and scores of the model's texts, and of copying and of a unigram table."""
+    from roots.data.objectives import begin_token
+    from roots.data.pair_files import PairColumns, read_pairs
+    from roots.device import current_device
+    from roots.evaluation.pairs import evaluate_pairs
+    from roots.files import write_atomically
+    from roots.generation.beam import BeamOptions
+    from roots.generation.load import load_model, tokenizer_of
+
+    columns = PairColumns(*request.columns)
+    pairs = read_pairs(request.pairs, columns)
+    model = load_model(request.checkpoint, current_device())
+    words = tokenizer_of(model, request.tokenizer)
+    limit = request.max_new_tokens or model.config.model.sequence_length
+    scores = evaluate_pairs(
+        model.encoder_decoder,
+        words,
+        pairs,
+        BeamOptions(
+            num_beams=request.beams,
+            length_penalty=request.length_penalty,
+            max_new_tokens=limit,
+        ),
+        begin=begin_token(model.config.data, words.end_of_document),
+        batch_size=request.batch_size or model.config.training.micro_batch_size,
+    )
+    rows = {"model": scores.texts}
+    if request.baselines is not None:
+        rows |= _baselines(pairs, read_pairs(request.baselines, columns))
+    if request.written is not None:
+        write_atomically(request.written, "".join(f"{_line(text)}\n" for text in scores.written))
+    if as_json:
+        document = {"checkpoint": str(model.checkpoint), "pairs": scores.pairs}
+        document |= {"loss": scores.loss, "perplexity": scores.perplexity, "tokens": scores.tokens}
+        document |= {"beams": request.beams, "length_penalty": request.length_penalty}
+        document |= {name: asdict(row) for name, row in rows.items()}
+        typer.echo(json.dumps(document, indent=2))
+        return
+    typer.echo(f"checkpoint     {model.checkpoint}")
+    typer.echo(f"pairs          {scores.pairs} of {request.pairs}, {scores.tokens} tokens")
+    typer.echo(f"loss           {scores.loss:.4f} nats per token of the targets")
+    typer.echo(f"perplexity     {scores.perplexity:.3f}")
+    typer.echo(f"{'':14} {'BLEU':>7} {'chrF':>7} {'exact %':>8} {'F1 %':>7}")
+    for name, row in rows.items():
+        figures = f"{row.bleu:7.2f} {row.chrf:7.2f} {row.exact_match:8.2f} {row.f1:7.2f}"
+        typer.echo(f"{name:14} {figures}")
+    typer.echo(f"BLEU           {scores.texts.signature}")
+
+
+def _baselines(
+    pairs: list[tuple[str, str]], training: list[tuple[str, str]]
+) -> dict[str, TextScores]:
+    from roots.evaluation.baselines import UnigramTable
+    from roots.evaluation.texts import score_texts
+
+    table = UnigramTable(training)
+    references = [target for _, target in pairs]
+    return {
+        "copy": score_texts([source for source, _ in pairs], references),
+        "unigram": score_texts([table.translate(source) for source, _ in pairs], references),
+    }
+
+
+def _line(text: str) -> str:
+    return " ".join(text.splitlines())

@@ -1,0 +1,86 @@
+"""Continuing prompts with a decoder by beam search, in one batch.
+
+Legend: B rows, N beams of a row, R = B N texts, T tokens of the longest prompt, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from roots.generation.beam import BeamOptions, Hypothesis, beam_search
+from roots.generation.generate import check_lengths
+from roots.models.cache import KVCache
+from roots.models.decoder import Decoder
+
+
+def continue_by_beams(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], options: BeamOptions, *, end: int
+) -> list[Hypothesis]:
+    """Search the best continuation of every prompt (at least one token) until `end`.
+
+    Dropout is off meanwhile. Raises RootsError for a prompt longer than learned positions reach;
+    what is added ends with them.
+    """
+    limit = check_lengths(prompts, decoder.model)
+    if not prompts:
+        return []
+    if limit is not None:
+        # The token at the last position can be read, and one more be written after it.
+        room = limit + 1 - max(len(prompt) for prompt in prompts)
+        options = replace(options, max_new_tokens=min(options.max_new_tokens, room))
+    device = decoder.embedding.tokens.weight.device
+    was_training = decoder.training
+    decoder.eval()
+    try:
+        with torch.no_grad():
+            texts = _Texts(decoder, prompts, options)
+            return beam_search(texts, options, rows=len(prompts), end=end, device=device)
+    finally:
+        decoder.train(was_training)
+
+
+class _Texts:
+    """The texts of all beams under way; prompts are padded on the left, which starts hide."""
+
+    def __init__(
+        self, decoder: Decoder, prompts: Sequence[Sequence[int]], options: BeamOptions
+    ) -> None:
+        beams = options.num_beams
+        width = max(len(prompt) for prompt in prompts)
+        weight = decoder.embedding.tokens.weight
+        padding = [width - len(prompt) for prompt in prompts for _ in range(beams)]
+        rows = [[*[0] * (width - len(prompt)), *prompt] for prompt in prompts for _ in range(beams)]
+        self.decoder = decoder
+        self.prompts_RT = torch.tensor(rows, device=weight.device)
+        self.padding_R = torch.tensor(padding, device=weight.device)
+        self.cache = KVCache.allocate(
+            decoder.model,
+            decoder.embedding.tokens.axis,
+            rows=len(rows),
+            capacity=width + options.max_new_tokens,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+
+    def next_log_probabilities(self, tokens_R: Tensor | None) -> Tensor:
+        """Append one token to every text (at first: its prompt) -> log p of the next, [R, V]."""
+        if tokens_R is None:
+            tokens_RT = self.prompts_RT
+            places_T = torch.arange(tokens_RT.shape[1], device=tokens_RT.device)
+            # Padding before the start looks at padding; an empty set of keys would give nan.
+            starts_RT = self.padding_R[:, None] * (places_T >= self.padding_R[:, None])
+        else:
+            tokens_RT, starts_RT = tokens_R[:, None], self.padding_R[:, None]
+        last_R = torch.full_like(self.padding_R, tokens_RT.shape[1] - 1)
+        logits_R1V = self.decoder(
+            tokens_RT, starts_RT, torch.zeros_like(last_R), cache=self.cache, logits_at_B=last_R
+        )
+        return logits_R1V[:, 0].float().log_softmax(-1)
+
+    def reorder(self, rows_R: Tensor) -> None:
+        """Continue text r from text rows_R[r], which has the same prompt."""
+        self.cache.select_rows(rows_R)
