@@ -126,6 +126,30 @@ def test_generate_passes_every_option_of_sampling(
     assert [c["text"] for c in report["continuations"]] == expected
 
 
+def test_one_beam_of_a_decoder_writes_what_greedy_choice_does(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = ("--prompt", "once", "--prompt", "a", "--max-new-tokens", 6)
+    greedy = call_json(capsys, "generate", run, *prompts, "--greedy")["continuations"]
+    beams = call_json(capsys, "generate", run, *prompts, "--beams", 1)["continuations"]
+    assert [each["text"] for each in beams] == [each["text"] for each in greedy]
+    assert all(each["score"] < 0 for each in beams)
+
+
+def test_decoder_is_not_evaluated_on_pairs(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "a.tsv"
+    pairs.write_text("source\ttarget\na\tb\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(run), "--pairs", str(pairs)])
+    assert capsys.readouterr().err == (
+        f"roots: error: model.architecture of {run}/checkpoints/step_00000007='decoder': "
+        "must be encoder_decoder, which alone writes a target for every source; "
+        "give another checkpoint\n"
+    )
+
+
 def test_evaluate_reports_the_perplexity_of_the_dataset(
     run: Path, prefix: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +198,15 @@ def test_mistakes_are_one_line_and_exit_code_2(
         ),
         ("generate", run, "--prompt", "a", "--temperature", "0"): (
             "roots: error: temperature=0.0: must be above 0; use --greedy for the limit at 0\n"
+        ),
+        ("generate", run, "--prompt", "a", "--beams", "2", "--top-k", "3"): (
+            "roots: error: --temperature, --top-k and --top-p: have no effect on beam search, "
+            "which is what an encoder-decoder writes by; "
+            "leave them out, or give a decoder without --beams\n"
+        ),
+        ("evaluate", run): (
+            "roots: error: --data, --pairs: exactly one of them says what to evaluate on; "
+            "give one of the two\n"
         ),
         ("evaluate", run, "--data", tmp_path / "none"): (
             f"roots: error: {tmp_path / 'none'}.idx: no such file; "
