@@ -36,7 +36,9 @@ class DataConfig(Section):
         (969.0, 30.0, 1.0), description="weights of train, valid and test where `valid` is empty"
     )
     tokenizer: str | None = Field(None, description="folder of the tokenizer, or `bytes`")
-    separate_documents: bool = Field(True, description="attention stays inside a document")
+    separate_documents: bool = Field(
+        True, description="attention of a decoder stays inside a document"
+    )
     reset_positions: bool = Field(False, description="positions start again in every document")
     mask_document_end: bool = Field(
         False, description="no loss on what follows an end-of-document token"

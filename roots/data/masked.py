@@ -2,7 +2,8 @@
 
 BERT (Devlin et al., "BERT: pre-training of deep bidirectional Transformers for language
 understanding", 2019, section 3.1): of the chosen tokens 80% become the mask token, 10% a random
-token and 10% stay as they are. End-of-document tokens are never chosen. The draws are a pure
+token and 10% stay as they are. End-of-document tokens are never chosen. Rows are packed and read
+whole, over ends of documents (RoBERTa, Liu et al. 2019, "full sentences"). The draws are a pure
 function of (seed, step, place in the step).
 
 Legend: B samples of a micro-batch, T sequence length.

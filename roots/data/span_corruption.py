@@ -10,7 +10,8 @@ round(noise / mean span) spans of random lengths between stretches of random len
 
 Sentinel k is token vocab_size - 1 - k, as in T5's vocabulary, so the model's vocabulary must be
 larger than the tokenizer's by the number of spans. L is the largest length for which both sides fit
-the model. The draws are a pure function of (seed, step, place in the step).
+the model; a text may reach over ends of documents, as T5's packed text does. The draws are a pure
+function of (seed, step, place in the step).
 
 Legend: T sequence length (tokens of a target), S source length, L tokens of text.
 """
