@@ -4,7 +4,8 @@ A checkpoint is a folder `step_NNNNNNNN` holding
 
     weights/*.safetensors   parameters by global name, one file per tensor and pipeline rank
     config.yaml             the resolved config of the run
-    mp_rank_*, zero_*, ...  DeepSpeed's own files, read by its stock tools
+    tokenizer/              of an imported model, if it came with one
+    mp_rank_*, zero_*, ...  DeepSpeed's own files, read by its stock tools; not in an imported model
     manifest.json           written last: {"format": "roots-checkpoint", "version": 1, "step": ...,
                             "consumed_samples": ..., "layout": {...},
                             "files": {path: {"bytes": n, "blake2b": hex}}}
@@ -28,6 +29,8 @@ FORMAT = "roots-checkpoint"
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
 CONFIG_NAME = "config.yaml"
+# DeepSpeed's files, and none of ROOTS'.
+TRAINING_STATE_SUFFIX = ".pt"
 _BLOCK_BYTES = 1 << 22
 
 
@@ -70,6 +73,11 @@ class Manifest:
     consumed_samples: int
     layout: Layout
     files: dict[str, FileRecord]
+
+    @property
+    def has_training_state(self) -> bool:
+        """Whether a run can go on from it; an imported model has weights alone."""
+        return any(name.endswith(TRAINING_STATE_SUFFIX) for name in self.files)
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from roots.checkpoint.stream import DTYPES
 from roots.errors import RootsError, problem
 from roots.parallel.shard import Shard
 
@@ -81,6 +82,11 @@ class WeightStore:
             fix = "give a checkpoint that ROOTS has saved"
             raise RootsError(problem("checkpoint", str(folder), rule, fix))
         self.tensors = _index(files)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype in which `name` is stored."""
+        with safe_open(self.tensors[name].pieces[0].file, framework="pt") as file:
+            return DTYPES[file.get_slice(name).get_dtype()]
 
     def read(self, wanted: Shard) -> Tensor:
         """Return the local tensor that `wanted` describes, in the stored dtype, on the CPU.

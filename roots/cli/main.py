@@ -9,6 +9,7 @@ import typer
 
 from roots.cli.config import config_app
 from roots.cli.evaluate import evaluate
+from roots.cli.exchange import export, import_model
 from roots.cli.generate import generate
 from roots.cli.info import info
 from roots.cli.preprocess import preprocess
@@ -27,6 +28,8 @@ app = typer.Typer(
 app.command()(train)
 app.command()(generate)
 app.command()(evaluate)
+app.command()(export)
+app.command("import")(import_model)
 app.command()(preprocess)
 app.command()(info)
 app.command()(verify)

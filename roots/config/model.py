@@ -11,6 +11,13 @@ from roots.config.section import Section
 
 GATED_MULTIPLE = 64
 GATED_ACTIVATIONS = ("swiglu", "geglu", "geglu_tanh")
+# Where the value lies of a field that may be null and then follows from others.
+RESOLVED_FIELDS = {
+    "num_kv_heads": "kv_heads",
+    "head_dim": "head_size",
+    "qkv_bias": "has_qkv_bias",
+    "ffn_hidden_size": "ffn_size",
+}
 
 
 class ModelConfig(Section):

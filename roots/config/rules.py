@@ -126,6 +126,19 @@ def axes_of_this_version(config: RunConfig) -> Iterator[str]:
         )
 
 
+def weights_or_resume(config: RunConfig) -> Iterator[str]:
+    """A run starts from weights alone or goes on with everything, not both."""
+    checkpoint = config.checkpoint
+    if checkpoint.weights is not None and checkpoint.resume not in ("auto", "never"):
+        yield problem(
+            "checkpoint.weights",
+            checkpoint.weights,
+            f"cannot stand beside checkpoint.resume={checkpoint.resume}",
+            "set checkpoint.resume=auto, which goes on from this run's own checkpoints, "
+            "or checkpoint.weights=null",
+        )
+
+
 def schedule_lengths_once(config: RunConfig) -> Iterator[str]:
     """A length is counted in steps or in tokens, not in both."""
     schedule = config.schedule
@@ -219,6 +232,7 @@ RULES: tuple[Rule, ...] = (
     scale_floor_below_start,
     axes_of_this_version,
     *CONTEXT_RULES,
+    weights_or_resume,
     schedule_lengths_once,
     warmup_within_run,
     decay_has_an_end,

@@ -86,3 +86,8 @@ class CheckpointConfig(Section):
     resume: str = Field(
         "auto", description="auto: latest of this run if any; never; or a checkpoint folder"
     )
+    weights: str | None = Field(
+        None,
+        description="checkpoint folder whose weights a fresh run starts from, with a new optimizer "
+        "at step 0",
+    )

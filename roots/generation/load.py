@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from roots.checkpoint import load_decoder_weights, read_config, resolve_checkpoint
+from roots.checkpoint.hf.tokenizer_files import TOKENIZER_FOLDER, TOKENIZER_NAME
 from roots.config.run import RunConfig
 from roots.device import Device
 from roots.errors import RootsError, problem
@@ -78,11 +79,14 @@ def inference_dtype(config: RunConfig, device: Device) -> torch.dtype:
 
 
 def tokenizer_of(model: LoadedModel, given: str | None) -> Tokenizer:
-    """The tokenizer `given`, else the one named in the checkpoint's config.
+    """The tokenizer `given`, else the one in the checkpoint, else the one named in its config.
 
-    Raises RootsError if neither names one, or it cannot be loaded.
+    Raises RootsError if there is none, or it cannot be loaded.
     """
-    where = given or model.config.data.tokenizer
+    own = model.checkpoint / TOKENIZER_FOLDER
+    # An imported model brings its tokenizer, which a moved folder's config no longer finds.
+    inside = str(own) if (own / TOKENIZER_NAME).is_file() else None
+    where = given or inside or model.config.data.tokenizer
     if where is None:
         rule = f"is not set in the config of {model.checkpoint}"
         raise RootsError(problem("data.tokenizer", None, rule, "give --tokenizer DIR"))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from torch import nn
+
+from roots.checkpoint import load_decoder_weights
 from roots.config.load import dump_config
 from roots.config.run import BatchPlan, RunConfig
 from roots.data.build import build_data
@@ -20,7 +23,7 @@ from roots.errors import ExitCode
 from roots.files import write_atomically
 from roots.log import configure, get_logger
 from roots.models.build import build_model
-from roots.models.init import initialise
+from roots.models.init import initialise, materialise
 from roots.models.options import BuildOptions
 from roots.parallel import process
 from roots.parallel.mesh import Mesh
@@ -85,7 +88,8 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device) -> Run:
     found = checkpointer.find()
     reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
     data = together(mesh.world, lambda: build_data(config, plan, mesh.data.rank, needs_data=reads))
-    engine = build_engine(config, plan, mesh, device)
+    weights = checkpointer.find_weights() if found is None else None
+    engine = build_engine(config, plan, mesh, device, weights=weights)
     start = ResumePoint(0, 0) if found is None else checkpointer.load(engine, found)
     # Ranks of one machine share its cores: a peak measured alone would never be reached together.
     process.barrier(mesh.world)
@@ -121,12 +125,26 @@ def topology_of(config: RunConfig, plan: BatchPlan) -> Topology:
     )
 
 
-def build_engine(config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device) -> Engine:
-    """The initialised model under DeepSpeed: one stage under ZeRO, or several in a pipeline."""
+def build_engine(
+    config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device, *, weights: Path | None = None
+) -> Engine:
+    """The model under DeepSpeed: one stage under ZeRO, or several in a pipeline.
+
+    It starts from its initial values, or from those of the checkpoint `weights`.
+    """
+
+    def fill(module: nn.Module) -> None:
+        if weights is None:
+            initialise(module, config.training.seed, config.model, device=device.torch)
+            return
+        materialise(module, device.torch)
+        together(mesh.world, lambda: load_decoder_weights(weights, module))
+        _logger.info("started from the weights of %s", weights)
+
     if mesh.pipeline.size > 1:
-        return build_pipeline_engine(config, plan, mesh, device)
+        return build_pipeline_engine(config, plan, mesh, device, fill)
     model = build_model(config.model, mesh, options=BuildOptions.of_run(config))
-    initialise(model, config.training.seed, config.model, device=device.torch)
+    fill(model)
     return build_zero_engine(config, plan, mesh, device, model)
 
 

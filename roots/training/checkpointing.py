@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from safetensors import SafetensorError
 from roots.checkpoint import folders, manifest, weights
 from roots.checkpoint.zero_universal import universal_checkpoint_info
 from roots.config.load import dump_config
+from roots.config.model import RESOLVED_FIELDS, ModelConfig
 from roots.config.run import RunConfig
+from roots.config.section import Section
 from roots.errors import RootsError, problem
 from roots.files import write_atomically
 from roots.log import get_logger
@@ -23,6 +26,8 @@ from roots.training.deepspeed_json import effective_zero_stage
 from roots.training.engine import Engine
 
 _logger = get_logger(__name__)
+
+_FREE_OF_WEIGHTS = frozenset({"init_std", "sequence_length"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,13 @@ class Checkpointer:
         asked for where checkpoints of this run lie.
         """
         return together(self.mesh.world, self._find)
+
+    def find_weights(self) -> Path | None:
+        """The checkpoint whose weights a fresh run starts from, checked whole; None without one.
+
+        Raises RootsError if it is damaged or of another model.
+        """
+        return together(self.mesh.world, self._find_weights)
 
     def save(self, engine: Engine, point: ResumePoint) -> Path:
         """Write the checkpoint of `point` and return its folder; the manifest comes last."""
@@ -93,16 +105,41 @@ class Checkpointer:
         if folder is None:
             return None
         found = manifest.read_manifest(folder)
+        if not found.has_training_state:
+            rule = f"{folder} holds weights alone, and no optimizer to go on with"
+            fix = "set checkpoint.weights to it instead, to start a run from its weights"
+            raise RootsError(problem("checkpoint.resume", self.config.checkpoint.resume, rule, fix))
         lines = [
             *self._model_differences(folder),
             *self._order_differences(folder),
             *self._layout_differences(folder, found.layout),
         ]
-        share = sorted(found.files)[self.mesh.rank :: self.mesh.world.size]
-        lines.extend(manifest.damage_of(folder, found, share))
+        lines.extend(self._damage(folder, found, sorted(found.files)))
         if lines:
             raise RootsError(*lines)
         return folder
+
+    def _find_weights(self) -> Path | None:
+        wish = self.config.checkpoint.weights
+        if wish is None:
+            return None
+        folder = folders.resolve_checkpoint(wish)
+        found = manifest.read_manifest(folder)
+        # Positions that are computed reach as far as a run wants.
+        free = {"init_std"} if self.config.model.position == "learned" else _FREE_OF_WEIGHTS
+        names = sorted(name for name in found.files if name.startswith(weights.WEIGHTS_FOLDER))
+        lines = [
+            *self._model_differences(folder, free),
+            *self._damage(folder, found, names),
+        ]
+        if lines:
+            raise RootsError(*lines)
+        return folder
+
+    def _damage(self, folder: Path, found: manifest.Manifest, names: list[str]) -> list[str]:
+        """What is wrong with this rank's share of the files."""
+        share = names[self.mesh.rank :: self.mesh.world.size]
+        return manifest.damage_of(folder, found, share)
 
     def _choose(self) -> Path | None:
         wish = self.config.checkpoint.resume
@@ -117,13 +154,13 @@ class Checkpointer:
             raise RootsError(problem("checkpoint.resume", wish, rule, fix))
         return folders.resolve_checkpoint(wish)
 
-    def _model_differences(self, folder: Path) -> list[str]:
-        stored = folders.read_config(folder).model.model_dump()
+    def _model_differences(self, folder: Path, free: Set[str] = frozenset()) -> list[str]:
         fix = f"use the config stored as {folder / manifest.CONFIG_NAME}, or another run.name"
+        stored = dict(_resolved_fields(folders.read_config(folder).model))
         return [
             problem(f"model.{name}", value, f"is {stored[name]!r} in checkpoint {folder}", fix)
-            for name, value in self.config.model.model_dump().items()
-            if stored[name] != value and name not in ("dropout", "attention_dropout")
+            for name, value in _resolved_fields(self.config.model)
+            if stored[name] != value and name not in {"dropout", "attention_dropout", *free}
         ]
 
     def _order_differences(self, folder: Path) -> list[str]:
@@ -239,3 +276,13 @@ def _stages(config: RunConfig) -> dict[str, str]:
 def _files_below(folder: Path) -> list[str]:
     """Files of a checkpoint, relative to it, in one order."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _resolved_fields(model: ModelConfig) -> Iterator[tuple[str, Any]]:
+    """Every field with the value that null stands for; those of a section as section.field."""
+    for name in type(model).model_fields:
+        value = getattr(model, RESOLVED_FIELDS.get(name, name))
+        if isinstance(value, Section):
+            yield from ((f"{name}.{key}", item) for key, item in value.model_dump().items())
+        else:
+            yield name, value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,6 @@ from roots.config.run import BatchPlan, RunConfig
 from roots.data.batch import Batch
 from roots.device import Device
 from roots.models.build import TIED_WEIGHT, model_layers
-from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.parallel.pipeline import FoldedPipeline, Pipeline
@@ -52,9 +51,14 @@ class PipelineEngine(Engine):
 
 
 def build_pipeline_engine(
-    config: RunConfig, plan: BatchPlan, mesh: Mesh, device: Device
+    config: RunConfig,
+    plan: BatchPlan,
+    mesh: Mesh,
+    device: Device,
+    fill: Callable[[nn.Module], None],
 ) -> PipelineEngine:
-    """Build and initialise this rank's stage, or two with DualPipeV; put them under DeepSpeed."""
+    """Build this rank's stage, or two with DualPipeV, let `fill` give them values, and put them
+    under DeepSpeed."""
     # PipelineModule communicates while it is built.
     join_process_group(device)
     options = replace(BuildOptions.of_run(config), device=device.torch)
@@ -65,7 +69,7 @@ def build_pipeline_engine(
         partition=config.parallel.pipeline_partition,
         tied_weight=TIED_WEIGHT,
     )
-    initialise(stage, config.training.seed, config.model, device=device.torch)
+    fill(stage)
     watch = GradientWatch(stage, config.ops.check_finite)
     engine = initialise_deepspeed(config, plan, device, stage, mpu=None)
     return PipelineEngine(config, plan, mesh, device, engine, watch)

@@ -31,6 +31,12 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "model.rotary_scaling.original_length: must be set with model.rotary_scaling.kind=yarn; "
         "set it to the sequence length of the model before the stretch",
     ),
+    "weights_or_resume": (
+        {"checkpoint": {"weights": "imported", "resume": "other/step_00000100"}},
+        "checkpoint.weights='imported': cannot stand beside checkpoint.resume=other/step_00000100; "
+        "set checkpoint.resume=auto, which goes on from this run's own checkpoints, "
+        "or checkpoint.weights=null",
+    ),
     "tensor_divides_model": (
         {"parallel": {"tensor": 8}, "model": {"num_heads": 8, "num_kv_heads": 4}},
         "parallel.tensor=8: must divide model.num_kv_heads=4; "

@@ -1,0 +1,1 @@
+"""Hugging Face folders to and from checkpoints: maps declared as data, tensors streamed."""

@@ -1,0 +1,81 @@
+"""An architecture of Hugging Face: its config.json and its tensors against those of ROOTS."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from roots.checkpoint.hf.config_map import Entry, Fields, Refusal, Tree
+from roots.checkpoint.hf.tensor_map import Rule
+from roots.config.model import RESOLVED_FIELDS, ModelConfig
+
+# Fields that say how a model is trained or stored, not what it computes.
+_FREE = frozenset({"vocab_multiple", "dropout", "attention_dropout", "init_std"})
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    model_type, architecture: its two names in config.json
+    entries:                  keys of config.json with the fields of `model` that they set
+    fields:                   fields of `model` that have one value in this architecture
+    unused:                   fields of `model` that change nothing in this architecture
+    tensors:                  the rules of all tensors of a model
+    prefix:                   what the names of its body begin with; files of a bare body lack it
+    ignored:                  patterns of tensors that hold no weights, such as masks
+    constants:                keys of config.json that are written and never asked for
+    """
+
+    model_type: str
+    architecture: str
+    entries: tuple[Entry, ...]
+    fields: Mapping[str, Any]
+    tensors: Callable[[ModelConfig], Iterable[Rule]]
+    prefix: str
+    unused: frozenset[str] = field(default_factory=frozenset)
+    ignored: tuple[str, ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+    def read_config(self, tree: Tree) -> tuple[Fields, list[Refusal]]:
+        """Fields of `model` from config.json, and everything that ROOTS cannot express."""
+        fields, refusals = dict(self.fields), []
+        for entry in self.entries:
+            try:
+                fields.update(entry.read(tree))
+            except Refusal as refusal:
+                refusals.append(refusal)
+        return fields, refusals
+
+    def write_config(self, model: ModelConfig) -> tuple[Fields, list[Refusal]]:
+        """config.json of `model`, and everything that this architecture cannot express."""
+        tree: Fields = {"architectures": [self.architecture], "model_type": self.model_type}
+        tree.update(self.constants)
+        refusals = list(self._misfits(model))
+        for entry in self.entries:
+            try:
+                tree.update(entry.write(model))
+            except Refusal as refusal:
+                refusals.append(refusal)
+        return tree, refusals
+
+    def is_ignored(self, name: str) -> bool:
+        """Whether a tensor of a model file carries no weights of its own."""
+        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
+    def _misfits(self, model: ModelConfig) -> Iterable[Refusal]:
+        """Fields that have another value than this architecture's, or mean nothing to it."""
+        covered = {name for entry in self.entries for name in entry.ours} | self.unused | _FREE
+        plain = ModelConfig().model_copy(update=dict(self.fields))
+        fix = "it is what this architecture computes"
+        for name in ModelConfig.model_fields:
+            if name in covered:
+                continue
+            # A null field stands for what follows from the others.
+            resolved = RESOLVED_FIELDS.get(name, name)
+            usual = model.model_copy(update={name: None}) if name in RESOLVED_FIELDS else plain
+            value, expected = getattr(model, resolved), getattr(usual, resolved)
+            if value != expected:
+                yield Refusal(f"model.{name}", value, f"must be {expected}", fix)

@@ -1,0 +1,161 @@
+"""From a `torch_dist` checkpoint of Megatron-core to one of ROOTS, one tensor at a time.
+
+Such a folder holds `.metadata` and `*.distcp` (torch.distributed.checkpoint) and `common.pt`, in
+which a run of Megatron-LM has its arguments. Layers that are alike are stored as one tensor with
+the layers in front, of which one layer at a time is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roots.checkpoint.exchange import (
+    DEFAULT_SHARD_BYTES,
+    Exchanged,
+    check_source,
+    new_folder,
+    run_config,
+    seal,
+    write_weights,
+)
+from roots.checkpoint.hf.config_map import Fields, Refusal
+from roots.checkpoint.hf.model_files import common_dtype
+from roots.checkpoint.megatron_map import megatron_model, megatron_tensors
+from roots.checkpoint.stream import TensorPlan
+from roots.config.load import load_config
+from roots.errors import RootsError, problem
+from roots.parallel.distributed_checkpoint import DistributedCheckpoint
+from roots.planner.parameters import count_parameters
+
+_ARCHITECTURE = "GPTModel"
+_TABLE = "embedding.word_embeddings.weight"
+_BODY = ("embedding.", "decoder.", "output_layer.")
+_STACKED = re.compile(r"decoder\.layers\.(\D.*)")
+_COMMON = "common.pt"
+
+
+def import_megatron(
+    source: Path,
+    target: Path,
+    *,
+    config: Path | None = None,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> Exchanged:
+    """Write the GPTModel in the folder `source` as the checkpoint `target`.
+
+    `config` is a YAML with the `model` section; without it the arguments in common.pt say what the
+    model is. Raises RootsError where neither does, and for tensors that do not fit.
+    """
+    files = MegatronFiles(source)
+    if _TABLE not in files.tensors:
+        rule = f"is not in {source}, so no GPTModel was saved there"
+        fix = "give the iter_NNNNNNN folder of a training of a GPTModel"
+        raise RootsError(problem(f"tensor {_TABLE}", None, rule, fix))
+    table_rows = files.tensors[_TABLE].shape[0]
+    kept = dtype or common_dtype(files.tensors.values())
+    fields = (
+        load_config(config).model.model_dump()
+        if config is not None
+        else _stored_model(source, table_rows)
+    )
+    made = run_config(fields, kept, None)
+    rules = list(megatron_tensors(made.model, table_rows))
+    check_source(files, rules)
+    with new_folder(target) as folder:
+        names = write_weights(folder, files, rules, dtype, shard_bytes)
+        seal(folder, made, names)
+    return Exchanged(
+        folder=target,
+        architecture=_ARCHITECTURE,
+        tensors=len(rules),
+        parameters=count_parameters(made.model).total,
+        num_bytes=sum((target / name).stat().st_size for name in names),
+        files=tuple(names),
+        tokenizer="none (a Megatron folder has none; set data.tokenizer, or give --tokenizer)",
+    )
+
+
+class MegatronFiles:
+    """The tensors of the model, those of stacked layers by layer: decoder.layers.3.mlp..."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the metadata. Raises RootsError if there is none."""
+        self.place = folder
+        if not (folder / ".metadata").is_file():
+            rule = "holds no .metadata, so it is no torch_dist checkpoint"
+            fix = "give the iter_NNNNNNN folder of a training with --dist-ckpt-format torch_dist"
+            raise RootsError(problem("folder", str(folder), rule, fix))
+        try:
+            self._stored = DistributedCheckpoint(folder)
+        except (OSError, pickle.UnpicklingError, EOFError) as error:
+            rule = f"is not readable ({type(error).__name__}: {error})"
+            fix = "copy the folder again"
+            raise RootsError(problem("metadata", str(folder / ".metadata"), rule, fix)) from None
+        self.tensors: dict[str, TensorPlan] = {}
+        self._boxes: dict[str, tuple[str, int | None]] = {}
+        for name, stored in self._stored.tensors.items():
+            match = _STACKED.fullmatch(name)
+            if match is not None:
+                for layer in range(stored.shape[0]):
+                    full = f"decoder.layers.{layer}.{match[1]}"
+                    self._add(full, stored.shape[1:], stored.dtype, (name, layer))
+            elif name.startswith(_BODY):
+                self._add(name, stored.shape, stored.dtype, (name, None))
+
+    def read(self, name: str) -> Tensor:
+        """The values of one tensor."""
+        stored, layer = self._boxes[name]
+        shape = self.tensors[name].shape
+        try:
+            if layer is None:
+                return self._stored.read(stored, [0] * len(shape), shape)
+            offsets = [layer, *[0] * len(shape)]
+            return self._stored.read(stored, offsets, (1, *shape))[0]
+        except OSError as error:
+            rule = f"of {self.place} is not readable ({error.strerror}: {error.filename})"
+            raise RootsError(
+                problem(f"tensor {stored}", None, rule, "copy the folder again")
+            ) from None
+
+    def _add(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype, box: tuple[str, int | None]
+    ) -> None:
+        self.tensors[name] = TensorPlan(name, shape, dtype)
+        self._boxes[name] = box
+
+
+def _stored_model(source: Path, table_rows: int) -> Fields:
+    """Fields of `model` from the arguments in common.pt. Raises RootsError."""
+    path = source / _COMMON
+    try:
+        return megatron_model(_arguments(path), table_rows)
+    except Refusal as refusal:
+        subject = f"argument {refusal.key} of {path}"
+        raise RootsError(problem(subject, refusal.value, refusal.rule, refusal.fix)) from None
+
+
+def _arguments(path: Path) -> Mapping[str, Any]:
+    """The run's arguments, read without running what a pickle might hold. Raises RootsError."""
+    fix = "give --config FILE with the `model` section of this model"
+    if not path.is_file():
+        raise RootsError(problem("arguments", str(path), "does not exist", fix))
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        rule = f"is not readable as plain data ({str(error).splitlines()[0]})"
+        raise RootsError(problem("arguments", str(path), rule, fix)) from None
+    arguments = tree.get("args") if isinstance(tree, dict) else None
+    if arguments is None:
+        raise RootsError(problem("arguments", str(path), "holds no `args`", fix))
+    found: Mapping[str, Any] = vars(arguments)
+    return found

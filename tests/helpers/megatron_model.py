@@ -1,0 +1,133 @@
+"""Makes tiny GPTModels of megatron-core on the CPU, saves them as torch_dist, and their logits.
+
+    python -m tests.helpers.megatron_model FOLDER
+
+Runs as a process of its own: saving starts worker processes, and three functions that want a GPU
+are replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VOCABULARY = 90
+PADDED_VOCABULARY = 96
+LENGTH = 24
+
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "hidden_size": 48, "num_layers": 3, "num_attention_heads": 6,
+        "num_query_groups": 2, "group_query_attention": True, "ffn_hidden_size": 70,
+        "position_embedding_type": "rope", "rotary_base": 5000, "normalization": "RMSNorm",
+        "swiglu": True, "add_bias_linear": False, "untie_embeddings_and_output_weights": True,
+    },
+    "gpt": {
+        "hidden_size": 36, "num_layers": 2, "num_attention_heads": 3, "ffn_hidden_size": 50,
+        "position_embedding_type": "learned_absolute", "normalization": "LayerNorm",
+        "swiglu": False, "add_bias_linear": True, "bias_gelu_fusion": False,
+        "untie_embeddings_and_output_weights": False,
+    },
+}  # fmt: skip
+
+
+def arguments_of(kind: str) -> argparse.Namespace:
+    """What Megatron-LM would store of such a run."""
+    return argparse.Namespace(
+        **KINDS[kind],
+        max_position_embeddings=LENGTH,
+        seq_length=LENGTH,
+        norm_epsilon=1e-5,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        vocab_size=VOCABULARY,
+        padded_vocab_size=PADDED_VOCABULARY,
+    )
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(4))
+
+
+def _without_gpu() -> None:
+    from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
+
+    torch.cuda.current_device = lambda: torch.device("cpu")
+    torch.cuda.synchronize = lambda *_: None
+    CudaRNGStatesTracker.fork = lambda *_, **__: contextlib.nullcontext()
+
+
+def _model(arguments: argparse.Namespace) -> torch.nn.Module:
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.models.gpt.gpt_model import GPTModel
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    fused = ("bias_activation_fusion", "masked_softmax_fusion", "apply_rope_fusion")
+    config = TransformerConfig(
+        num_layers=arguments.num_layers,
+        hidden_size=arguments.hidden_size,
+        num_attention_heads=arguments.num_attention_heads,
+        num_query_groups=getattr(arguments, "num_query_groups", None),
+        ffn_hidden_size=arguments.ffn_hidden_size,
+        normalization=arguments.normalization,
+        layernorm_epsilon=arguments.norm_epsilon,
+        gated_linear_unit=arguments.swiglu,
+        activation_func=torch.nn.functional.silu if arguments.swiglu else torch.nn.functional.gelu,
+        add_bias_linear=arguments.add_bias_linear,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        use_cpu_initialization=True,
+        gradient_accumulation_fusion=False,
+        bias_dropout_fusion=False,
+        persist_layer_norm=False,
+        **dict.fromkeys(fused, False),
+    )
+    return GPTModel(
+        config=config,
+        transformer_layer_spec=get_gpt_layer_local_spec(normalization=arguments.normalization),
+        vocab_size=arguments.padded_vocab_size,
+        max_sequence_length=LENGTH,
+        position_embedding_type=arguments.position_embedding_type,
+        rotary_base=getattr(arguments, "rotary_base", 10000),
+        share_embeddings_and_output_weights=not arguments.untie_embeddings_and_output_weights,
+    )
+
+
+def save_all(folder: Path) -> None:
+    """Write FOLDER/KIND/iter_0000001 and FOLDER/KIND/logits.pt of every kind."""
+    from megatron.core import parallel_state
+
+    _without_gpu()
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=0, world_size=1
+    )
+    parallel_state.initialize_model_parallel()
+    for kind in KINDS:
+        _save(kind, folder / kind)
+
+
+def _save(kind: str, folder: Path) -> None:
+    from megatron.core import dist_checkpointing
+
+    torch.manual_seed(2)
+    arguments = arguments_of(kind)
+    model = _model(arguments).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        positions_BT = torch.arange(LENGTH).expand(2, LENGTH)
+        later_11TT = torch.ones(LENGTH, LENGTH).triu(1).bool()[None, None]
+        logits_BTV = model(tokens(), positions_BT, later_11TT)
+    place = folder / "iter_0000001"
+    place.mkdir(parents=True)
+    torch.save(logits_BTV[..., :VOCABULARY], folder / "logits.pt")
+    dist_checkpointing.save({**model.sharded_state_dict(), "args": arguments}, str(place))
+
+
+if __name__ == "__main__":
+    save_all(Path(sys.argv[1]))
