@@ -1,11 +1,19 @@
-"""What all tests share: GPU tests are skipped, with the reason, where there is no GPU."""
+"""What all tests share: which of them run where.
+
+GPU tests are skipped, with the reason, where there is no GPU. Those marked every_layout repeat for
+more layouts what others show for some; they run when asked for by `-m every_layout`.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "every_layout" not in config.option.markexpr:
+        more = [item for item in items if item.get_closest_marker("every_layout")]
+        config.hook.pytest_deselected(items=more)
+        items[:] = [item for item in items if item not in more]
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

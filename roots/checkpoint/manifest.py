@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step_NNNNNNNN` holding
 
-    weights/*.safetensors   parameters by global name, one file per tensor and pipeline rank
+    weights/*.safetensors   parameters by global name, one file per tensor and pipeline rank, and
+                            per expert rank one of its experts
     config.yaml             the resolved config of the run
     tokenizer/              of an imported model, if it came with one
     mp_rank_*, zero_*, ...  DeepSpeed's own files, read by its stock tools; not in an imported model
@@ -53,6 +54,7 @@ class Layout:
     precision: str
     schedule: str = "1f1b"
     partition: str = "parameters"
+    expert: int = 1
 
     def describe(self) -> str:
         """The layout in words; of stages only what is not as usual."""
@@ -60,6 +62,8 @@ class Layout:
             f"tensor {self.tensor} x pipeline {self.pipeline} x data {self.data}, "
             f"ZeRO {self.zero_stage}, {self.precision}"
         )
+        if self.expert > 1:
+            words += f", expert {self.expert}"
         if self.schedule != "1f1b":
             words += f", {self.schedule}"
         return words if self.partition == "parameters" else f"{words}, partition {self.partition}"

@@ -45,11 +45,17 @@ class StoredTensor:
 
 
 def save_weights(
-    folder: Path, tensors: Iterable[tuple[Shard, Tensor]], *, pipeline_rank: int, tensor_rank: int
+    folder: Path,
+    tensors: Iterable[tuple[Shard, Tensor]],
+    *,
+    pipeline_rank: int,
+    tensor_rank: int,
+    expert_rank: int = 0,
 ) -> str:
     """Write this rank's shards to `folder/weights`; return the file's name relative to `folder`.
 
-    Called by one data-parallel rank. Tensors replicated over the tensor axis are written by tensor
+    Called by one data-parallel rank, or by one for each place on the expert axis: those after the
+    first write their experts only. Tensors replicated over the tensor axis are written by tensor
     rank 0 only, and a copy tied to another tensor not at all.
     """
     records: dict[str, Any] = {}
@@ -57,13 +63,18 @@ def save_weights(
     for shard, tensor in tensors:
         if shard.tied_to is not None or (shard.dim is None and tensor_rank != 0):
             continue
+        if expert_rank > 0 and not shard.expert:
+            continue
         arrays[shard.name] = tensor.detach().cpu().contiguous()
         records[shard.name] = {
             "shape": shard.shape,
             "dim": shard.dim,
             "intervals": shard.intervals,
         }
-    name = f"{WEIGHTS_FOLDER}/pipeline_{pipeline_rank:03d}_tensor_{tensor_rank:03d}.safetensors"
+    place = f"pipeline_{pipeline_rank:03d}_tensor_{tensor_rank:03d}"
+    if expert_rank > 0:
+        place += f"_expert_{expert_rank:03d}"
+    name = f"{WEIGHTS_FOLDER}/{place}.safetensors"
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(arrays, path, metadata={"shards": json.dumps(records)})

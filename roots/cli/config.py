@@ -56,9 +56,9 @@ def deepspeed(
 ) -> None:
     """Print the DeepSpeed JSON that ROOTS derives from a config."""
     from roots.config import load_config
-    from roots.config.rules import batch_rule
+    from roots.config.rules import batch_rule, fewest_ranks
     from roots.training.deepspeed_json import deepspeed_config
 
     loaded = load_config(config, overrides or (), rules=[batch_rule(world_size)])
-    ranks = world_size or loaded.parallel.model_ranks * loaded.parallel.context
+    ranks = world_size or fewest_ranks(loaded)
     typer.echo(json.dumps(deepspeed_config(loaded, loaded.plan_batch(ranks)), indent=2))

@@ -19,6 +19,7 @@ from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
 
 Location = tuple[int | str, ...]
+Tree = dict[str, Any]
 
 
 def checked_config(
@@ -55,30 +56,63 @@ def _violations(rule: Rule, config: RunConfig, complete: bool) -> Iterator[str]:
 
 def _sound_part(tree: Mapping[str, Any], details: Sequence[ErrorDetails]) -> RunConfig:
     """The config of what was not refused; reading any other field raises AttributeError."""
-    refused = {item["loc"][:2] for item in details}
-    kept = {
-        name: {key: value for key, value in dict(section).items() if (name, key) not in refused}
-        for name, section in tree.items()
-        if (name,) not in refused
-    }
-    config = RunConfig.model_validate(kept).model_copy()
+    refused = {_field_at(item["loc"]) for item in details}
+    config = RunConfig.model_validate(_without(tree, refused)).model_copy()
     for location in refused | {_meant(item) for item in details}:
-        name = str(location[0])
-        if len(location) == 1:
-            config.__dict__.pop(name, None)
-        elif name in config.__dict__:
-            # A copy, because sections left out of the tree are the shared defaults.
-            section = config.__dict__[name].model_copy()
-            section.__dict__.pop(str(location[1]), None)
-            config.__dict__[name] = section
+        _remove(config, location)
     return config
+
+
+def _without(tree: Mapping[str, Any], refused: set[Location], here: Location = ()) -> Tree:
+    """A copy of `tree` without the refused keys; sections inside sections are copied too."""
+    kept: Tree = {}
+    for key, value in tree.items():
+        location = (*here, key)
+        if location in refused:
+            continue
+        nested = isinstance(value, Mapping) and _is_section(location)
+        kept[key] = _without(value, refused, location) if nested else value
+    return kept
+
+
+def _remove(section: BaseModel, location: Location) -> None:
+    """Take the field at `location` below `section` out of it, if it is there."""
+    name = str(location[0])
+    if len(location) == 1:
+        section.__dict__.pop(name, None)
+    elif name in section.__dict__:
+        # A copy, because sections left out of the tree are the shared defaults.
+        inner = section.__dict__[name].model_copy()
+        _remove(inner, location[1:])
+        section.__dict__[name] = inner
+
+
+def _field_at(location: Location) -> Location:
+    """The part of a location that names a field: what lies in its value belongs to it."""
+    for length in range(1, len(location)):
+        if not _is_section(location[:length]):
+            return location[:length]
+    return location
+
+
+def _is_section(location: Location) -> bool:
+    """Whether a section stands there, and not a field, whose value may hold sections in a list."""
+    section: type[BaseModel] = RunConfig
+    for part in location:
+        field = section.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
+            return False
+        if not issubclass(field.annotation, BaseModel):
+            return False
+        section = field.annotation
+    return True
 
 
 def _meant(item: ErrorDetails) -> Location:
     """The section or field that a refused key stands for: the one with a near name, if any."""
     location = item["loc"]
     near = _near_name(location) if item["type"] == "extra_forbidden" else None
-    return ((*location[:-1], near) if near is not None else location)[:2]
+    return _field_at((*location[:-1], near) if near is not None else location)
 
 
 def _line_of(item: ErrorDetails) -> str:

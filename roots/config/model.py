@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from roots.config.moe import MoEConfig
 from roots.config.rotary import RotaryScaling
 from roots.config.section import Section
 
@@ -114,6 +115,7 @@ class ModelConfig(Section):
         0.0, ge=0, lt=1, description="rate on the attention probabilities"
     )
     init_std: float = Field(0.02, gt=0, description="standard deviation of initial weights")
+    moe: MoEConfig = Field(MoEConfig(), description="mixture of experts in place of MLPs")
 
     @property
     def head_size(self) -> int:
@@ -157,6 +159,22 @@ class ModelConfig(Section):
         if self.architecture != "encoder_decoder":
             return 0
         return self.sequence_length if self.source_length is None else self.source_length
+
+    @property
+    def expert_ffn_size(self) -> int:
+        """Inner width of one expert, resolved."""
+        return self.moe.ffn_hidden_size or self.ffn_size
+
+    @property
+    def shared_ffn_size(self) -> int:
+        """Inner width of all shared experts together, resolved; 0 if there are none."""
+        return self.moe.num_shared_experts * (
+            self.moe.shared_ffn_hidden_size or self.expert_ffn_size
+        )
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether block number `layer` (from 0) has experts in place of one MLP."""
+        return self.moe.num_experts > 0 and (layer + 1) % self.moe.every == 0
 
     @property
     def padded_vocab_size(self) -> int:

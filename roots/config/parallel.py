@@ -23,7 +23,11 @@ class ParallelConfig(Section):
         description="attention over `context`: ulysses exchanges heads for tokens "
         "(arXiv:2309.14509); ring passes keys and values round (arXiv:2310.01889)",
     )
-    expert: int = Field(1, gt=0, description="ranks that share the experts")
+    expert: int = Field(
+        1,
+        gt=0,
+        description="data-parallel ranks that share the experts (Lepikhin 2020)",
+    )
     sequence: bool = Field(False, description="norms and dropout on 1/tensor of the sequence")
     zero_stage: int = Field(1, ge=0, le=3, description="ZeRO stage (Rajbhandari et al. 2020)")
     pipeline_schedule: Literal["1f1b", "dualpipev"] = Field(

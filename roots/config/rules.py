@@ -5,12 +5,14 @@ A rule that needs only one field is a bound of that field and stands in its sect
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from roots.config.rules_context import CONTEXT_RULES
 from roots.config.rules_data import DATA_RULES
 from roots.config.rules_encoder import ENCODER_RULES
+from roots.config.rules_experts import EXPERT_RULES, expert_axis_problems
 from roots.config.rules_pipeline import PIPELINE_RULES, accumulation_problems
 from roots.config.rules_zero import ZERO_RULES, replica_problems
 from roots.errors import problem
@@ -115,17 +117,6 @@ def scale_floor_below_start(config: RunConfig) -> Iterator[str]:
         )
 
 
-def axes_of_this_version(config: RunConfig) -> Iterator[str]:
-    """Expert parallelism has no layers in this version."""
-    if config.parallel.expert != 1:
-        yield problem(
-            "parallel.expert",
-            config.parallel.expert,
-            "must be 1 in this version of ROOTS",
-            "use parallel.tensor, parallel.pipeline and data parallelism",
-        )
-
-
 def weights_or_resume(config: RunConfig) -> Iterator[str]:
     """A run starts from weights alone or goes on with everything, not both."""
     checkpoint = config.checkpoint
@@ -227,10 +218,10 @@ RULES: tuple[Rule, ...] = (
     rotary_needs_even_head,
     rotary_scaling_is_whole,
     tensor_divides_model,
+    *EXPERT_RULES,
     *PIPELINE_RULES,
     *ZERO_RULES,
     scale_floor_below_start,
-    axes_of_this_version,
     *CONTEXT_RULES,
     weights_or_resume,
     schedule_lengths_once,
@@ -259,10 +250,15 @@ def batch_rule(world_size: int) -> Rule:
     """The rule that the batch and the layout fit `world_size` ranks; 0: the fewest possible."""
 
     def batch_fits_ranks(config: RunConfig) -> Iterable[str]:
-        parallel = config.parallel
-        return batch_problems(config, world_size or parallel.model_ranks * parallel.context)
+        return batch_problems(config, world_size or fewest_ranks(config))
 
     return batch_fits_ranks
+
+
+def fewest_ranks(config: RunConfig) -> int:
+    """The fewest ranks on which the layout can run: experts are spread over replicas."""
+    parallel = config.parallel
+    return parallel.model_ranks * math.lcm(parallel.context, parallel.expert)
 
 
 def batch_problems(config: RunConfig, world_size: int) -> list[str]:
@@ -281,10 +277,11 @@ def batch_problems(config: RunConfig, world_size: int) -> list[str]:
             )
         ]
     data_parallel = world_size // sample_ranks
+    lines = expert_axis_problems(config, data_parallel * parallel.context)
     unit = training.micro_batch_size * data_parallel
     if training.global_batch_size % unit:
         near = max(unit, training.global_batch_size // unit * unit)
-        return [
+        lines.append(
             problem(
                 "training.global_batch_size",
                 training.global_batch_size,
@@ -292,8 +289,13 @@ def batch_problems(config: RunConfig, world_size: int) -> list[str]:
                 f"x data-parallel size {data_parallel} = {unit}",
                 f"set it to {near} or {near + unit}",
             )
-        ]
-    return [*accumulation_problems(config, unit), *replica_problems(config, data_parallel)]
+        )
+        return lines
+    return [
+        *lines,
+        *accumulation_problems(config, unit),
+        *replica_problems(config, data_parallel),
+    ]
 
 
 def _divisors_near(number: int, wish: int) -> str:

@@ -22,10 +22,11 @@ from roots.models.attention import SelfAttention
 from roots.models.cache import LayerCache
 from roots.models.geometry import Geometry, GeometryMemo, LengthMemo
 from roots.models.mlp import MLP
+from roots.models.moe import MoE
 from roots.models.norm import Norm
 from roots.models.options import BuildOptions
 from roots.ops import bias_dropout_add
-from roots.parallel.mesh import Axis
+from roots.parallel.mesh import Mesh
 from roots.parallel.recompute import recompute
 
 # What layers hand on and pipeline stages send. DeepSpeed keeps one buffer per place for what comes
@@ -57,7 +58,7 @@ class Block(nn.Module):
 
     Communication: forward two all-reduces over the tensor axis, backward two. With sequence
     parallelism x is this rank's part of the tokens, and each becomes an all-gather and a
-    reduce-scatter; attention communicates over the context axis besides.
+    reduce-scatter; attention communicates over the context axis besides, experts as MoE says.
     """
 
     def __init__(
@@ -65,20 +66,24 @@ class Block(nn.Module):
         model: ModelConfig,
         index: int,
         *,
-        axis: Axis,
+        mesh: Mesh,
         options: BuildOptions,
         geometry: GeometryMemo | LengthMemo,
         name: str | None = None,
     ) -> None:
         super().__init__()
-        name = f"layers.{index}" if name is None else name
+        name, axis = f"layers.{index}" if name is None else name, mesh.tensor
         self.name = name
         self.index = index
         options = options.of_block(index)
         self.attention_norm = Norm(model, name=f"{name}.attention_norm", axis=axis, options=options)
         self.attention = SelfAttention(model, name=f"{name}.attention", axis=axis, options=options)
         self.mlp_norm = Norm(model, name=f"{name}.mlp_norm", axis=axis, options=options)
-        self.mlp = MLP(model, name=f"{name}.mlp", axis=axis, options=options)
+        self.mlp: MLP | MoE
+        if model.has_experts(index):
+            self.mlp = MoE(model, name=f"{name}.mlp", mesh=mesh, options=options)
+        else:
+            self.mlp = MLP(model, name=f"{name}.mlp", axis=axis, options=options)
         self.geometry = geometry
         self.parallel_residual = model.parallel_residual
         self.post_norm = model.norm_position == "post"

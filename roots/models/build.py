@@ -75,7 +75,7 @@ def model_layers(model: ModelConfig, mesh: Mesh, options: BuildOptions) -> list[
     if model.encoder_layers and final_size:
         layers.append(LayerFactory("norm", "encoder.final_norm", make.memory_norm, final_size))
     for index in range(model.num_layers):
-        build, size = partial(make.block, index), block_parameters(model)
+        build, size = partial(make.block, index), block_parameters(model, index)
         layers.append(LayerFactory("block", f"layers.{index}", build, size))
     if final_size:
         layers.append(LayerFactory("norm", "final_norm", make.final_norm, final_size))
@@ -134,6 +134,7 @@ class _Maker:
         axis = mesh.tensor
         self.model = model
         self.common: dict[str, Any] = {"axis": axis, "options": options}
+        self.of_blocks: dict[str, Any] = {"mesh": mesh, "options": options}
         self.place = Placement.on(
             mesh, sequence=options.sequence_parallel, zigzag=options.context_method == "ring"
         )
@@ -153,19 +154,19 @@ class _Maker:
 
     def block(self, index: int) -> nn.Module:
         if self.model.architecture == "encoder":
-            return EncoderBlock(self.model, index, geometry=self.length_geometry, **self.common)
+            return EncoderBlock(self.model, index, geometry=self.length_geometry, **self.of_blocks)
         if self.model.architecture == "decoder":
-            return Block(self.model, index, geometry=self.geometry, **self.common)
+            return Block(self.model, index, geometry=self.geometry, **self.of_blocks)
         return CrossBlock(
             self.model,
             index,
             geometry=self.geometry,
             source_geometry=self.source_geometry,
-            **self.common,
+            **self.of_blocks,
         )
 
     def source_block(self, index: int) -> nn.Module:
-        return SourceBlock(self.model, index, geometry=self.length_geometry, **self.common)
+        return SourceBlock(self.model, index, geometry=self.length_geometry, **self.of_blocks)
 
     def memory_norm(self) -> nn.Module:
         return MemoryNorm(self.model, name="encoder.final_norm", **self.common)

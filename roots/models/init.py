@@ -17,7 +17,8 @@ from roots.config.model import ModelConfig
 from roots.parallel.shard import Shard, shard_of
 from roots.seeding import derive_key, normal
 
-_RESIDUAL_WRITERS = (".attention.output.weight", ".cross.output.weight", ".mlp.down.weight")
+# The last: of an MLP, and of every expert.
+_RESIDUAL_WRITERS = (".attention.output.weight", ".cross.output.weight", ".down.weight")
 # Random numbers take about 15 temporaries of 8 bytes an element; a block of them stays in cache.
 _BLOCK_ELEMENTS = 1 << 16
 

@@ -26,10 +26,20 @@ class MLP(nn.Module):
     Communication: that of the two linear layers (see roots.parallel.linear).
     """
 
-    def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        name: str,
+        axis: Axis,
+        options: BuildOptions,
+        width: int | None = None,
+    ) -> None:
+        """`width`: the inner width, None for model.ffn_size."""
         super().__init__()
         self.activate = Activation(model, options)
-        chunks = [model.ffn_size] * (2 if model.gated else 1)
+        ffn_size = model.ffn_size if width is None else width
+        chunks = [ffn_size] * (2 if model.gated else 1)
         self.up = ColumnParallelLinear(
             model.hidden_size,
             sum(chunks),
@@ -43,7 +53,7 @@ class MLP(nn.Module):
             dtype=options.dtype,
         )
         self.down = RowParallelLinear(
-            model.ffn_size,
+            ffn_size,
             model.hidden_size,
             name=f"{name}.down",
             axis=axis,

@@ -14,7 +14,7 @@ from roots.models.cross_attention import CrossAttention
 from roots.models.geometry import Geometry, GeometryMemo, LengthMemo
 from roots.models.norm import Norm
 from roots.models.options import BuildOptions
-from roots.parallel.mesh import Axis
+from roots.parallel.mesh import Mesh
 
 
 class EncoderBlock(Block):
@@ -36,14 +36,14 @@ class SourceBlock(EncoderBlock):
         model: ModelConfig,
         index: int,
         *,
-        axis: Axis,
+        mesh: Mesh,
         options: BuildOptions,
         geometry: LengthMemo,
     ) -> None:
         super().__init__(
             model,
             index,
-            axis=axis,
+            mesh=mesh,
             options=options,
             geometry=geometry,
             name=f"encoder.layers.{index}",
@@ -78,13 +78,13 @@ class CrossBlock(Block):
         model: ModelConfig,
         index: int,
         *,
-        axis: Axis,
+        mesh: Mesh,
         options: BuildOptions,
         geometry: GeometryMemo,
         source_geometry: LengthMemo,
     ) -> None:
-        super().__init__(model, index, axis=axis, options=options, geometry=geometry)
-        name = f"{self.name}.cross"
+        super().__init__(model, index, mesh=mesh, options=options, geometry=geometry)
+        name, axis = f"{self.name}.cross", mesh.tensor
         self.cross_norm = Norm(model, name=f"{name}_norm", axis=axis, options=options)
         self.cross = CrossAttention(model, name=name, axis=axis, options=options)
         self.source_geometry = source_geometry

@@ -30,7 +30,9 @@ class Mesh:
     """This process's place in the layout and its axis in each direction.
 
     `model` is tensor x pipeline (the ranks that share one copy of the model), `replica` is
-    context x data (the ranks that hold the same part of it), `world` is all ranks.
+    context x data (the ranks that hold the same part of it), `world` is all ranks. `expert` and
+    `expert_data` cut the replica axis: the ranks among which the experts are spread out, and those
+    that hold the same experts.
     """
 
     topology: Topology
@@ -41,6 +43,8 @@ class Mesh:
     pipeline: Axis
     replica: Axis
     model: Axis
+    expert: Axis
+    expert_data: Axis
     world: Axis
 
     @staticmethod

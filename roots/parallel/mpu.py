@@ -5,8 +5,9 @@ runtime/zero, runtime/base_optimizer.py, utils/groups.py and utils/bwc.py. Its "
 parallel" and "slice parallel" are our tensor axis, "pipe parallel" and "pipeline model parallel"
 our pipeline axis, and "model parallel" is both together. Its "data parallel" is our replica axis,
 context x data: to the optimizer, ranks with other tokens of one sample are ranks with other
-samples. The names of sequence and expert parallelism are absent on purpose: DeepSpeed tests for
-them with hasattr and then takes the degree to be 1.
+samples. The names of sequence parallelism are absent on purpose: DeepSpeed tests for them with
+hasattr and then takes the degree to be 1. Groups of experts it keeps itself
+(roots/training/engine_experts.py).
 """
 
 from __future__ import annotations
@@ -25,15 +26,10 @@ class DeepSpeedMpu:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        if dist.get_world_size() == 1:
-            self._alone = dist.group.WORLD
-        else:
-            self._alone = dist.new_group([mesh.rank], use_local_synchronization=True)
+        self._alone = _alone(mesh)
 
     def _group(self, axis: Axis) -> dist.ProcessGroup:
-        group = self._alone if axis.group is None else axis.group
-        assert group is not None
-        return group
+        return self._alone if axis.group is None else axis.group
 
     # Tensor and pipeline together: one copy of the model.
 
@@ -110,3 +106,16 @@ class DeepSpeedMpu:
     def get_global_rank(self) -> int:
         """Rank in the world."""
         return self._mesh.rank
+
+
+def real_group(axis: Axis, mesh: Mesh) -> dist.ProcessGroup:
+    """The group of `axis`, a new one of this rank alone where the Mesh has None."""
+    return _alone(mesh) if axis.group is None else axis.group
+
+
+def _alone(mesh: Mesh) -> dist.ProcessGroup:
+    if dist.get_world_size() > 1:
+        return dist.new_group([mesh.rank], use_local_synchronization=True)
+    world = dist.group.WORLD
+    assert world is not None
+    return world

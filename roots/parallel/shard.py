@@ -7,7 +7,7 @@ gradient of a sharded parameter on every rank and that of a replicated one only 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class Shard:
     intervals: global [start, stop) ranges along `dim` that this rank holds, in local order;
                () if replicated
     tied_to:   name of the parameter whose values this one shares, if any
+    expert:    it belongs to one expert, which other ranks of the expert axis do not hold at all
     """
 
     name: str
@@ -38,6 +39,7 @@ class Shard:
     dim: int | None
     intervals: tuple[tuple[int, int], ...]
     tied_to: str | None = None
+    expert: bool = False
 
     @property
     def local_shape(self) -> tuple[int, ...]:
@@ -107,6 +109,33 @@ def attach(parameter: torch.nn.Parameter, shard: Shard, sharded_over: Axis) -> N
     if shard.dim is not None and sharded_over.size > 1:
         for flag in _SHARDED_FLAGS:
             setattr(parameter, flag, True)
+
+
+def attach_expert(
+    parameter: torch.nn.Parameter, shard: Shard, tensor_axis: Axis, expert_axis: Axis
+) -> None:
+    """`attach` for a parameter of one expert, with DeepSpeed's flags if experts are spread out.
+
+    Where every rank holds all experts, a parameter of one is like any other.
+    """
+    if expert_axis.size == 1:
+        attach(parameter, shard, tensor_axis)
+        return
+    attach(parameter, replace(shard, expert=True), tensor_axis)
+    # deepspeed/moe/utils.py, is_moe_param.
+    parameter.allreduce = False  # type: ignore[attr-defined]
+    parameter.group_name = expert_group_name(expert_axis.size)  # type: ignore[attr-defined]
+
+
+def is_spread_expert(parameter: torch.nn.Parameter) -> bool:
+    """Whether other ranks of the expert axis do not hold `parameter`."""
+    shard = getattr(parameter, _SHARD, None)
+    return isinstance(shard, Shard) and shard.expert
+
+
+def expert_group_name(degree: int) -> str:
+    """The key under which DeepSpeed keeps the process groups of that expert-parallel degree."""
+    return f"ep_size_{degree}"
 
 
 def shard_of(parameter: torch.nn.Parameter, name: str = "a parameter") -> Shard:

@@ -19,7 +19,10 @@ ORDER = ("tensor", "context", "data", "pipeline")
 # Axes made of several of them. replica: the ranks that hold the same part of the model, over which
 # gradients are averaged and ZeRO partitions; model: the ranks that hold one copy of it together.
 COMPOSITE = {"replica": ("context", "data"), "model": ("tensor", "pipeline")}
-AXES = (*ORDER, *COMPOSITE)
+# The replica axis cut in two, fastest first: the ranks among which the experts are spread out, and
+# those that hold the same experts. (Of the dense parameters all of them hold the same.)
+OF_REPLICA = ("expert", "expert_data")
+AXES = (*ORDER, *COMPOSITE, *OF_REPLICA)
 
 
 class Coordinate(NamedTuple):
@@ -43,9 +46,10 @@ class Topology:
     data: int = 1
     pipeline: int = 1
     context: int = 1
+    expert: int = 1
 
     def __post_init__(self) -> None:
-        for name in ORDER:
+        for name in (*ORDER, "expert"):
             size = self.axis_size(name)
             if size < 1:
                 raise RootsError(
@@ -53,6 +57,12 @@ class Topology:
                         f"parallel.{name}", size, "a degree is at least 1", "set it to 1 or more"
                     )
                 )
+        replicas = self.axis_size("replica")
+        if replicas % self.expert:
+            *fits, last = (str(each) for each in range(1, replicas + 1) if replicas % each == 0)
+            rule = f"must divide the {replicas} ranks of context x data"
+            fix = f"set it to {', '.join(fits)} or {last}" if fits else f"set it to {last}"
+            raise RootsError(problem("parallel.expert", self.expert, rule, fix))
 
     @property
     def world_size(self) -> int:
@@ -61,6 +71,9 @@ class Topology:
 
     def axis_size(self, axis: str) -> int:
         """Number of ranks in one group of `axis`."""
+        assert axis in AXES, f"axis {axis!r} is none of {AXES}"
+        if axis == "expert_data":
+            return self.axis_size("replica") // self.expert
         return prod(int(getattr(self, name)) for name in _parts(axis))
 
     def coordinate(self, rank: int) -> Coordinate:
@@ -79,15 +92,27 @@ class Topology:
 
     def group_of(self, axis: str, rank: int) -> list[int]:
         """Global ranks, ascending, that differ from `rank` only along `axis`."""
+        if axis in OF_REPLICA:
+            parts = self._of_replica(axis, self.group_of("replica", rank))
+            return next(part for part in parts if rank in part)
         here, strides = self.coordinate(rank), self._strides()
         first = rank - sum(getattr(here, name) * strides[name] for name in _parts(axis))
         return [first + offset for offset in self._offsets(axis)]
 
     def groups(self, axis: str) -> list[list[int]]:
         """All groups of `axis`, ordered by their first rank; together they hold every rank once."""
+        if axis in OF_REPLICA:
+            replicas = self.groups("replica")
+            return sorted(part for ranks in replicas for part in self._of_replica(axis, ranks))
         offsets = self._offsets(axis)
         others = [name for name in ORDER if name not in _parts(axis)]
         return [[first + offset for offset in offsets] for first in self._combinations(others)]
+
+    def _of_replica(self, axis: str, ranks: list[int]) -> list[list[int]]:
+        """The groups of `axis` that one replica group is made of."""
+        if axis == "expert_data":
+            return [ranks[index :: self.expert] for index in range(self.expert)]
+        return [ranks[i : i + self.expert] for i in range(0, len(ranks), self.expert)]
 
     def _strides(self) -> dict[str, int]:
         """How far apart in rank two neighbours along each axis of ORDER are."""

@@ -2,6 +2,7 @@
 
 Counted as by Narayanan et al. (SC 2021, "Efficient Large-Scale Language Model Training on GPU
 Clusters Using Megatron-LM", section 5.1 and appendix) and Chowdhery et al. (PaLM, appendix B):
+ - of the experts of a block only those count that a token goes to;
  - only matrix products count, a multiply-add is 2 FLOPs, the backward pass is twice the forward;
  - the vocabulary head counts, with the true (not the padded) vocabulary; a table look-up does not;
  - attention scores count over the full square, without the halving that causality would allow;
@@ -17,7 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from roots.config.model import ModelConfig
-from roots.planner.parameters import attention_matrix_parameters, mlp_matrix_parameters
+from roots.planner.parameters import (
+    attention_matrix_parameters,
+    expert_parameters,
+    mlp_matrix_parameters,
+    num_expert_layers,
+)
 
 MFU_FORMULA = (
     "MFU = tokens_per_second * flops_per_token / peak_flops_per_second, where flops_per_token = "
@@ -65,7 +71,7 @@ def token_flops(model: ModelConfig, sequence_length: int | None = None) -> Token
     return TokenFlops(
         projections=2 * model.num_layers * projections,
         attention=model.num_layers * _scores_and_values(model, length + source),
-        mlp=2 * model.num_layers * mlp_matrix_parameters(model),
+        mlp=2 * _mlp_weights(model),
         head=2 * (model.hidden_size * model.vocab_size + transform),
         encoder=encoder * source // length,
     )
@@ -74,6 +80,17 @@ def token_flops(model: ModelConfig, sequence_length: int | None = None) -> Token
 def _scores_and_values(model: ModelConfig, keys: int) -> int:
     """FLOPs of one query in all heads: D multiply-adds with every key, and with every value."""
     return 2 * 2 * keys * model.num_heads * model.head_size
+
+
+def _mlp_weights(model: ModelConfig) -> int:
+    """Matrix weights that a token meets in all MLPs; of a layer of experts: the router, its top_k
+    experts and the shared ones."""
+    layers = num_expert_layers(model)
+    dense = (model.num_layers - layers) * mlp_matrix_parameters(model)
+    moe = model.moe
+    chosen = moe.num_experts * model.hidden_size + moe.top_k * expert_parameters(model)
+    shared = mlp_matrix_parameters(model, model.shared_ffn_size)
+    return dense + layers * (chosen + shared)
 
 
 def training_flops_per_token(model: ModelConfig) -> int:

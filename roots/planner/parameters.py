@@ -19,6 +19,7 @@ class ParameterCounts:
     embedding_extras:   segments and the norms behind the embeddings
     encoder:            blocks and final norm of the encoder that a decoder reads
     head:               the matrix where it is not tied, its bias, and what stands before it
+    idle:               parameters of the experts that a token does not use
     """
 
     token_embedding: int
@@ -28,6 +29,7 @@ class ParameterCounts:
     blocks: int
     final_norm: int
     head: int
+    idle: int = 0
 
     @property
     def total(self) -> int:
@@ -38,6 +40,11 @@ class ParameterCounts:
     def embedding(self) -> int:
         """The first layer: all tables, and the norms behind them."""
         return self.token_embedding + self.position_embedding + self.embedding_extras
+
+    @property
+    def active(self) -> int:
+        """Parameters that one token meets: without the experts that it does not go to."""
+        return self.total - self.idle
 
     @property
     def non_embedding(self) -> int:
@@ -58,11 +65,14 @@ def count_parameters(model: ModelConfig) -> ParameterCounts:
         position_embedding=position_parameters(model),
         embedding_extras=stacks * extras,
         encoder=model.encoder_layers * encoder_block_parameters(model) + encoder_norm,
-        blocks=model.num_layers * block_parameters(model),
+        blocks=sum(block_parameters(model, layer) for layer in range(model.num_layers)),
         final_norm=final_norm,
         head=(0 if model.tied_embeddings else table)
         + head_bias_parameters(model)
         + head_transform_parameters(model),
+        idle=num_expert_layers(model)
+        * max(0, model.moe.num_experts - model.moe.top_k)
+        * expert_parameters(model),
     )
 
 
@@ -94,11 +104,14 @@ def head_transform_parameters(model: ModelConfig) -> int:
     return width * width + (width if model.bias else 0) + norm_parameters(model)
 
 
-def block_parameters(model: ModelConfig) -> int:
-    """Parameters of one block of the main stack, which reads the encoder where there is one."""
+def block_parameters(model: ModelConfig, layer: int = 0) -> int:
+    """Parameters of block number `layer` of the main stack, which reads the encoder where there is
+    one, and may have experts in place of its MLP."""
     cross = 0
     if model.architecture == "encoder_decoder":
         cross = norm_parameters(model) + attention_parameters(model)
+    if model.has_experts(layer):
+        cross += moe_parameters(model) - mlp_parameters(model)
     return encoder_block_parameters(model) + cross
 
 
@@ -124,10 +137,27 @@ def attention_parameters(model: ModelConfig) -> int:
     return attention_matrix_parameters(model) + biases + head_norms
 
 
-def mlp_parameters(model: ModelConfig) -> int:
+def mlp_parameters(model: ModelConfig, width: int | None = None) -> int:
     """Parameters of one MLP: up projection (twice as wide for a gated one) and down projection."""
-    biases = up_size(model) + model.hidden_size if model.bias else 0
-    return mlp_matrix_parameters(model) + biases
+    biases = up_size(model, width) + model.hidden_size if model.bias else 0
+    return mlp_matrix_parameters(model, width) + biases
+
+
+def moe_parameters(model: ModelConfig) -> int:
+    """Parameters of a layer of experts: router, experts and shared experts."""
+    experts = model.moe.num_experts * (model.hidden_size + expert_parameters(model))
+    shared = model.shared_ffn_size
+    return experts + (mlp_parameters(model, shared) if shared else 0)
+
+
+def expert_parameters(model: ModelConfig) -> int:
+    """Parameters of one expert, which has no biases."""
+    return mlp_matrix_parameters(model, model.expert_ffn_size)
+
+
+def num_expert_layers(model: ModelConfig) -> int:
+    """Number of blocks with experts."""
+    return sum(model.has_experts(layer) for layer in range(model.num_layers))
 
 
 def attention_matrix_parameters(model: ModelConfig) -> int:
@@ -136,9 +166,13 @@ def attention_matrix_parameters(model: ModelConfig) -> int:
     return model.hidden_size * (qkv_size(model) + query_size)
 
 
-def mlp_matrix_parameters(model: ModelConfig) -> int:
-    """Weights of the up and down projections of one block, biases left out."""
-    return model.hidden_size * (up_size(model) + model.ffn_size)
+def mlp_matrix_parameters(model: ModelConfig, width: int | None = None) -> int:
+    """Weights of the up and down projections of one MLP, biases left out.
+
+    `width`: its inner width, None for that of a dense MLP.
+    """
+    inner = model.ffn_size if width is None else width
+    return model.hidden_size * (up_size(model, inner) + inner)
 
 
 def qkv_size(model: ModelConfig) -> int:
@@ -146,6 +180,6 @@ def qkv_size(model: ModelConfig) -> int:
     return (model.num_heads + 2 * model.kv_heads) * model.head_size
 
 
-def up_size(model: ModelConfig) -> int:
+def up_size(model: ModelConfig, width: int | None = None) -> int:
     """Outputs of the up projection: gate and up for a gated MLP."""
-    return model.ffn_size * (2 if model.gated else 1)
+    return (model.ffn_size if width is None else width) * (2 if model.gated else 1)

@@ -122,6 +122,7 @@ def topology_of(config: RunConfig, plan: BatchPlan) -> Topology:
         data=plan.data_parallel,
         pipeline=parallel.pipeline,
         context=parallel.context,
+        expert=parallel.expert,
     )
 
 

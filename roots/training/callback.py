@@ -7,7 +7,6 @@ Each is called in the order of falling `priority`, equal ones in the order they 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -117,7 +116,7 @@ class TrackerCallback(Callback):
     def on_step_end(self, record: StepRecord) -> None:
         if record.step % self._every_steps:
             return
-        values = dataclasses.asdict(record)
+        values = record.values()
         step = values.pop("step")
         numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
         self._log(step, {f"train/{name}": float(value) for name, value in numbers.items()})

@@ -27,6 +27,14 @@ from roots.training.engine import Engine
 
 _logger = get_logger(__name__)
 
+# What may change from one part of a run to the next: it says how to train, not what the model is.
+_FREE_MODEL_FIELDS = (
+    "dropout",
+    "attention_dropout",
+    "moe.capacity_factor",
+    "moe.balance_loss",
+    "moe.z_loss",
+)
 _FREE_OF_WEIGHTS = frozenset({"init_std", "sequence_length"})
 
 
@@ -53,6 +61,7 @@ class Checkpointer:
             zero_stage=effective_zero_stage(config),
             precision=config.training.precision,
             **_stages(config),
+            expert=mesh.expert.size,
         )
 
     def find(self) -> Path | None:
@@ -160,7 +169,7 @@ class Checkpointer:
         return [
             problem(f"model.{name}", value, f"is {stored[name]!r} in checkpoint {folder}", fix)
             for name, value in _resolved_fields(self.config.model)
-            if stored[name] != value and name not in {"dropout", "attention_dropout", *free}
+            if stored[name] != value and name not in {*_FREE_MODEL_FIELDS, *free}
         ]
 
     def _order_differences(self, folder: Path) -> list[str]:
@@ -216,12 +225,13 @@ class Checkpointer:
         state = self._client_state(engine, point)
         engine.save(self.root, folder.name, state)
         tensors = engine.weights()
-        if self.mesh.replica.rank == 0:
+        if self.mesh.expert_data.rank == 0:
             weights.save_weights(
                 folder,
                 tensors,
                 pipeline_rank=self.mesh.pipeline.rank,
                 tensor_rank=self.mesh.tensor.rank,
+                expert_rank=self.mesh.expert.rank,
             )
         else:
             # At ZeRO-3 reading a weight is a collective, so the other replicas read along.

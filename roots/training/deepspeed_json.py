@@ -10,13 +10,15 @@ NEVER = 2**31 - 1
 
 
 def effective_zero_stage(config: RunConfig) -> int:
-    """The stage DeepSpeed is asked for: 16-bit runs at stage 0 become stage 1.
+    """The stage DeepSpeed is asked for: 16-bit runs and spread-out experts make stage 0 stage 1.
 
     DeepSpeed's 16-bit optimizers without ZeRO take the gradient norm of the local tensor shard
     only, so clipping would differ between layouts. At data-parallel size 1 the memory is the same.
+    Without ZeRO one rank saves the optimizer's state of its own experts for everybody's.
     """
     stage = config.parallel.zero_stage
-    return max(stage, 1) if config.training.precision != "fp32" else stage
+    needs_zero = config.training.precision != "fp32" or config.parallel.expert > 1
+    return max(stage, 1) if needs_zero else stage
 
 
 def clips_outside_engine(config: RunConfig) -> bool:

@@ -22,6 +22,7 @@ from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
 
+from roots.checkpoint.weights import load_weights
 from roots.config.run import BatchPlan, RunConfig
 from roots.data.batch import Batch
 from roots.device import Device
@@ -38,8 +39,10 @@ from roots.training.deepspeed_json import (
     deepspeed_config,
     effective_zero_stage,
 )
+from roots.training.engine_experts import announced_experts, files_of_a_dense_model
 from roots.training.engine_optimizer import choose_optimizer, parameter_groups
 from roots.training.engine_zero import refuse_what_is_not_served
+from roots.training.experts import ExpertLoad, RouterWatch
 from roots.training.gradients import clip_gradients_, global_gradient_norm
 from roots.training.inputs import model_inputs
 from roots.training.overflow import GradientWatch
@@ -55,6 +58,7 @@ class StepResult:
     """What one optimizer step did. `grad_norm` is before clipping, None if it overflowed.
 
     `overflow` names the first parameter whose gradient was not finite, and its rank; "" if none.
+    `experts` is the load of the experts, None for a dense model.
     """
 
     loss: float
@@ -62,6 +66,7 @@ class StepResult:
     loss_scale: float
     skipped: bool
     overflow: str = ""
+    experts: ExpertLoad | None = None
 
 
 class Engine(abc.ABC):
@@ -82,6 +87,7 @@ class Engine(abc.ABC):
         self.device = device
         self.deepspeed = engine
         self._watch = watch
+        self._routers = RouterWatch(self.module, plan.accumulation)
         self._norm: Tensor | None = None
         self._place = Placement.on(
             mesh,
@@ -106,6 +112,7 @@ class Engine(abc.ABC):
             group["lr"] = learning_rate
         scale = self.loss_scale
         self._watch.start_step()
+        self._routers.start_step(scale)
         try:
             loss = self._forward_backward_step([self._receive(batch) for batch in micro_batches])
         except Exception as error:
@@ -121,7 +128,8 @@ class Engine(abc.ABC):
         known = None if norm is None or skipped else float(norm)
         overflowed = skipped or (known is not None and not math.isfinite(known))
         overflow = self._attribute_overflow() if overflowed else ""
-        return StepResult(float(loss), known, scale, skipped, overflow)
+        load = self._routers.load(self.mesh) if self.config.model.moe.num_experts else None
+        return StepResult(float(loss), known, scale, skipped, overflow, load)
 
     @abc.abstractmethod
     def _forward_backward_step(self, micro_batches: Sequence[Batch]) -> Tensor:
@@ -177,18 +185,25 @@ class Engine(abc.ABC):
 
     def save(self, folder: Path, tag: str, client_state: Mapping[str, Any]) -> None:
         """Write DeepSpeed's own files to `folder/tag`; every rank must call."""
-        self.deepspeed.save_checkpoint(
-            str(folder), tag=tag, client_state=dict(client_state), save_latest=False
-        )
+        with files_of_a_dense_model(self.deepspeed):
+            self.deepspeed.save_checkpoint(
+                str(folder), tag=tag, client_state=dict(client_state), save_latest=False
+            )
 
     def load(self, folder: Path, tag: str) -> None:
         """Restore weights, optimizer and loss scaler saved on the same layout."""
-        loaded, _ = self.deepspeed.load_checkpoint(str(folder), tag=tag)
+        with files_of_a_dense_model(self.deepspeed):
+            loaded, _ = self.deepspeed.load_checkpoint(str(folder), tag=tag)
         if loaded is None:
             rule = "holds no state that DeepSpeed can read"
             raise RootsError(
                 problem("checkpoint", str(folder / tag), rule, "resume from another checkpoint")
             )
+        # DeepSpeed's file of the weights is one replica's, with the experts of that rank alone.
+        named = ((shard_of(each, name), each) for name, each in self.module.named_parameters())
+        experts = [(shard, each) for shard, each in named if shard.expert]
+        if experts:
+            load_weights(folder / tag, experts)
 
     def _receive(self, batch: Batch) -> Batch:
         """This context rank's part of the micro-batch, on its device."""
@@ -262,7 +277,8 @@ def build_zero_engine(
 ) -> ZeroEngine:
     """Put `module` (initialised, one stage) under DeepSpeed."""
     watch = GradientWatch(module, config.ops.check_finite)
-    engine = initialise_deepspeed(config, plan, device, module, mpu=DeepSpeedMpu(mesh))
+    with announced_experts(module, config, mesh):
+        engine = initialise_deepspeed(config, plan, device, module, mpu=DeepSpeedMpu(mesh))
     return ZeroEngine(config, plan, mesh, device, engine, watch)
 
 
@@ -274,15 +290,13 @@ def initialise_deepspeed(
     stage = effective_zero_stage(config)
     if stage != config.parallel.zero_stage:
         _logger.info(
-            "parallel.zero_stage=%d runs as %d in %s: without ZeRO, DeepSpeed's 16-bit optimizers "
-            "take the gradient norm of one tensor shard only",
+            "parallel.zero_stage=%d runs as %d: without ZeRO, DeepSpeed's 16-bit optimizers take "
+            "the gradient norm of one tensor shard only, and save the state of one rank's experts",
             config.parallel.zero_stage,
             stage,
-            config.training.precision,
         )
     factory = choose_optimizer(config, device)
-    decay, plain = weight_decay_groups(module)
-    groups = parameter_groups(config, decay, plain)
+    groups = parameter_groups(config, *weight_decay_groups(module))
     # DeepSpeed prints its memory statistics whatever its log level.
     with contextlib.redirect_stdout(io.StringIO()):
         engine, _, _, _ = deepspeed.initialize(

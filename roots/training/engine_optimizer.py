@@ -18,6 +18,7 @@ from roots.config.run import RunConfig
 from roots.device import Device
 from roots.errors import RootsError, problem
 from roots.log import get_logger
+from roots.parallel.shard import expert_group_name, is_spread_expert
 from roots.training.engine_build import build_alone
 
 _logger = get_logger(__name__)
@@ -65,12 +66,21 @@ def choose_optimizer(config: RunConfig, device: Device) -> Factory:
 def parameter_groups(
     config: RunConfig, decay: Iterable[torch.nn.Parameter], plain: Iterable[torch.nn.Parameter]
 ) -> ParameterGroups:
-    """Two groups: matrices with weight decay, biases and norms without. Empty ones are left out."""
+    """Matrices with weight decay, biases and norms without, and in a third group, marked as
+    DeepSpeed wants it, the matrices of experts that are spread out. Empty ones are left out."""
+    matrices = list(decay)
+    experts = [each for each in matrices if is_spread_expert(each)]
     groups: ParameterGroups = [
-        {"params": list(decay), "weight_decay": config.optimizer.weight_decay},
+        {"params": [each for each in matrices if not is_spread_expert(each)]},
         {"params": list(plain), "weight_decay": 0.0},
+        {
+            "params": experts,
+            "moe": True,
+            "name": expert_group_name(config.parallel.expert),
+        },
     ]
-    return [group for group in groups if group["params"]]
+    decays = {"weight_decay": config.optimizer.weight_decay}
+    return [{**decays, **group} for group in groups if group["params"]]
 
 
 def _candidates(config: RunConfig, device: Device) -> list[Candidate]:

@@ -17,6 +17,7 @@ from roots.parallel.mesh import Mesh
 from roots.parallel.pipeline import FoldedPipeline, Pipeline
 from roots.training.engine import Engine, initialise_deepspeed
 from roots.training.engine_accelerator import join_process_group
+from roots.training.engine_experts import announced_experts
 from roots.training.inputs import model_inputs
 from roots.training.overflow import GradientWatch
 
@@ -71,5 +72,6 @@ def build_pipeline_engine(
     )
     fill(stage)
     watch = GradientWatch(stage, config.ops.check_finite)
-    engine = initialise_deepspeed(config, plan, device, stage, mpu=None)
+    with announced_experts(stage, config, mesh):
+        engine = initialise_deepspeed(config, plan, device, stage, mpu=None)
     return PipelineEngine(config, plan, mesh, device, engine, watch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -104,6 +104,7 @@ def _record(
     tokens = run.config.tokens_per_step
     rates = run.throughput.rates(tokens, seconds)
     samples = point.consumed_samples + run.plan.global_batch_size
+    load = {} if result.experts is None else asdict(result.experts)
     return StepRecord(
         step=point.step + 1,
         consumed_samples=samples,
@@ -119,6 +120,7 @@ def _record(
         mfu=rates.mfu,
         memory_bytes=_largest_memory(run),
         overflow=result.overflow,
+        **{f"expert_{name}": value for name, value in load.items()},
     )
 
 

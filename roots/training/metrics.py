@@ -40,7 +40,8 @@ class StepRecord:
     `memory_bytes` the peak of the rank that needs most. `loss` is the mean over the global batch,
     `grad_norm` the global norm before clipping; both may be NaN or infinite in a skipped step.
     `overflow` names the first parameter whose gradient was not finite, and its rank, "" if all
-    were (and in records of before there was the field).
+    were (and in records of before there was the field). The fields `expert_...` are those of
+    training/experts.py ExpertLoad; a dense model has none, and its lines leave them out.
     """
 
     step: int
@@ -57,6 +58,16 @@ class StepRecord:
     mfu: float
     memory_bytes: int
     overflow: str = ""
+    expert_max_load: float | None = None
+    expert_mean_max_load: float | None = None
+    expert_min_load: float | None = None
+    expert_dropped: float | None = None
+    expert_balance_loss: float | None = None
+    expert_z_loss: float | None = None
+
+    def values(self) -> dict[str, float | int | bool | str]:
+        """What is known, by name."""
+        return _known(self)
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ class RecordWriter:
 
     def write(self, record: StepRecord | EvaluationRecord) -> None:
         """Append one line and hand it to the operating system."""
-        fields = {name: _json_value(value) for name, value in dataclasses.asdict(record).items()}
+        fields = {name: _json_value(value) for name, value in _known(record).items()}
         self._file.write(json.dumps(fields, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -192,6 +203,10 @@ def _drop_after(path: Path, last_step: int) -> int:
                     kept.write(line if line.endswith(b"\n") else line + b"\n")
         publish(temporary, path)
     return dropped
+
+
+def _known(record: StepRecord | EvaluationRecord) -> dict[str, float | int | bool | str]:
+    return {name: value for name, value in dataclasses.asdict(record).items() if value is not None}
 
 
 def _json_value(value: float | int | bool | str) -> float | int | bool | str | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from roots.parallel.shard import Shard, slice_full
+from roots.training.experts import ExpertLoad
 
 
 class Piece(NamedTuple):
@@ -34,6 +35,7 @@ class Curve:
     scales: list[float] = field(default_factory=list)
     skipped: list[bool] = field(default_factory=list)
     overflows: list[str] = field(default_factory=list)
+    loads: list[ExpertLoad | None] = field(default_factory=list)
     steps: list[list[Piece]] = field(default_factory=list)
     evaluation: float = 0.0
 

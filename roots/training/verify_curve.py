@@ -47,6 +47,7 @@ def train_curve(config: RunConfig, *, tamper: Tamper | None = None, tensors: boo
         curve.scales.append(result.loss_scale)
         curve.skipped.append(result.skipped)
         curve.overflows.append(result.overflow)
+        curve.loads.append(result.experts)
         if tensors:
             assert result.grad_norm is not None, f"step {step + 1} was skipped"
             curve.steps.append(list(_pieces(engine, before, result.grad_norm)))

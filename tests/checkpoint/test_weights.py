@@ -155,3 +155,18 @@ def test_tied_copy_is_not_written_twice(tmp_path: Path) -> None:
     tensors = [(replicated("norm", (7,)), FULL["norm"]), (tied, FULL["norm"])]
     save_weights(tmp_path, tensors, pipeline_rank=0, tensor_rank=0)
     assert set(WeightStore(tmp_path).tensors) == {"norm"}
+
+
+def test_ranks_of_the_expert_axis_add_their_experts_and_nothing_else(tmp_path: Path) -> None:
+    """Each writes a file; the router and all that is replicated stand in the first one's."""
+    for rank in range(2):
+        tensors = [(replicated("router", (3,)), torch.full((3,), float(rank)))]
+        for expert in (2 * rank, 2 * rank + 1):
+            shard = Shard(f"experts.{expert}", (2, 2), None, (), expert=True)
+            tensors.append((shard, torch.full((2, 2), float(expert))))
+        save_weights(tmp_path, tensors, pipeline_rank=0, tensor_rank=0, expert_rank=rank)
+    store = WeightStore(tmp_path)
+    assert set(store.tensors) == {"router", *(f"experts.{expert}" for expert in range(4))}
+    assert store.read(replicated("router", (3,))).tolist() == [0.0] * 3
+    for expert in range(4):
+        assert store.read(replicated(f"experts.{expert}", (2, 2))).unique().tolist() == [expert]

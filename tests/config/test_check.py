@@ -46,10 +46,22 @@ def test_overrides_bounds_and_rules_come_in_one_error(tmp_path: Path) -> None:
         ({"model": {"num_heads": 7, "num_layers": 0}, "parallel": {"pipeline": 8}}, 2),
         ({"model": {1: 2, "num_heads": 7}}, 2),
         ({5: 2, "model": {"num_heads": 7}}, 2),
+        # A section within a section: only its own field is unknown.
+        ({"model": {"moe": {"num_experts": 4, "top_k": 0}}, "parallel": {"expert": 3}}, 2),
+        ({"model": {"moe": {"num_expert": 4, "top_k": 9}}, "parallel": {"expert": 4}}, 1),
+        ({"model": {"moe": 3, "num_heads": 7}, "parallel": {"expert": 4}}, 2),
     ],
 )
 def test_rules_say_nothing_of_a_field_that_was_refused(tree: dict[str, Any], lines: int) -> None:
     assert len(lines_of(tree)) == lines
+
+
+def test_problem_in_a_nested_section_has_its_whole_path() -> None:
+    assert lines_of({"model": {"moe": {"top_k": 0, "num_expert": 4}}}) == (
+        "model.moe.top_k=0: input should be greater than 0; "
+        "it is: experts that each token goes to (default 2)",
+        "model.moe.num_expert=4: unknown key; did you mean num_experts?",
+    )
 
 
 def test_refused_config_leaves_the_defaults_whole() -> None:

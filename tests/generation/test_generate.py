@@ -28,8 +28,10 @@ FAMILIES: list[dict[str, Any]] = [
     {"position": "alibi", "embedding_norm": True},
     {"position": "relative", "relative_buckets": 8, "relative_max_distance": 12},
     {"position": "sinusoidal", "norm_position": "post", "init_std": 0.6},
+    # A capacity would drop other tokens of a batch or of a cache than of a whole row.
+    {"position": "rotary", "moe": {"num_experts": 5, "capacity_factor": 0.3}},
 ]
-NAMES = ["gpt", "llama", "alibi", "relative", "sinusoidal"]
+NAMES = ["gpt", "llama", "alibi", "relative", "sinusoidal", "experts"]
 CONVENTIONS: list[dict[str, Any]] = [
     {},
     {"separate_documents": False},

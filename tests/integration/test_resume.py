@@ -12,8 +12,13 @@ import pytest
 from safetensors.torch import load_file
 
 from roots.checkpoint.folders import step_name
+from roots.checkpoint.weights import WeightStore
 from roots.config import RunConfig
 from roots.errors import ExitCode
+from roots.models.build import build_decoder
+from roots.models.options import BuildOptions
+from roots.parallel.mesh import Mesh
+from roots.parallel.shard import shard_of
 from roots.training.metrics import read_metrics
 from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.runs import small_config, write_dataset
@@ -32,7 +37,11 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "fp16-tp2": (2, "fp16", {"tensor": 2}),
     "fp32-pp2": (2, "fp32", {"pipeline": 2}),
     "bf16-pp2-folded": (2, "bf16", {"pipeline": 2, "pipeline_schedule": "dualpipev"}),
+    "bf16-ep2": (2, "bf16", {"expert": 2}),
+    "fp32-ep2": (2, "fp32", {"expert": 2, "zero_stage": 0}),
+    "bf16-ep2-pp2": (4, "bf16", {"expert": 2, "pipeline": 2}),
 }
+MORE_LAYOUTS = ("fp32-ep2", "bf16-ep2-pp2")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +56,7 @@ def config_of(prefix: Path, folder: Path, name: str, layout: str, **more: Any) -
         folder,
         run={"name": name},
         parallel=parallel,
-        model={"dropout": 0.1},
+        model={"dropout": 0.1, "moe": {"num_experts": 4 if "expert" in parallel else 0}},
         training={"steps": STEPS, "precision": precision},
         # A window of 2 makes the fp16 scale move within the run, so a lost scaler shows.
         loss_scale={"initial_power": 8, "window": 2},
@@ -60,7 +69,13 @@ def lines(config: RunConfig) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if k not in TIMING} for record in records]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(each, marks=[pytest.mark.every_layout] if each in MORE_LAYOUTS else [])
+        for each in LAYOUTS
+    ],
+)
 def test_stopped_and_resumed_run_equals_the_whole_one(
     layout: str, prefix: Path, tmp_path: Path
 ) -> None:
@@ -82,6 +97,10 @@ def test_stopped_and_resumed_run_equals_the_whole_one(
     for path in sorted(final[0].rglob("*.safetensors")):
         other = load_file(final[1] / path.relative_to(final[0]))
         assert all(bool((tensor == other[name]).all()) for name, tensor in load_file(path).items())
+    # Every tensor of the whole model is there, whichever rank held it.
+    stored = {name: tensor.shape for name, tensor in WeightStore(final[0]).tensors.items()}
+    decoder = build_decoder(whole.model, Mesh.single(), options=BuildOptions())
+    assert stored == {shard_of(p).name: tuple(p.shape) for p in decoder.parameters()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=lambda n: n.name)

@@ -42,7 +42,7 @@ def block_of(model: ModelConfig, dtype: torch.dtype) -> Block:
     options = BuildOptions(dtype=dtype, ops=ops, reset_positions=model.position == "rotary")
     place = Placement.on(Mesh.single(), sequence=False, zigzag=False)
     geometry = GeometryMemo(model, options, place)
-    block = Block(model, 0, axis=Mesh.single().tensor, options=options, geometry=geometry)
+    block = Block(model, 0, mesh=Mesh.single(), options=options, geometry=geometry)
     initialise(block, 1, model)
     return block.train()
 

@@ -47,6 +47,7 @@ def _sum_of_ranks(rank: int, world_size: int, topology: Topology) -> dict[str, t
         Topology(1, 2, 2),
         Topology(2, context=2),
         Topology(1, 2, context=2),
+        Topology(1, 4, expert=2),
     ],
     ids=str,
 )

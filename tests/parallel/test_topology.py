@@ -57,6 +57,39 @@ def test_context_ranks_stand_between_tensor_and_data() -> None:
     assert topology.group_of("model", 9) == [8, 9, 32, 33]
 
 
+@pytest.mark.parametrize(
+    "topology",
+    [
+        Topology(tensor=2, data=8, expert=4),
+        Topology(tensor=2, data=2, context=4, pipeline=2, expert=4),
+        Topology(data=6, pipeline=3, expert=6),
+        Topology(data=4),
+    ],
+    ids=str,
+)
+def test_experts_are_spread_as_deepspeed_spreads_them(topology: Topology) -> None:
+    """Over neighbours of the replica axis; those of equal place in them hold the same ones."""
+    from deepspeed.utils.groups import _get_expert_parallel_ranks
+
+    spread, same = _get_expert_parallel_ranks(
+        topology.world_size, topology.tensor, topology.expert, topology.pipeline
+    )
+    for axis, theirs in (("expert", spread), ("expert_data", same)):
+        groups = topology.groups(axis)
+        assert groups == sorted(map(list, theirs))
+        assert {len(group) for group in groups} == {topology.axis_size(axis)}
+        for group in groups:
+            assert all(topology.group_of(axis, rank) == group for rank in group)
+
+
+def test_expert_axis_is_made_of_whole_parts_of_the_replicas() -> None:
+    with pytest.raises(RootsError) as error:
+        Topology(tensor=2, data=3, context=2, expert=4)
+    assert str(error.value) == (
+        "parallel.expert=4: must divide the 6 ranks of context x data; set it to 1, 2, 3 or 6"
+    )
+
+
 def test_order_is_that_of_deepspeed() -> None:
     from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 

@@ -51,6 +51,29 @@ def test_palm_equation_holds_for_a_gated_grouped_model() -> None:
     assert training_flops_per_token(model) == 6 * weights + 12 * 3 * 8 * 16 * 64
 
 
+def test_of_the_experts_only_those_count_that_a_token_goes_to() -> None:
+    model = ModelConfig.model_validate(
+        {
+            "num_layers": 2,
+            "hidden_size": 128,
+            "num_heads": 8,
+            "vocab_size": 1000,
+            "sequence_length": 64,
+            "activation": "swiglu",
+            "moe": {
+                "num_experts": 16,
+                "top_k": 3,
+                "ffn_hidden_size": 96,
+                "num_shared_experts": 2,
+                "every": 2,
+            },
+        }
+    )
+    # The first block has an MLP of width 384, the second a router and 3 + 2 experts of 96.
+    weights = 2 * 4 * 128**2 + 3 * 128 * 384 + 16 * 128 + 5 * 3 * 128 * 96 + 128 * 1000
+    assert training_flops_per_token(model) == 6 * weights + 12 * 2 * 128 * 64
+
+
 def test_formula_string_says_what_is_computed() -> None:
     model = ModelConfig(num_layers=2, num_kv_heads=2, activation="swiglu", vocab_size=999)
     names = {

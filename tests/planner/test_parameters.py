@@ -9,7 +9,7 @@ import pytest
 
 from roots.config import load_config
 from roots.config.model import ModelConfig
-from roots.models.build import build_decoder
+from roots.models.build import build_decoder, decoder_layers
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.planner.parameters import block_parameters, count_parameters, norm_parameters
@@ -120,6 +120,61 @@ def test_untying_adds_one_padded_table() -> None:
     assert counts.head == 1024 * 64
     assert counts.total - count_parameters(tied).total == counts.head
     assert counts.non_embedding == counts.total - 1024 * 64 - 256 * 64
+
+
+def test_mixtral_8x7b_has_its_published_counts() -> None:
+    """46.7B of which a token meets 12.9B (Jiang et al. 2024, arXiv:2401.04088)."""
+    model = ModelConfig.model_validate(
+        {
+            "num_layers": 32,
+            "hidden_size": 4096,
+            "num_heads": 32,
+            "num_kv_heads": 8,
+            "ffn_hidden_size": 14336,
+            "vocab_size": 32000,
+            "position": "rotary",
+            "norm": "rms_norm",
+            "activation": "swiglu",
+            "bias": False,
+            "tied_embeddings": False,
+            "moe": {"num_experts": 8},
+        }
+    )
+    counts = count_parameters(model)
+    assert counts.total == 46_702_792_704
+    assert counts.active == 12_879_925_248
+
+
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_counts_of_experts_are_those_of_the_built_model(activation: str, bias: bool) -> None:
+    moe = {"num_experts": 6, "top_k": 2, "ffn_hidden_size": 40, "every": 2}
+    shared = {"num_shared_experts": 2, "shared_ffn_hidden_size": 24}
+    model = ModelConfig.model_validate(
+        {
+            "hidden_size": 48,
+            "num_layers": 5,
+            "num_heads": 6,
+            "vocab_size": 300,
+            "activation": activation,
+            "bias": bias,
+            "moe": {**moe, **shared},
+        }
+    )
+    mesh, options = Mesh.single(), BuildOptions(device="meta")
+    decoder = build_decoder(model, mesh, options=options)
+    counts = count_parameters(model)
+    assert counts.total == sum(one.numel() for one in decoder.parameters())
+    unused = [
+        parameter.numel()
+        for name, parameter in decoder.named_parameters()
+        if ".experts." in name and name.split("_")[-1] in "2345"
+    ]
+    assert len(unused) == 2 * 2 * 4
+    assert counts.active == counts.total - sum(unused)
+    for layer, factory in enumerate(decoder_layers(model, mesh, options)[1:-2]):
+        block = decoder.layers[layer]
+        assert factory.parameter_count == sum(one.numel() for one in block.parameters())
 
 
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])

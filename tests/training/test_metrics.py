@@ -203,3 +203,22 @@ def test_records_of_before_there_was_a_field_are_read(tmp_path: Path) -> None:
     lines[1]["overflow"] = "head.weight on rank 3"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [record.overflow for record in read_metrics(path)] == ["", "head.weight on rank 3"]
+
+
+def test_expert_loads_are_written_and_read_where_there_are_experts(tmp_path: Path) -> None:
+    """A dense model's lines do not know of them."""
+    path = tmp_path / "metrics.jsonl"
+    loads = {"expert_max_load": 1.5, "expert_dropped": 0.0, "expert_z_loss": math.inf}
+    records = [step_record(1), step_record(2, **loads)]
+    writer = MetricsWriter(path)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    dense, experts = (json.loads(line) for line in path.read_text().splitlines())
+    assert not any(name.startswith("expert_") for name in dense)
+    assert {name: experts[name] for name in loads} == {**loads, "expert_z_loss": None}
+    first, second = read_metrics(path)
+    assert first == records[0]
+    assert (second.expert_max_load, second.expert_balance_loss) == (1.5, None)
+    assert second.expert_z_loss is not None
+    assert math.isnan(second.expert_z_loss)
