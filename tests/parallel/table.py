@@ -18,11 +18,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from roots.config import RunConfig
 from roots.training.verify import TOLERANCE
 from roots.training.verify_compare import Comparison, Curve, compare
 from tests.helpers.distributed import run_distributed
@@ -38,8 +36,6 @@ from tests.parallel.combinations import (
 )
 from tests.parallel.layouts import train_curve
 
-# Curves of all ranks are held at once: so many rows at a time, divided by their ranks.
-MOST_TOGETHER = 48
 RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results" / "layouts.json"
 
 
@@ -65,56 +61,36 @@ def reference_curve(prefix: Path, model: str) -> Curve:
     return curve
 
 
-def compare_rows(
-    prefix: Path, rows: Sequence[Combination], references: dict[str, Curve]
-) -> list[Comparison]:
-    """Train `rows`, all on as many ranks, with real processes; compare every step of every rank.
+def compare_row(prefix: Path, row: Combination, reference: Curve) -> Comparison:
+    """Train `row` with real processes of its own and compare every step of every rank.
 
-    One after the other in the same processes, whose start costs more than ten steps.
+    Of its own, because torch names groups by how many a process has made: after one layout with a
+    pipeline ranks disagree about the names of the next, and wait for each other for ever.
     """
-    configs = [config_of(prefix, row.model, row.parallel) for row in rows]
-    (ranks,) = {row.ranks for row in rows}
-    timeout = 600.0 * len(rows)
-    found = run_distributed(train_all, ranks, configs, timeout_seconds=timeout)
-    return [
-        compare(references[row.model], [rank[index] for rank in found], TOLERANCE)
-        for index, row in enumerate(rows)
-    ]
-
-
-def train_all(rank: int, world_size: int, configs: list[RunConfig]) -> list[Curve]:
-    """What one rank does for all rows."""
-    return [train_curve(rank, world_size, config) for config in configs]
+    config = config_of(prefix, row.model, row.parallel)
+    curves = run_distributed(train_curve, row.ranks, config, timeout_seconds=600)
+    return compare(reference, curves, TOLERANCE)
 
 
 def run(prefix: Path, rows: Sequence[Combination]) -> list[Row]:
-    """Run all rows, some at a time, and print each."""
+    """Run all rows and print each; one that fails counts as different."""
     print(f"{len(rows)} combinations; largest relative differences over ten steps and all ranks")
     print("    loss      norm  gradient    weight  seconds  combination", flush=True)
     references = {model: reference_curve(prefix, model) for model in {row.model for row in rows}}
     done = []
-    for ranks, group in groupby(rows, key=lambda row: row.ranks):
-        same = list(group)
-        size = max(1, MOST_TOGETHER // ranks)
-        for start in range(0, len(same), size):
-            chosen = same[start : start + size]
-            for row, result in zip(chosen, _measured(prefix, chosen, references), strict=True):
-                done.append(result)
-                print(_line(result, row), flush=True)
+    for row in rows:
+        done.append(_measured(prefix, row, references[row.model]))
+        print(_line(done[-1], row), flush=True)
     return done
 
 
-def _measured(prefix: Path, rows: Sequence[Combination], references: dict[str, Curve]) -> list[Row]:
-    """The results of rows that run together; if they fail, each alone, and one counts as failed."""
+def _measured(prefix: Path, row: Combination, reference: Curve) -> Row:
     started = time.monotonic()
     try:
-        comparisons = compare_rows(prefix, rows, references)
+        comparison = compare_row(prefix, row, reference)
     except AssertionError as error:
-        if len(rows) > 1:
-            return [_measured(prefix, [row], references)[0] for row in rows]
-        return [_failed(rows[0], error, time.monotonic() - started)]
-    seconds = (time.monotonic() - started) / len(rows)
-    return [_row(row, found, seconds) for row, found in zip(rows, comparisons, strict=True)]
+        return _failed(row, error, time.monotonic() - started)
+    return _row(row, comparison, time.monotonic() - started)
 
 
 def _row(row: Combination, comparison: Comparison, seconds: float) -> Row:

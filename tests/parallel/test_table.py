@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from roots.training.verify import TOLERANCE
-from roots.training.verify_compare import Comparison, Curve
+from roots.training.verify_compare import Curve
 from tests.helpers.runs import write_dataset
 from tests.parallel.combinations import AXES, MODELS, Combination, legal, pairwise
-from tests.parallel.table import compare_rows, reference_curve
+from tests.parallel.table import compare_row, reference_curve
 
 # The rules never look at the data, so that any name will do.
 LEGAL = legal(Path("nowhere") / "data")
@@ -47,23 +45,11 @@ def test_one_process_learns_and_clips(references: dict[str, Curve]) -> None:
         assert min(norm for norm in curve.norms if norm is not None) > 0.5
 
 
-@pytest.fixture(scope="module")
-def compared(prefix: Path, references: dict[str, Curve]) -> Callable[[Combination], Comparison]:
-    """From a row to its comparison; rows on as many ranks run together when the first is asked."""
-
-    @cache
-    def of_size(ranks: int) -> dict[Combination, Comparison]:
-        rows = [row for row in ROWS if row.ranks == ranks]
-        return dict(zip(rows, compare_rows(prefix, rows, references), strict=True))
-
-    return lambda row: of_size(row.ranks)[row]
-
-
 @pytest.mark.distributed
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_combination_equals_one_process(
-    row: Combination, compared: Callable[[Combination], Comparison]
+    row: Combination, prefix: Path, references: dict[str, Curve]
 ) -> None:
-    comparison = compared(row)
+    comparison = compare_row(prefix, row, references[row.model])
     assert comparison.equal, comparison.first.describe() if comparison.first else ""
     assert comparison.worst("gradient").relative < TOLERANCE
