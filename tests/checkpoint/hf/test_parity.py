@@ -24,6 +24,8 @@ from tests.helpers.hf_models import Case, build, gpt2, gpt_neox, load, of_llama,
 
 llama = partial(of_llama, "LlamaConfig")
 mistral = partial(of_llama, "MistralConfig", sliding_window=None)
+# transformers' product over experts wants rows of whole 16 bytes.
+mixtral = partial(of_llama, "MixtralConfig", num_local_experts=5, intermediate_size=72)
 qwen2 = partial(of_llama, "Qwen2Config")
 qwen3 = partial(of_llama, "Qwen3Config")
 
@@ -49,6 +51,9 @@ CASES = [
         "yarn", factor=4.0, original_max_position_embeddings=24, beta_fast=16.0))),
     Case("mistral", mistral),
     Case("mistral-window", partial(mistral, sliding_window=7, head_dim=12)),
+    Case("mixtral", mixtral),
+    Case("mixtral-top3-tied", partial(
+        mixtral, num_experts_per_tok=3, tie_word_embeddings=True, sliding_window=8)),
     Case("qwen2", qwen2),
     Case("qwen2-tied-window", partial(
         qwen2, tie_word_embeddings=True, use_sliding_window=True, sliding_window=9,
