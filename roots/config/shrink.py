@@ -24,10 +24,11 @@ _DEGREES = ("pipeline", "tensor", "context")
 def shrink(config: RunConfig, ranks: int, data: dict[str, Any]) -> RunConfig:
     """`config` with few layers, heads and tokens, in fp32, for `ranks` processes; `data` is read.
 
-    Kept: every choice (norms, activations, positions, tying, dropout, schedule, partition, ZeRO,
-    recompute), the ratio of query to key heads, and the degrees, which are halved in turn while
-    they need more than `ranks`. Left out: what changes numbers by design (16-bit rounding,
-    quantized communication). Raises RootsError if no small model is legal.
+    Kept: every choice (norms, activations, positions, tying, dropout, routing, schedule, partition,
+    ZeRO, recompute), the ratio of query to key heads, and the degrees, which are halved in turn
+    while they need more than `ranks`. Left out: what changes numbers by design (16-bit rounding,
+    quantized communication), and pairs of texts, for which corrupted spans stand. Raises RootsError
+    if no small model is legal.
     """
     tree = config.model_dump(mode="json")
     _shrink_degrees(tree, ranks)
@@ -64,8 +65,10 @@ def _shrink_degrees(tree: dict[str, Any], ranks: int) -> None:
     if parallel["pipeline"] == 1:
         parallel["pipeline_schedule"] = "1f1b"
         parallel["pipeline_partition"] = "parameters"
-    replicas = ranks // _replica_size(parallel)
-    parallel["zero_hpz_partition_size"] = math.gcd(replicas, parallel["zero_hpz_partition_size"])
+    # hpZ and experts cut the ranks that hold the same dense parameters: context x data.
+    replicas = ranks // int(parallel["tensor"] * parallel["pipeline"])
+    for name in ("zero_hpz_partition_size", "expert"):
+        parallel[name] = math.gcd(replicas, parallel[name])
 
 
 def _next_smaller(degree: int) -> int:
@@ -83,7 +86,16 @@ def _shrink_depth(tree: dict[str, Any]) -> None:
         kept = [1 + (each > min(blocks)) for each in blocks]
         parallel["pipeline_partition"] = kept
         layers = sum(kept)
-    tree["model"]["num_layers"] = layers
+    model = tree["model"]
+    model["num_layers"] = layers
+    if model["architecture"] == "encoder_decoder":
+        model["num_encoder_layers"] = layers
+    moe = model["moe"]
+    if moe["num_experts"]:
+        # As many for every rank of the axis, and never so few that all are chosen.
+        expert = parallel["expert"]
+        moe["every"] = min(moe["every"], layers)
+        moe["num_experts"] = -(-(moe["top_k"] + 2) // expert) * expert
 
 
 def _shrink_run(tree: dict[str, Any], ranks: int, data: dict[str, Any]) -> None:
@@ -110,6 +122,10 @@ def _shrink_run(tree: dict[str, Any], ranks: int, data: dict[str, Any]) -> None:
         min_learning_rate=1e-4,
     )  # fmt: skip
     tree["data"].update(data, tokenizer=None, cache_directory=None, num_workers=0)
+    # The default of the architecture, which reads plain documents.
+    tree["data"].update(
+        objective=None, begin_token=None, mask_token=None, pad_multiple=None, group_batches=1
+    )
     tree["evaluation"].update(every_steps=0)
     tree["tracking"].update(tensorboard=False, wandb=False)
 
@@ -135,11 +151,26 @@ def _models(tree: dict[str, Any], config: RunConfig) -> Iterator[dict[str, Any]]
                 vocab_multiple=8 * parallel["tensor"],
                 sequence_length=length,
             )
+            _shrink_experts(small, config, parallel["tensor"])
+            if small["source_length"] is not None:
+                small["source_length"] = length
             if small.get("head_dim") is not None:
                 small["head_dim"] = head_size
             if small.get("window") is not None:
                 small["window"] = length // 2
             yield candidate
+
+
+def _shrink_experts(small: dict[str, Any], config: RunConfig, tensor: int) -> None:
+    """Give experts widths of their own only where the large model's have them."""
+    for name, large in (
+        ("ffn_hidden_size", config.model.expert_ffn_size),
+        ("shared_ffn_hidden_size", config.model.moe.shared_ffn_hidden_size),
+    ):
+        if small["moe"][name] is not None:
+            share = large / config.model.ffn_size
+            width = round(share * small["ffn_hidden_size"] / tensor)
+            small["moe"][name] = max(1, width) * tensor
 
 
 def _scaled_ffn(config: RunConfig, hidden: int, tensor: int) -> int:

@@ -57,3 +57,25 @@ def test_zero_divides_even_small_parameters_and_nothing_is_quantized() -> None:
     assert small.zero_persistence_threshold == 0
     assert small.zero_hpz_partition_size == 4
     assert not small.zero_quantized_weights
+
+
+def test_experts_stay_experts_on_their_axis() -> None:
+    moe = {"num_experts": 64, "top_k": 6, "every": 2, "ffn_hidden_size": 512}
+    model = {"num_layers": 12, "hidden_size": 1024, "num_heads": 16, "moe": moe}
+    config = parse_config({"model": model, "parallel": {"expert": 8, "tensor": 2}})
+    small = shrink(config, 8, DATA)
+    assert small.parallel.expert == 4
+    assert (small.model.moe.num_experts, small.model.moe.top_k, small.model.moe.every) == (8, 6, 2)
+    assert small.model.expert_ffn_size * 8 == small.model.ffn_size
+    assert any(small.model.has_experts(layer) for layer in range(small.model.num_layers))
+
+
+def test_both_stacks_of_an_encoder_decoder_are_cut() -> None:
+    model = {"architecture": "encoder_decoder", "num_encoder_layers": 24, "source_length": 512}
+    config = parse_config(
+        {"model": model, "data": {"objective": "pairs", "pad_multiple": 8, "group_batches": 4}}
+    )
+    small = shrink(config, 2, DATA)
+    assert (small.model.encoder_layers, small.model.num_layers) == (2, 2)
+    assert small.model.source_tokens == small.model.sequence_length == 16
+    assert small.objective == "span_corruption"

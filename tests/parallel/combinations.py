@@ -40,6 +40,25 @@ MODELS: dict[str, dict[str, Any]] = {
         "norm": "rms_norm",
         "activation": "swiglu",
     },
+    "experts": {
+        "num_layers": 4,
+        "num_kv_heads": 4,
+        "dropout": 0.1,
+        "position": "rotary",
+        "norm": "rms_norm",
+        "activation": "swiglu",
+        "moe": {"num_experts": 4, "ffn_hidden_size": 16, "num_shared_experts": 1, "z_loss": 1e-3},
+    },
+    "encoder_decoder": {
+        "architecture": "encoder_decoder",
+        "num_layers": 4,
+        "num_encoder_layers": 4,
+        "dropout": 0.1,
+        "position": "sinusoidal",
+        "source_length": 24,
+        # Beyond the tokens of the data: the last ids stand for hidden spans.
+        "vocab_size": 64,
+    },
 }
 STEPS = 10
 
