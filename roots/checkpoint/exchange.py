@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,13 +125,22 @@ def write_weights(
     return names
 
 
-def run_config(fields: dict[str, object], dtype: torch.dtype, tokenizer: str | None) -> RunConfig:
-    """The config beside imported weights. Raises RootsError for a dtype that nobody trains in."""
+def run_config(
+    fields: dict[str, object],
+    dtype: torch.dtype,
+    tokenizer: str | None,
+    tokens: Mapping[str, int] | None = None,
+) -> RunConfig:
+    """The config beside imported weights; `tokens` are fields of `data` that name special ones.
+
+    Raises RootsError for a dtype that nobody trains in.
+    """
     if dtype not in _PRECISIONS:
         fix = "give --dtype fp32, bf16 or fp16"
         raise RootsError(problem("dtype", str(dtype), "is none that ROOTS trains in", fix))
     precision = {"precision": _PRECISIONS[dtype]}
-    return parse_config({"model": fields, "training": precision, "data": {"tokenizer": tokenizer}})
+    data = {"tokenizer": tokenizer, **(tokens or {})}
+    return parse_config({"model": fields, "training": precision, "data": data})
 
 
 def seal(folder: Path, config: RunConfig, names: Sequence[str]) -> None:

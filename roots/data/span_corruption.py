@@ -8,8 +8,9 @@ round(noise / mean span) spans of random lengths between stretches of random len
     source    a b <0> e f <1> h <end>
     target    <0> C D <1> G <end>
 
-Sentinel k is token vocab_size - 1 - k, as in T5's vocabulary, so the model's vocabulary must be
-larger than the tokenizer's by the number of spans. L is the largest length for which both sides fit
+Sentinel k is token vocab_size - 1 - k, counted from the top as T5 does (whose released vocabulary
+has 28 unused rows above them), so the model's vocabulary must be larger than the tokenizer's by the
+number of spans. L is the largest length for which both sides fit
 the model; a text may reach over ends of documents, as T5's packed text does. The draws are a pure
 function of (seed, step, place in the step).
 

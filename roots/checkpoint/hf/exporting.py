@@ -22,7 +22,7 @@ from roots.checkpoint.hf.tokenizer_files import (
     GENERATION_NAME,
     TOKENIZER_FOLDER,
     check_vocabulary,
-    generation_config,
+    token_ids,
     write_tokenizer,
 )
 from roots.checkpoint.stream import SafetensorsWriter, TensorPlan, split_by_bytes
@@ -103,11 +103,9 @@ def export_hf(
     own = checkpoint / TOKENIZER_FOLDER
     with new_folder(target) as folder:
         names = _write_model(folder, model, plans, shard_bytes)
-        ids = {} if end is None else {"bos_token_id": end, "eos_token_id": end}
+        ids = token_ids(end, _begin_token(config, end))
         _write_json(folder / "config.json", {**tree, **ids, **_dtype_keys(plans)})
-        is_pair = config.model.architecture == "encoder_decoder"
-        settings = generation_config(end, writes_after_end=is_pair)
-        _write_json(folder / GENERATION_NAME, settings)
+        _write_json(folder / GENERATION_NAME, ids)
         # What an imported model came with, unless it is to have another tokenizer.
         if tokenizer is None and (own / GENERATION_NAME).is_file():
             shutil.copyfile(own / GENERATION_NAME, folder / GENERATION_NAME)
@@ -122,6 +120,13 @@ def export_hf(
         files=tuple(names),
         tokenizer=words or f"none ({reason})",
     )
+
+
+def _begin_token(config: RunConfig, end: int | None) -> int | None:
+    """What an encoder-decoder was trained to write after; None for others."""
+    if config.model.architecture != "encoder_decoder":
+        return None
+    return end if config.data.begin_token is None else config.data.begin_token
 
 
 def find_tokenizer(

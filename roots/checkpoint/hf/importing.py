@@ -20,8 +20,15 @@ from roots.checkpoint.exchange import (
 from roots.checkpoint.hf.family import Family
 from roots.checkpoint.hf.model_files import ModelFiles, TensorSource, common_dtype, read_json
 from roots.checkpoint.hf.registry import family_of, read_model
+from roots.checkpoint.hf.special_tokens import data_tokens
 from roots.checkpoint.hf.tensor_map import Rule
-from roots.checkpoint.hf.tokenizer_files import TOKENIZER_FOLDER, TOKENIZER_NAME, copy_tokenizer
+from roots.checkpoint.hf.tokenizer_files import (
+    GENERATION_NAME,
+    TOKENIZER_FOLDER,
+    TOKENIZER_NAME,
+    copy_files,
+    copy_tokenizer,
+)
 from roots.checkpoint.stream import TensorPlan
 from roots.planner.parameters import count_parameters
 
@@ -46,13 +53,15 @@ def import_hf(
     kept = dtype or common_dtype(files.tensors.values())
     has_tokenizer = (source / TOKENIZER_NAME).is_file()
     where = str(target.resolve() / TOKENIZER_FOLDER) if has_tokenizer else None
-    config = run_config(fields, kept, where)
+    architecture = str(fields.get("architecture", "decoder"))
+    config = run_config(fields, kept, where, data_tokens(source, architecture, tree))
     rules = list(family.tensors(config.model))
     found = _Named(files, family, rules)
     check_source(found, rules)
     with new_folder(target) as folder:
         names = write_weights(folder, found, rules, dtype, shard_bytes)
         copied = copy_tokenizer(source, folder / TOKENIZER_FOLDER)
+        copied += copy_files(source, folder / TOKENIZER_FOLDER, [GENERATION_NAME])
         seal(folder, config, [*names, *(f"{TOKENIZER_FOLDER}/{name}" for name in copied)])
     size = sum((target / name).stat().st_size for name in names)
     return Exchanged(

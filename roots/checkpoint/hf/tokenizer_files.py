@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -27,13 +27,17 @@ _NAMES = (
     "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
-    GENERATION_NAME,
 )
 
 
 def copy_tokenizer(source: Path, target: Path) -> list[str]:
     """Copy the files of a tokenizer that lie in `source`; return their names."""
-    found = [name for name in _NAMES if (source / name).is_file()]
+    return copy_files(source, target, _NAMES)
+
+
+def copy_files(source: Path, target: Path, names: Sequence[str]) -> list[str]:
+    """Copy those of `names` that lie in `source`; return theirs."""
+    found = [name for name in names if (source / name).is_file()]
     if found:
         target.mkdir(parents=True, exist_ok=True)
     for name in found:
@@ -74,16 +78,18 @@ def check_vocabulary(where: str, vocab_size: int) -> int:
     return tokenizer.end_of_document
 
 
-def generation_config(end_of_document: int | None, *, writes_after_end: bool) -> dict[str, Any]:
-    """What `generate` of transformers should do where the user says nothing.
+def token_ids(end_of_document: int | None, begin_token: int | None) -> dict[str, int]:
+    """The special tokens of config.json and generation_config.json.
 
-    `writes_after_end`: the decoder of an encoder-decoder begins behind the end of a document.
+    `begin_token`: what the decoder of an encoder-decoder writes after, or None; it pads too,
+    as in T5.
     """
-    if end_of_document is None:
-        return {}
-    names = ["bos_token_id", "eos_token_id", "pad_token_id"]
-    names += ["decoder_start_token_id"] if writes_after_end else []
-    return dict.fromkeys(names, end_of_document)
+    ids = {}
+    if end_of_document is not None:
+        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_document)
+    if begin_token is not None:
+        ids.update(decoder_start_token_id=begin_token, pad_token_id=begin_token)
+    return ids
 
 
 def _byte_tokenizer() -> Tokenizer:

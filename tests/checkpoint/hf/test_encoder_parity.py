@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 
 from roots.checkpoint import load_decoder_weights
 from roots.checkpoint.hf.registry import choose_family
+from roots.checkpoint.hf.special_tokens import data_tokens
 from roots.config import load_config
 from roots.parallel.shard import shard_of
 from tests.checkpoint.hf.test_parity import call, tensors_in
@@ -109,13 +111,31 @@ def test_encoders_come_in_and_go_out_unchanged(name: str, tmp_path: Path) -> Non
     assert torch.equal(again(**arguments).logits, expected)
 
 
-def test_exported_t5_writes_without_being_told_how(tmp_path: Path) -> None:
+def test_exported_t5_writes_and_learns_without_being_told_how(tmp_path: Path) -> None:
+    """T5 begins behind its padding (100 here); imported, trained and exported it still does."""
     t5(vocab_size=300).save_pretrained(tmp_path / "hf")
     # As one that ROOTS has trained: nobody left settings for it.
     (tmp_path / "hf" / "generation_config.json").unlink()
     call("import", tmp_path / "hf", "--to", tmp_path / "roots")
+    assert load_config(tmp_path / "roots" / "config.yaml").data.begin_token == 100
     call("export", tmp_path / "roots", "--to", tmp_path / "out", "--tokenizer", "bytes")
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
     words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     written_BT = model.generate(**words("abc", return_tensors="pt"), max_new_tokens=3)
-    assert written_BT[0, 0] == words.eos_token_id == 256
+    assert words.eos_token_id == 256
+    assert written_BT[0, 0] == 100
+    targets = torch.tensor([[5, 6, 256]])
+    assert model(**words("abc", return_tensors="pt"), labels=targets).loss.isfinite()
+
+
+def test_imported_bert_keeps_its_mask(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path / "hf")
+    tokens = {"[UNK]": 0, "[MASK]": 7, "a": 8, "<|endoftext|>": 9}
+    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="[UNK]"))
+    tokenizer.save(str(tmp_path / "hf" / "tokenizer.json"))
+    for mask in ("[MASK]", {"content": "[MASK]", "lstrip": True}):
+        settings = json.dumps({"mask_token": mask})
+        (tmp_path / "hf" / "tokenizer_config.json").write_text(settings)
+        assert data_tokens(tmp_path / "hf", "encoder", {}) == {"mask_token": 7}
+    call("import", tmp_path / "hf", "--to", tmp_path / "roots")
+    assert load_config(tmp_path / "roots" / "config.yaml").data.mask_token == 7

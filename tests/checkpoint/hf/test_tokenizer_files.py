@@ -92,6 +92,16 @@ def test_imported_tokenizer_serves_roots_and_leaves_again(
     assert settings["max_new_tokens"] == 7
 
 
+def test_another_tokenizer_brings_no_settings_along(
+    imported: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(words, tmp_path / "other")
+    (tmp_path / "other" / "generation_config.json").write_text('{"temperature": 0.1}')
+    call("export", imported / "roots", "--to", tmp_path / "out", "--tokenizer", tmp_path / "other")
+    settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert "temperature" not in settings
+
+
 def test_bytes_become_a_tokenizer_that_transformers_loads(
     imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,42 @@
+"""Special tokens of a Hugging Face folder that training and writing go on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from roots.checkpoint.hf.tokenizer_files import GENERATION_NAME, TOKENIZER_NAME
+
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
+
+
+def data_tokens(source: Path, architecture: str, tree: dict[str, Any]) -> dict[str, int]:
+    """The fields of `data` that name tokens, as far as the folder `source` tells.
+
+    begin_token: what an encoder-decoder writes after, by generation_config.json or `tree`, which is
+                 config.json; T5 begins behind its padding
+    mask_token:  what hides a token from an encoder, by the tokenizer's files
+    """
+    if architecture == "encoder_decoder":
+        settings = {**tree, **_read(source / GENERATION_NAME)}
+        begin = settings.get("decoder_start_token_id")
+        begin = settings.get("pad_token_id") if begin is None else begin
+        return {} if begin is None else {"begin_token": int(begin)}
+    if architecture == "encoder" and (source / TOKENIZER_NAME).is_file():
+        mask = _read(source / TOKENIZER_CONFIG_NAME).get("mask_token")
+        text = mask.get("content") if isinstance(mask, dict) else mask
+        tokenizer = Tokenizer.from_file(str(source / TOKENIZER_NAME))
+        found = None if text is None else tokenizer.token_to_id(text)
+        return {} if found is None else {"mask_token": found}
+    return {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tree in a JSON file; empty where there is none."""
+    if not path.is_file():
+        return {}
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    return tree if isinstance(tree, dict) else {}
