@@ -85,9 +85,12 @@ def _print_table(verdict: Verdict) -> None:
     model, parallel = verdict.config.model, verdict.config.parallel
     losses = verdict.reference.losses
     data = verdict.config.plan_batch(verdict.ranks).data_parallel
+    sequence = " with sequence" if parallel.sequence else ""
+    schedule = f" ({parallel.pipeline_schedule})" if parallel.pipeline > 1 else ""
+    expert = f", expert {parallel.expert}" if parallel.expert > 1 else ""
     typer.echo(
-        f"{verdict.ranks} ranks ({verdict.device}): tensor {parallel.tensor} x pipeline "
-        f"{parallel.pipeline} x context {parallel.context} x data {data}, "
+        f"{verdict.ranks} ranks ({verdict.device}): tensor {parallel.tensor}{sequence} x pipeline "
+        f"{parallel.pipeline}{schedule} x context {parallel.context} x data {data}{expert}, "
         f"ZeRO {parallel.zero_stage}, recompute {parallel.recompute}; "
         "against one process, in fp32"
     )

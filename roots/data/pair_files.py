@@ -59,7 +59,10 @@ def find_pair_files(paths: Sequence[str | Path]) -> list[Path]:
     """Check that all paths are files of pairs. Raises RootsError with every one that is not."""
     lines = []
     for path in map(Path, paths):
-        if not path.is_file():
+        if path.is_dir():
+            rule = "is a folder"
+            lines.append(problem("FILES", str(path), rule, "name its .tsv or .jsonl files"))
+        elif not path.is_file():
             lines.append(problem("FILES", str(path), "no such file", "check the path"))
         elif _kind(path) is None:
             rule = "pairs are read from .tsv and .jsonl files, also .gz and .zst"
@@ -83,9 +86,19 @@ def read_pair_batches(path: Path, columns: PairColumns) -> Iterator[PairBatch]:
         places = (int(columns.source) - 1, int(columns.target) - 1)
     for lines in read_lines(path, "tsv"):
         if places is None:
-            places = _places_in_header(path, _fields(lines.items[0], 1), columns)
+            places = _places_in_header(path, _header(path, lines.items[0]), columns)
             lines = replace(lines, items=lines.items[1:], first=2)
         yield PairBatch(lines, columns.names, places)
+
+
+def _header(path: Path, line: object) -> list[str]:
+    """The names of the columns. Raises RootsError where they are not UTF-8."""
+    assert isinstance(line, bytes)
+    try:
+        return _fields(line, 1)
+    except ValueError as error:
+        rule = f"must be a header in UTF-8: {error}"
+        raise RootsError(problem(f"{path} line 1", None, rule, "save it as UTF-8")) from None
 
 
 def parse_pairs(batch: PairBatch) -> Iterator[ParsedPair]:

@@ -5,7 +5,8 @@ Clusters Using Megatron-LM", section 5.1 and appendix) and Chowdhery et al. (PaL
  - of the experts of a block only those count that a token goes to;
  - only matrix products count, a multiply-add is 2 FLOPs, the backward pass is twice the forward;
  - the vocabulary head counts, with the true (not the padded) vocabulary; a table look-up does not;
- - attention scores count over the full square, without the halving that causality would allow;
+ - attention scores count over the full square, without the halving that causality would allow, or
+   with a window over as many keys for every query;
  - recomputed activations do not count: MFU asks what the model needs, not what the machine did.
 For an encoder-decoder a token is one of the target, and carries its share of the source: what the
 encoder and the projections of the memory cost a sample, divided by the target's length.
@@ -26,9 +27,10 @@ from roots.planner.parameters import (
 )
 
 MFU_FORMULA = (
-    "MFU = tokens_per_second * flops_per_token / peak_flops_per_second, where flops_per_token = "
+    "MFU = tokens_per_second * flops_per_token / peak_flops_per_second, where, with the matrix "
+    "weights that a token meets and an encoder's work besides, flops_per_token = "
     "6 * (matrix weights of all blocks + hidden_size * vocab_size) + "
-    "12 * num_layers * num_heads * head_size * sequence_length"
+    "12 * num_layers * num_heads * head_size * min(sequence_length, window)"
 )
 
 BACKWARD_TO_FORWARD = 2
@@ -58,6 +60,7 @@ class TokenFlops:
 def token_flops(model: ModelConfig, sequence_length: int | None = None) -> TokenFlops:
     """Count the FLOPs of one token in a sequence of `sequence_length` (default: the model's)."""
     length = model.sequence_length if sequence_length is None else sequence_length
+    keys = length if model.window is None else min(length, model.window)
     projections = attention_matrix_parameters(model)
     transform = model.hidden_size**2 if model.head_transform else 0
     source, of_memory = model.source_tokens, 0
@@ -70,7 +73,7 @@ def token_flops(model: ModelConfig, sequence_length: int | None = None) -> Token
     encoder = model.encoder_layers * of_source + 2 * model.num_layers * of_memory
     return TokenFlops(
         projections=2 * model.num_layers * projections,
-        attention=model.num_layers * _scores_and_values(model, length + source),
+        attention=model.num_layers * _scores_and_values(model, keys + source),
         mlp=2 * _mlp_weights(model),
         head=2 * (model.hidden_size * model.vocab_size + transform),
         encoder=encoder * source // length,

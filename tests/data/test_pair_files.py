@@ -87,3 +87,14 @@ def test_files_that_cannot_hold_pairs_are_named_at_once(tmp_path):
         "convert it, or change its ending",
         f"FILES='{tmp_path}/b.tsv': no such file; check the path",
     )
+
+
+def test_a_folder_and_a_header_in_another_encoding_are_told(tmp_path):
+    with pytest.raises(RootsError) as caught:
+        find_pair_files([tmp_path])
+    line = f"FILES='{tmp_path}': is a folder; name its .tsv or .jsonl files"
+    assert caught.value.lines == (line,)
+    path = tmp_path / "unicode-text.tsv"
+    path.write_bytes("source\ttarget\na\tb\n".encode("utf-16"))
+    with pytest.raises(RootsError, match=r"line 1: must be a header in UTF-8: .*; save it as UTF"):
+        read_pairs(path)

@@ -75,7 +75,9 @@ def test_of_the_experts_only_those_count_that_a_token_goes_to() -> None:
 
 
 def test_formula_string_says_what_is_computed() -> None:
-    model = ModelConfig(num_layers=2, num_kv_heads=2, activation="swiglu", vocab_size=999)
+    model = ModelConfig(
+        num_layers=2, num_kv_heads=2, activation="swiglu", vocab_size=999, window=100
+    )
     names = {
         "matrix weights of all blocks": model.num_layers
         * (attention_matrix_parameters(model) + mlp_matrix_parameters(model)),
@@ -85,6 +87,7 @@ def test_formula_string_says_what_is_computed() -> None:
         "num_heads": model.num_heads,
         "head_size": model.head_size,
         "sequence_length": model.sequence_length,
+        "window": model.window,
     }
     expression = MFU_FORMULA.split("flops_per_token = ")[1]
     for name, value in names.items():
