@@ -18,6 +18,8 @@ RESOLVED_FIELDS = {
     "head_dim": "head_size",
     "qkv_bias": "has_qkv_bias",
     "ffn_hidden_size": "ffn_size",
+    "num_encoder_layers": "encoder_layers",
+    "source_length": "source_tokens",
 }
 
 

@@ -294,7 +294,7 @@ def batch_problems(config: RunConfig, world_size: int) -> list[str]:
     return [
         *lines,
         *accumulation_problems(config, unit),
-        *replica_problems(config, data_parallel),
+        *replica_problems(config, data_parallel * parallel.context),
     ]
 
 

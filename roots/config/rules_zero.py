@@ -134,14 +134,14 @@ ZERO_RULES = (
 )
 
 
-def replica_problems(config: RunConfig, data_parallel: int) -> Iterator[str]:
-    """The second partition of ZeRO++ must divide the first, that over all replicas."""
+def replica_problems(config: RunConfig, replicas: int) -> Iterator[str]:
+    """The second partition of ZeRO++ must divide the first, that over context and data."""
     size = config.parallel.zero_hpz_partition_size
-    if data_parallel % size:
-        near = max(value for value in range(1, size + 1) if data_parallel % value == 0)
+    if replicas % size:
+        near = max(value for value in range(1, size + 1) if replicas % value == 0)
         yield problem(
             "parallel.zero_hpz_partition_size",
             size,
-            f"must divide the data-parallel size {data_parallel}",
+            f"must divide the {replicas} ranks that hold the same parameters",
             f"set it to {near}, or start a multiple of {size} replicas",
         )

@@ -62,6 +62,8 @@ def _shrink_degrees(tree: dict[str, Any], ranks: int) -> None:
         name = max(_DEGREES, key=lambda name: int(parallel.get(name, 1)))
         parallel[name] = _next_smaller(parallel[name])
         parallel["pipeline_partition"] = "parameters"
+    if parallel["tensor"] == 1:
+        parallel["sequence"] = False
     if parallel["pipeline"] == 1:
         parallel["pipeline_schedule"] = "1f1b"
         parallel["pipeline_partition"] = "parameters"
@@ -77,24 +79,29 @@ def _next_smaller(degree: int) -> int:
 
 
 def _shrink_depth(tree: dict[str, Any]) -> None:
-    """A block or two a stage; an explicit partition stays uneven where it is."""
+    """A block or two a stage; an explicit partition stays uneven, where it is about one stack of
+    equal blocks."""
     parallel = tree["parallel"]
     stages = parallel["pipeline"] * (2 if parallel["pipeline_schedule"] == "dualpipev" else 1)
+    model, moe = tree["model"], tree["model"]["moe"]
     layers = max(2, stages)
+    if moe["num_experts"]:
+        # Every stage has a block with experts.
+        layers = stages * moe["every"] if stages > 1 else max(2, moe["every"])
+        parallel["pipeline_partition"] = "uniform" if stages > 1 else "parameters"
+    if model["architecture"] == "encoder_decoder":
+        parallel["pipeline_partition"] = "parameters"
     blocks = parallel["pipeline_partition"]
     if not isinstance(blocks, str):
         kept = [1 + (each > min(blocks)) for each in blocks]
         parallel["pipeline_partition"] = kept
         layers = sum(kept)
-    model = tree["model"]
     model["num_layers"] = layers
     if model["architecture"] == "encoder_decoder":
         model["num_encoder_layers"] = layers
-    moe = model["moe"]
     if moe["num_experts"]:
         # As many for every rank of the axis, and never so few that all are chosen.
         expert = parallel["expert"]
-        moe["every"] = min(moe["every"], layers)
         moe["num_experts"] = -(-(moe["top_k"] + 2) // expert) * expert
 
 

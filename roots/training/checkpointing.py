@@ -35,7 +35,7 @@ _FREE_MODEL_FIELDS = (
     "moe.balance_loss",
     "moe.z_loss",
 )
-_FREE_OF_WEIGHTS = frozenset({"init_std", "sequence_length"})
+_FREE_OF_WEIGHTS = frozenset({"init_std", "sequence_length", "source_length"})
 
 
 @dataclass(frozen=True)
@@ -290,9 +290,15 @@ def _files_below(folder: Path) -> list[str]:
 
 def _resolved_fields(model: ModelConfig) -> Iterator[tuple[str, Any]]:
     """Every field with the value that null stands for; those of a section as section.field."""
+    experts = {
+        "ffn_hidden_size": model.expert_ffn_size,
+        "shared_ffn_hidden_size": model.moe.shared_ffn_hidden_size or model.expert_ffn_size,
+        "normalise_weights": model.moe.normalises,
+    }
     for name in type(model).model_fields:
         value = getattr(model, RESOLVED_FIELDS.get(name, name))
         if isinstance(value, Section):
-            yield from ((f"{name}.{key}", item) for key, item in value.model_dump().items())
+            tree = {**value.model_dump(), **(experts if name == "moe" else {})}
+            yield from ((f"{name}.{key}", item) for key, item in tree.items())
         else:
             yield name, value

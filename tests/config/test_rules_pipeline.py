@@ -74,7 +74,8 @@ def test_second_partition_divides_the_replicas() -> None:
     with pytest.raises(RootsError) as caught:
         config.plan_batch(world_size=2)
     assert caught.value.lines == (
-        "parallel.zero_hpz_partition_size=4: must divide the data-parallel size 2; "
+        "parallel.zero_hpz_partition_size=4: must divide the 2 ranks that hold "
+        "the same parameters; "
         "set it to 2, or start a multiple of 4 replicas",
     )
 

@@ -79,3 +79,25 @@ def test_both_stacks_of_an_encoder_decoder_are_cut() -> None:
     assert (small.model.encoder_layers, small.model.num_layers) == (2, 2)
     assert small.model.source_tokens == small.model.sequence_length == 16
     assert small.objective == "span_corruption"
+
+
+def test_what_a_smaller_degree_leaves_without_effect_goes_too() -> None:
+    tree = {"tensor": 2, "pipeline": 4, "context": 2, "sequence": True}
+    small = shrink(parse_config({"parallel": tree}), 2, DATA).parallel
+    assert not small.sequence or small.tensor > 1
+    hpz = {"context": 2, "zero_stage": 3, "zero_hpz_partition_size": 2}
+    assert shrink(parse_config({"parallel": hpz}), 2, DATA).parallel.zero_hpz_partition_size == 2
+
+
+def test_every_stage_of_a_small_copy_has_experts() -> None:
+    model = {"num_layers": 8, "moe": {"num_experts": 4, "every": 2}}
+    for partition in ("parameters", [2, 6]):
+        parallel = {"pipeline": 2, "expert": 2, "pipeline_partition": partition}
+        small = shrink(parse_config({"model": model, "parallel": parallel}), 4, DATA)
+        assert (small.model.num_layers, small.model.moe.every) == (4, 2)
+        assert small.parallel.pipeline_partition == "uniform"
+    pair = {"architecture": "encoder_decoder", "num_layers": 4}
+    config = parse_config(
+        {"model": pair, "parallel": {"pipeline": 2, "pipeline_partition": [4, 4]}}
+    )
+    assert shrink(config, 2, DATA).model.encoder_layers == 2
