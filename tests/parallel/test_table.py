@@ -39,9 +39,9 @@ def test_the_few_have_every_pair_that_any_has() -> None:
 
 
 def test_one_process_learns_and_clips(references: dict[str, Curve]) -> None:
-    """The curves that everything is compared with must move."""
+    """The curves that everything is compared with must move: a thousand times the tolerance."""
     for curve in references.values():
-        assert curve.losses[-1] < 0.9 * curve.losses[0]
+        assert curve.losses[-1] < (1 - 1000 * TOLERANCE) * curve.losses[0]
         assert min(norm for norm in curve.norms if norm is not None) > 0.5
 
 
