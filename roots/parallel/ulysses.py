@@ -1,9 +1,9 @@
 """Attention over the context axis by exchanging heads for tokens (DeepSpeed-Ulysses,
 arXiv:2309.14509): every rank attends with a share of the heads over all tokens.
 
-DeepSpeed's own `DistributedAttention` does not serve here: it asserts that there are at least as
-many key heads as ranks, keeps the number of key heads in a module global, and does not tell the
-attention which global heads it is given, without which dropout could not draw their masks.
+DeepSpeed's own `DistributedAttention` (0.19, sequence/layer.py) does not serve: it asserts that
+there are at least as many key heads as ranks, and does not tell the attention which global heads it
+is given, without which dropout could not draw their masks.
 
 Legend: B micro-batch, T tokens of this rank, S of the sample, n query and k key heads of this
 tensor rank, D head size, C ranks of the context axis; m heads that go to one rank.
