@@ -168,11 +168,14 @@ class ModelConfig(Section):
         return self.moe.ffn_hidden_size or self.ffn_size
 
     @property
+    def shared_expert_ffn_size(self) -> int:
+        """Inner width of one shared expert, resolved."""
+        return self.moe.shared_ffn_hidden_size or self.expert_ffn_size
+
+    @property
     def shared_ffn_size(self) -> int:
         """Inner width of all shared experts together, resolved; 0 if there are none."""
-        return self.moe.num_shared_experts * (
-            self.moe.shared_ffn_hidden_size or self.expert_ffn_size
-        )
+        return self.moe.num_shared_experts * self.shared_expert_ffn_size
 
     def has_experts(self, layer: int) -> bool:
         """Whether block number `layer` (from 0) has experts in place of one MLP."""

@@ -172,10 +172,7 @@ def _shrink_experts(small: dict[str, Any], config: RunConfig, tensor: int) -> No
     """Give experts widths of their own only where the large model's have them."""
     for name, large in (
         ("ffn_hidden_size", config.model.expert_ffn_size),
-        (
-            "shared_ffn_hidden_size",
-            config.model.moe.shared_ffn_hidden_size or config.model.expert_ffn_size,
-        ),
+        ("shared_ffn_hidden_size", config.model.shared_expert_ffn_size),
     ):
         if small["moe"][name] is not None:
             share = large / config.model.ffn_size

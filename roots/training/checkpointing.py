@@ -292,7 +292,7 @@ def _resolved_fields(model: ModelConfig) -> Iterator[tuple[str, Any]]:
     """Every field with the value that null stands for; those of a section as section.field."""
     experts = {
         "ffn_hidden_size": model.expert_ffn_size,
-        "shared_ffn_hidden_size": model.moe.shared_ffn_hidden_size or model.expert_ffn_size,
+        "shared_ffn_hidden_size": model.shared_expert_ffn_size,
         "normalise_weights": model.moe.normalises,
     }
     for name in type(model).model_fields:

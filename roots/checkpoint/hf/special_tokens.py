@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from roots.checkpoint.hf.model_files import read_json
 from roots.checkpoint.hf.tokenizer_files import GENERATION_NAME, TOKENIZER_NAME
 
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
@@ -35,8 +35,5 @@ def data_tokens(source: Path, architecture: str, tree: dict[str, Any]) -> dict[s
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The tree in a JSON file; empty where there is none."""
-    if not path.is_file():
-        return {}
-    tree = json.loads(path.read_text(encoding="utf-8"))
-    return tree if isinstance(tree, dict) else {}
+    """The tree in a JSON file; empty where there is none. Raises RootsError if it is damaged."""
+    return read_json(path, path.name) if path.is_file() else {}

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from roots.checkpoint.hf.exporting import export_hf
 from roots.checkpoint.hf.importing import import_hf
+from roots.checkpoint.hf.special_tokens import data_tokens
 from roots.cli.main import main
 from roots.errors import RootsError
 from tests.helpers.hf_models import Case, build, of_llama
@@ -174,3 +175,12 @@ def test_damaged_checkpoint_is_not_exported(model: Path, tmp_path: Path) -> None
         f"checkpoint file={str(path)!r}: does not have the checksum that the manifest records; "
         "use another checkpoint of the run",
     )
+
+
+def test_damaged_settings_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "generation_config.json"
+    path.write_text("{")
+    with pytest.raises(RootsError) as caught:
+        data_tokens(tmp_path, "encoder_decoder", {})
+    (line,) = caught.value.lines
+    assert line.startswith(f"generation_config.json='{path}': is not JSON (")
