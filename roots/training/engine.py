@@ -47,6 +47,7 @@ from roots.training.gradients import clip_gradients_, global_gradient_norm
 from roots.training.inputs import model_inputs
 from roots.training.overflow import GradientWatch
 from roots.training.share import share_of
+from roots.training.start_up import import_muon_uncompiled
 
 _logger = get_logger(__name__)
 
@@ -297,6 +298,7 @@ def initialise_deepspeed(
         )
     factory = choose_optimizer(config, device)
     groups = parameter_groups(config, *weight_decay_groups(module))
+    import_muon_uncompiled()
     # DeepSpeed prints its memory statistics whatever its log level.
     with contextlib.redirect_stdout(io.StringIO()):
         engine, _, _, _ = deepspeed.initialize(
