@@ -115,7 +115,7 @@ def offline_history(run_directory: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def test_offline_wandb_resumes_under_one_id_without_duplicates(tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="the extra roots[wandb] is not installed")
+    wandb = pytest.importorskip("wandb", reason="the extra roots[wandb] is not installed")
     wanted = config(tensorboard=False, wandb=True, wandb_mode="offline", wandb_project="p")
     # W&B names folders by the second, so the two sessions of this fast test get one each.
     before, after = tmp_path / "before", tmp_path / "after"
@@ -130,6 +130,8 @@ def test_offline_wandb_resumes_under_one_id_without_duplicates(tmp_path: Path) -
     second.log(6, {"evaluation/loss": 3.0})
     log_steps(second, range(7, 9))
     second.close()
+    # W&B's own process writes the files, and may still be at it until it has ended.
+    wandb.teardown()
 
     rows = offline_history(before) + offline_history(after)
     losses = [(step, row["train/loss"]) for step, row in rows if "train/loss" in row]
