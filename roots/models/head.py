@@ -29,8 +29,8 @@ class TokenTable(VocabParallelEmbedding):
 
     Communication, as an embedding: forward all-reduce of x. As a head: forward all-reduces of the
     softmax statistics (loss) or an all-gather (logits); backward all-reduce of dx. With sequence
-    parallelism: as an embedding, forward reduce-scatter and backward all-gather of x; as a head,
-    forward an all-gather of x before the rest, whose gradient is whole on every rank already.
+    parallelism: as an embedding, forward reduce-scatter and backward all-gather of x; as a head, an
+    all-gather of x before the rest, and a reduce-scatter instead of the all-reduce of dx.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class TokenTable(VocabParallelEmbedding):
         """
         if not x.is_floating_point():
             return super().forward(x)
-        if self.sequence_dim is not None:
-            x = gather_from(x, self.axis, self.sequence_dim)
         if self.scale != 1.0:
             x = x * self.scale
         if labels_BT is None or loss_weights_BT is None:
+            if self.sequence_dim is not None:
+                x = gather_from(x, self.axis, self.sequence_dim)
             return vocab_parallel_logits(x, self.weight, self.axis, self.vocab_size, self.bias)
         return linear_cross_entropy(
             x,
@@ -99,6 +99,7 @@ class TokenTable(VocabParallelEmbedding):
             bias_v=self.bias,
             label_smoothing=self.label_smoothing if self.training else 0.0,
             z_loss=self.z_loss if self.training else 0.0,
+            sequence_dim=self.sequence_dim,
             implementation=self.implementation,
         )
 

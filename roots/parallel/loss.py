@@ -33,7 +33,13 @@ from roots.ops.cross_entropy import (
     token_losses,
 )
 from roots.ops.dispatch import AUTO, accumulation_dtype
-from roots.parallel.collectives import all_reduce_async, copy_to, gather_from
+from roots.parallel.collectives import (
+    all_gather_async,
+    all_reduce_async,
+    copy_to,
+    gather_from,
+    reduce_scatter_async,
+)
 from roots.parallel.mesh import Axis
 from roots.parallel.process import all_gather_tensors
 
@@ -61,6 +67,7 @@ def linear_cross_entropy(
     bias_v: Tensor | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    sequence_dim: int | None = None,
     chunk_tokens: int | None = None,
     implementation: str = AUTO,
 ) -> Tensor:
@@ -70,12 +77,15 @@ def linear_cross_entropy(
     where the weight is zero; loss_weights_BT float32. Columns from vocab_size on take no part and
     get zero gradient. `label_smoothing`, `z_loss` and `implementation` are those of
     roots.ops.cross_entropy.
+    With a `sequence_dim` x_BTH is this rank's slice along that dim (sequence parallelism).
     `chunk_tokens` bounds the tokens whose logits exist at once (default: 128 MiB of logits on a
     CPU, 512 on a GPU).
 
     Communication: forward, per chunk, an all-gather of the softmax statistics and (when x needs a
-    gradient) an all-reduce of dx that overlaps the next matmul; backward none. Without gradients
-    (torch.no_grad) nothing but the loss is computed. Backward runs once per forward.
+    gradient) an all-reduce of dx that overlaps the next matmul; backward none. With sequence_dim:
+    forward an all-gather of x before all, and a reduce-scatter of dx, half the bytes of the
+    all-reduces, behind all. Without gradients (torch.no_grad) nothing but the loss is computed.
+    Backward runs once per forward.
     """
     rows = labels_BT.shape[0]
     gradients = torch.is_grad_enabled()
@@ -88,6 +98,7 @@ def linear_cross_entropy(
         chunk_tokens=_even_chunk(labels_BT.numel(), weight_vH, chunk_tokens),
         wants_x=gradients and x_BTH.requires_grad,
         wants_weight=gradients and weight_vH.requires_grad,
+        sequence_dim=sequence_dim if axis.size > 1 else None,
         implementation=implementation,
     )
     row_weights = loss_weights_BT.reshape(-1).float() / rows
@@ -118,6 +129,7 @@ class _Head:
     chunk_tokens: int
     wants_x: bool
     wants_weight: bool
+    sequence_dim: int | None
     implementation: str
 
 
@@ -135,9 +147,21 @@ class _Gradients:
 class _LinearCrossEntropy(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight_vH: Tensor, bias_v: Tensor | None, *rest: Any
+        ctx: Any,
+        x: Tensor,
+        weight_vH: Tensor,
+        bias_v: Tensor | None,
+        labels_M: Tensor,
+        row_weights_M: Tensor,
+        head: _Head,
     ) -> Tensor:
-        loss, gradients = _forward(x.reshape(-1, x.shape[-1]), weight_vH, bias_v, *rest)
+        dim = head.sequence_dim
+        whole = x if dim is None else all_gather_async(x, head.axis, dim).wait()
+        x_MH = whole.reshape(-1, x.shape[-1])
+        loss, gradients = _forward(x_MH, weight_vH, bias_v, labels_M, row_weights_M, head)
+        if dim is not None and gradients.dx_MH is not None:
+            partial_dx = gradients.dx_MH.view(whole.shape)
+            gradients.dx_MH = reduce_scatter_async(partial_dx, head.axis, dim).wait()
         ctx.gradients = gradients
         ctx.x_shape, ctx.weight_dtype = x.shape, weight_vH.dtype
         return loss
@@ -193,7 +217,8 @@ def _forward(
         # From here on logits_Mv holds the gradient of the loss by the logits.
         if gradients.dx_MH is not None:
             torch.mm(logits_Mv, weight_vH, out=gradients.dx_MH[part])
-            works.append(all_reduce_async(gradients.dx_MH[part], head.axis))
+            if head.sequence_dim is None:
+                works.append(all_reduce_async(gradients.dx_MH[part], head.axis))
         if gradients.dweight_vH is not None:
             x_part_MH = x_MH[part] * 2.0**-sum_bits if sum_bits else x_MH[part]
             _add_product(gradients.dweight_vH, logits_Mv.t(), x_part_MH, first=start == 0)
