@@ -5,11 +5,12 @@ The only module that reads environment variables or calls torch.cuda.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -85,6 +86,20 @@ def prepend_to_path(folder: str) -> None:
     parts = os.environ.get("PATH", "").split(os.pathsep)
     if folder not in parts:
         os.environ["PATH"] = os.pathsep.join([folder, *parts])
+
+
+@contextlib.contextmanager
+def temporary_environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable within the block, for what is imported there."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def rank_environment(rank: int, world_size: int, port: int, on_gpus: bool) -> dict[str, str]:

@@ -41,13 +41,13 @@ from roots.training.deepspeed_json import (
 )
 from roots.training.engine_experts import announced_experts, files_of_a_dense_model
 from roots.training.engine_optimizer import choose_optimizer, parameter_groups
+from roots.training.engine_start import import_muon_uncompiled
 from roots.training.engine_zero import refuse_what_is_not_served
 from roots.training.experts import ExpertLoad, RouterWatch
 from roots.training.gradients import clip_gradients_, global_gradient_norm
 from roots.training.inputs import model_inputs
 from roots.training.overflow import GradientWatch
 from roots.training.share import share_of
-from roots.training.start_up import import_muon_uncompiled
 
 _logger = get_logger(__name__)
 

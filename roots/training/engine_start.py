@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator
 
-_DISABLED = "TORCHDYNAMO_DISABLE"
+from roots.device import temporary_environment
 
 
 def import_muon_uncompiled() -> None:
@@ -17,19 +15,5 @@ def import_muon_uncompiled() -> None:
     (torch 2.13, deepspeed 0.19), for an optimizer that ROOTS does not offer. A DeepSpeed without
     that module needs nothing.
     """
-    with _compilation_off(), contextlib.suppress(ImportError):
+    with temporary_environment("TORCHDYNAMO_DISABLE", "1"), contextlib.suppress(ImportError):
         import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
-
-
-@contextlib.contextmanager
-def _compilation_off() -> Iterator[None]:
-    """torch.compile returns what it is given, as torch's own switch in the environment says."""
-    before = os.environ.get(_DISABLED)
-    os.environ[_DISABLED] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_DISABLED]
-        else:
-            os.environ[_DISABLED] = before
