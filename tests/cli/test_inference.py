@@ -199,11 +199,6 @@ def test_mistakes_are_one_line_and_exit_code_2(
         ("generate", run, "--prompt", "a", "--temperature", "0"): (
             "roots: error: temperature=0.0: must be above 0; use --greedy for the limit at 0\n"
         ),
-        ("generate", run, "--prompt", "a", "--beams", "2", "--top-k", "3"): (
-            "roots: error: --temperature, --top-k and --top-p: have no effect on beam search, "
-            "which is what an encoder-decoder writes by; "
-            "leave them out, or give a decoder without --beams\n"
-        ),
         ("evaluate", run): (
             "roots: error: --data, --pairs: exactly one of them says what to evaluate on; "
             "give one of the two\n"
