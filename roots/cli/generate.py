@@ -155,7 +155,7 @@ def _search(
             "prompt": text,
             "text": words.decode(result.token_ids),
             "token_ids": list(result.token_ids),
-            "stopped_by": "end_of_document" if result.finished else "max_new_tokens",
+            "stopped_by": result.stopped_by,
             "score": result.score,
         }
         for text, result in zip(prompts, results, strict=True)

@@ -129,10 +129,12 @@ def test_generate_passes_every_option_of_sampling(
 def test_one_beam_of_a_decoder_writes_what_greedy_choice_does(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prompts = ("--prompt", "once", "--prompt", "a", "--max-new-tokens", 6)
+    # Behind the second prompt 24 positions leave room for 3 tokens.
+    prompts = ("--prompt", "once", "--prompt", "a" * 22, "--max-new-tokens", 6)
     greedy = call_json(capsys, "generate", run, *prompts, "--greedy")["continuations"]
     beams = call_json(capsys, "generate", run, *prompts, "--beams", 1)["continuations"]
     assert [each["text"] for each in beams] == [each["text"] for each in greedy]
+    assert [each["stopped_by"] for each in beams] == [each["stopped_by"] for each in greedy]
     assert all(each["score"] < 0 for each in beams)
 
 
