@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from roots.errors import RootsError, problem
+from roots.evaluation.likelihood import perplexity_of
 from roots.files import publish, removed_on_error
 from roots.log import get_logger
 
@@ -80,12 +81,8 @@ class EvaluationRecord:
 
     @classmethod
     def of(cls, step: int, loss: float) -> EvaluationRecord:
-        """Make the record of a loss in nats a token; a perplexity too large to hold is infinite."""
-        try:
-            perplexity = math.exp(loss)
-        except OverflowError:
-            perplexity = math.inf
-        return cls(step, loss, perplexity)
+        """Make the record of a loss in nats a token."""
+        return cls(step, loss, perplexity_of(loss))
 
 
 Record = TypeVar("Record", StepRecord, EvaluationRecord)
