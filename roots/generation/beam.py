@@ -39,7 +39,10 @@ class BeamModel(Protocol):
         """Append one token to every text (None: the first call, nothing new) -> float32 [R, V]."""
 
     def reorder(self, rows_R: Tensor) -> None:
-        """Continue text r from what is now text rows_R[r]: of the same row, a cache's gather."""
+        """Continue text r from what is now text rows_R[r]: of the same row, a cache's gather.
+
+        Not called with one beam, which is always continued from itself.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +127,9 @@ def beam_search(
             open_B1 = open_B1 & (worst_B1 <= _NEVER)
         if not bool(open_B1.any()):
             break
-        offsets_B1 = torch.arange(shape[0], device=device)[:, None] * options.num_beams
-        model.reorder((parents_BN + offsets_B1).flatten())
+        if options.num_beams > 1:
+            offsets_B1 = torch.arange(shape[0], device=device)[:, None] * options.num_beams
+            model.reorder((parents_BN + offsets_B1).flatten())
         tokens_R = running.tokens_BNL[..., -1].flatten()
     return _best(finished, end, options, rooms)
 

@@ -101,5 +101,5 @@ class _Texts:
         return logits_R1V[:, 0].float().log_softmax(-1)
 
     def reorder(self, rows_R: Tensor) -> None:
-        """Continue text r from text rows_R[r]."""
-        self.cache.select_rows(rows_R)
+        """Continue text r from text rows_R[r], which has the same source."""
+        self.cache.select_rows(rows_R, same_source=True)

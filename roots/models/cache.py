@@ -69,12 +69,16 @@ class KVCache:
 
         return KVCache([LayerCache(empty(), empty()) for _ in range(model.num_layers)])
 
-    def select_rows(self, index_B: Tensor) -> None:
-        """Let row i hold what row index_B[i] held, as beams do that go on from one another."""
+    def select_rows(self, index_B: Tensor, *, same_source: bool = False) -> None:
+        """Let row i hold what row index_B[i] held, as beams do that go on from one another.
+
+        same_source: rows i and index_B[i] read the same source, whose keys and values then stay
+                     where they are instead of being copied for nothing
+        """
         for layer in self.layers:
             layer.k_BSkD[:, : layer.length] = layer.k_BSkD[index_B, : layer.length]
             layer.v_BSkD[:, : layer.length] = layer.v_BSkD[index_B, : layer.length]
-            if layer.source is not None:
+            if layer.source is not None and not same_source:
                 k_BSkD, v_BSkD = layer.source
                 layer.source = k_BSkD[index_B], v_BSkD[index_B]
 

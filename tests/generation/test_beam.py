@@ -90,6 +90,17 @@ def test_search_ends_when_no_beam_can_win() -> None:
     assert table.calls < 100
 
 
+def test_one_beam_never_changes_places() -> None:
+    class Still(Table):
+        def reorder(self, rows_R: Tensor) -> None:
+            pytest.fail("a cache would be copied onto itself")
+
+    options = BeamOptions(num_beams=1, max_new_tokens=LENGTH)
+    table = Still(40, 1, seed=3, sharpness=1.0)
+    beam_search(table, options, rooms=[None] * 40, end=END, device=CPU)
+    assert table.calls == LENGTH
+
+
 @pytest.mark.parametrize("beams", [1, 2, VOCAB**LENGTH // 2])
 def test_every_row_has_its_own_room(beams: int) -> None:
     """Rows of a batch write what they would alone, under any limit of the others."""

@@ -14,6 +14,7 @@ from roots.generation.continue_beams import continue_by_beams
 from roots.generation.generate import GenerationOptions, continue_tokens
 from roots.generation.sampling import SamplingOptions
 from roots.generation.write import write_targets
+from roots.models.cache import KVCache
 from tests.helpers.decoders import small_decoder, small_model
 from tests.helpers.encoder_decoders import small_encoder_decoder
 
@@ -70,6 +71,26 @@ def test_cached_batch_of_sources_equals_one_at_a_time(position: str) -> None:
             Anew(logits, 3, [BEGIN]), options, rooms=[None], end=end, device=CPU
         )
         assert_equal(hypothesis, expected)
+
+
+def test_search_never_copies_the_keys_and_values_of_sources(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    select = KVCache.select_rows
+    seen: list[list[int]] = []
+
+    def watched(cache: KVCache, *arguments: Tensor, **options: bool) -> None:
+        select(cache, *arguments, **options)
+        assert all(layer.source is not None for layer in cache.layers)
+        sources = [part for layer in cache.layers for part in layer.source or ()]
+        seen.append([part.data_ptr() for part in sources])
+
+    monkeypatch.setattr(KVCache, "select_rows", watched)
+    model = small_encoder_decoder(vocab_size=20, source_length=9)
+    options = BeamOptions(num_beams=3, max_new_tokens=6)
+    write_targets(model, [[1, 2, 3], [4]], options, begin=BEGIN, end=99)
+    assert len(seen) == 5
+    assert all(addresses == seen[0] for addresses in seen)
 
 
 def test_sources_beyond_the_model_are_cut_and_targets_end_with_learned_positions() -> None:
