@@ -29,7 +29,6 @@ from roots.parallel import process
 from roots.parallel.mesh import Mesh
 from roots.parallel.together import together
 from roots.parallel.topology import Topology
-from roots.planner.flops import training_flops_per_token
 from roots.training.callback import CallbackList, MetricsCallback, ProgressCallback, TrackerCallback
 from roots.training.checkpointing import Checkpointer, ResumePoint
 from roots.training.engine import Engine, build_zero_engine
@@ -94,7 +93,7 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device) -> Run:
     # Ranks of one machine share its cores: a peak measured alone would never be reached together.
     process.barrier(mesh.world)
     throughput = Throughput(
-        flops_per_token=training_flops_per_token(config.model),
+        model=config.model,
         peak=mean_peak(device_peak(device, config.training.precision), mesh),
         num_devices=mesh.world.size,
     )

@@ -37,7 +37,10 @@ _LOGGER = get_logger("training.metrics")
 class StepRecord:
     """One optimizer step, over all ranks. Written field by field, in this order.
 
-    `tflops` is achieved model TFLOP/s of one device, `mfu` a share of 1 (planner/flops.py),
+    `consumed_tokens` counts samples at their full length, as schedules in tokens do;
+    `tokens_per_second` counts the tokens of the step's rows as they were padded (of targets alone
+    in an encoder-decoder), which data.pad_multiple makes fewer. `tflops` is achieved model TFLOP/s
+    of one device, `mfu` a share of 1 (planner/flops.py), both of the rows as they were padded,
     `memory_bytes` the peak of the rank that needs most. `loss` is the mean over the global batch,
     `grad_norm` the global norm before clipping; both may be NaN or infinite in a skipped step.
     `overflow` names the first parameter whose gradient was not finite, and its rank, "" if all
