@@ -1,4 +1,4 @@
-"""Keys and values of the tokens that were already generated.
+"""Keys and values of the tokens that were already read, and of the sources that are.
 
 Legend: B rows, S capacity in tokens, T new tokens, k this rank's key/value heads, D head size.
 """
@@ -43,7 +43,8 @@ class LayerCache:
 
 
 class KVCache:
-    """One LayerCache per block. Filled by Decoder.forward, under torch.no_grad."""
+    """One LayerCache per block that writes. Filled by Decoder.forward or EncoderDecoder.decode,
+    under torch.no_grad."""
 
     def __init__(self, layers: list[LayerCache]) -> None:
         self.layers = layers
@@ -60,7 +61,8 @@ class KVCache:
     ) -> KVCache:
         """An empty cache for `rows` sequences of at most `capacity` tokens.
 
-        Memory: 2 x num_layers x rows x capacity x local key/value heads x head size elements.
+        Memory: 2 x num_layers x rows x capacity x local key/value heads x head size elements. An
+        encoder-decoder adds its sources at the first call: as many, with their length as capacity.
         """
         shape = (rows, capacity, model.kv_heads // axis.size, model.head_size)
 

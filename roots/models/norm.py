@@ -95,7 +95,7 @@ class FinalNorm(Norm):
     """The norm before the head, as a layer of the stream."""
 
     def forward(self, stream: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """(x_BTH, document_starts_BT, dropout_keys_B) -> the same with x_BTH normalised."""
+        """The stream with x_BTH, which comes first whatever the architecture, normalised."""
         x_BTH, *others = stream
         return (super().forward(x_BTH), *others)
 

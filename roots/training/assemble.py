@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from roots.checkpoint import load_decoder_weights
+from roots.checkpoint import load_model_weights
 from roots.config.load import dump_config
 from roots.config.run import BatchPlan, RunConfig
 from roots.data.build import build_data
@@ -138,7 +138,7 @@ def build_engine(
             initialise(module, config.training.seed, config.model, device=device.torch)
             return
         materialise(module, device.torch)
-        together(mesh.world, lambda: load_decoder_weights(weights, module))
+        together(mesh.world, lambda: load_model_weights(weights, module))
         _logger.info("started from the weights of %s", weights)
 
     if mesh.pipeline.size > 1:
