@@ -91,6 +91,17 @@ class HeadNorm(Norm):
         return y_BTnD
 
 
+def head_norms(
+    model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions
+) -> tuple[HeadNorm | None, HeadNorm | None]:
+    """The norms of the queries and the keys of the attention `name`; None for both without
+    model.qk_norm."""
+    if not model.qk_norm:
+        return None, None
+    part = partial(HeadNorm, model, axis=axis, options=options)
+    return part(name=f"{name}.query_norm"), part(name=f"{name}.key_norm")
+
+
 class FinalNorm(Norm):
     """The norm before the head, as a layer of the stream."""
 
