@@ -10,13 +10,14 @@ from roots.checkpoint.folders import read_config, resolve_checkpoint
 from roots.checkpoint.weights import load_weights
 from roots.parallel.shard import shard_of
 
-__all__ = ["load_decoder_weights", "read_config", "resolve_checkpoint"]
+__all__ = ["load_model_weights", "read_config", "resolve_checkpoint"]
 
 
-def load_decoder_weights(checkpoint: Path, module: nn.Module) -> None:
-    """Fill every parameter of `module` from `checkpoint`, whatever layout wrote it.
+def load_model_weights(checkpoint: Path, module: nn.Module) -> None:
+    """Fill every parameter of `module`, a whole model or one stage, from `checkpoint`.
 
-    Raises RootsError for a tensor that is missing or has another shape.
+    The model may be of any architecture, and written under any layout. Raises RootsError for
+    a tensor that is missing or has another shape.
     """
     named = module.named_parameters()
     load_weights(checkpoint, ((shard_of(parameter, name), parameter) for name, parameter in named))

@@ -14,8 +14,20 @@ if TYPE_CHECKING:
     from roots.generation.load import LoadedModel
     from roots.tokenizer.tokenizer import Tokenizer
 
+# Parameters of `evaluate` that mean something for --pairs alone.
+OF_PAIRS = (
+    "source_key",
+    "target_key",
+    "baselines",
+    "beams",
+    "length_penalty",
+    "max_new_tokens",
+    "written",
+)
+
 
 def evaluate(
+    context: typer.Context,
     checkpoint: Annotated[
         Path, typer.Argument(help="Checkpoint folder, or the folder of a run (then its latest).")
     ],
@@ -45,8 +57,7 @@ def evaluate(
         int, typer.Option(min=0, help="Rows at a time; 0: the training's micro-batch.")
     ] = 0,
     tokenizer: Annotated[
-        str | None,
-        typer.Option(help="Folder of the tokenizer; default: that of the training."),
+        str | None, typer.Option(help="Folder of the tokenizer; default: that of the training.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
@@ -70,10 +81,22 @@ def evaluate(
         )
         evaluate_file(request, as_json)
     elif data is not None and pairs is None:
+        _refuse_what_pairs_need(context)
         _evaluate_data(checkpoint, data, batch_size, tokenizer, as_json)
     else:
         rule = "exactly one of them says what to evaluate on"
         raise RootsError(problem("--data, --pairs", None, rule, "give one of the two"))
+
+
+def _refuse_what_pairs_need(context: typer.Context) -> None:
+    """Raise RootsError for options that --data has no use for. All of --data serve --pairs too."""
+    from roots.cli.given import useless_options
+    from roots.errors import RootsError
+
+    rule = "has no effect with --data, which compares no texts"
+    fix = "leave it out, or give --pairs instead of --data"
+    if lines := list(useless_options(context, OF_PAIRS, rule, fix)):
+        raise RootsError(*lines)
 
 
 def _evaluate_data(

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from roots.generation.load import LoadedModel
     from roots.tokenizer.tokenizer import Tokenizer
 
+# Parameters of `generate` that concern the choice of tokens at random.
+OF_CHANCE = ("temperature", "top_k", "top_p", "seed")
+
 
 def generate(
+    context: typer.Context,
     checkpoint: Annotated[
         Path, typer.Argument(help="Checkpoint folder, or the folder of a run (then its latest).")
     ],
@@ -41,16 +45,15 @@ def generate(
         typer.Option(min=0, help="Texts that beam search keeps; 0: none, an encoder-decoder 1."),
     ] = 0,
     length_penalty: Annotated[
-        float,
-        typer.Option(help="Exponent of the length that beams are divided by."),
+        float, typer.Option(help="Exponent of the length that scores of beams are divided by.")
     ] = 1.0,
     tokenizer: Annotated[
-        str | None,
-        typer.Option(help="Folder of the tokenizer; default: that of the training."),
+        str | None, typer.Option(help="Folder of the tokenizer; default: that of the training.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
     """Print what the model in CHECKPOINT writes after each prompt, or for each source."""
+    from roots.checkpoint import read_config, resolve_checkpoint
     from roots.device import current_device
     from roots.generation.beam import BeamOptions
     from roots.generation.generate import GenerationOptions
@@ -58,18 +61,46 @@ def generate(
     from roots.generation.sampling import SamplingOptions
 
     sampling = SamplingOptions(greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p)
+    # Before the weights, which may take long to read.
+    architecture = read_config(resolve_checkpoint(checkpoint)).model.architecture
+    _refuse_what_does_nothing(context, architecture, beams, greedy)
     model = load_model(checkpoint, current_device())
     words = tokenizer_of(model, tokenizer)
-    if model.config.model.architecture == "encoder_decoder" or beams:
-        plain = sampling == SamplingOptions(greedy=greedy)
+    if beams or architecture == "encoder_decoder":
         search = BeamOptions(
             num_beams=max(beams, 1), length_penalty=length_penalty, max_new_tokens=max_new_tokens
         )
-        results = _search(model, words, prompt, search, plain)
+        results = _search(model, words, prompt, search)
     else:
         options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
         results = _sample(model, words, prompt, options)
     _show(model, results, as_json)
+
+
+def _refuse_what_does_nothing(
+    context: typer.Context, architecture: str, beams: int, greedy: bool
+) -> None:
+    """Raise RootsError for options that the way of writing has no use for."""
+    from roots.cli.given import useless_options
+    from roots.errors import RootsError
+
+    lines: list[str] = []
+    if architecture == "encoder_decoder":
+        rule = "has no effect on beam search, by which an encoder-decoder writes"
+        lines += useless_options(context, OF_CHANCE, rule, "leave it out")
+    elif beams or greedy:
+        other = "--beams" if beams else "--greedy"
+        rule = f"has no effect with {other}, which leaves nothing to chance"
+        fix = f"leave it out, or leave out {other}"
+        lines += useless_options(context, OF_CHANCE, rule, fix)
+    if beams > 1:
+        rule = f"takes the likeliest token, where --beams {beams} keeps {beams} texts"
+        lines += useless_options(context, ("greedy",), rule, "leave out one of the two")
+    if beams == 0:
+        rule, fix = "has no effect without --beams", "leave it out, or give --beams"
+        lines += useless_options(context, ("length_penalty",), rule, fix)
+    if lines:
+        raise RootsError(*lines)
 
 
 def _show(model: LoadedModel, results: list[dict[str, object]], as_json: bool) -> None:
@@ -102,19 +133,13 @@ def _sample(
 
 
 def _search(
-    model: LoadedModel, words: Tokenizer, prompts: list[str], options: BeamOptions, plain: bool
+    model: LoadedModel, words: Tokenizer, prompts: list[str], options: BeamOptions
 ) -> list[dict[str, object]]:
-    """What beam search writes. Raises RootsError where sampling is asked for besides."""
     from roots.data.objectives import begin_token
-    from roots.errors import RootsError, problem
     from roots.generation.continue_beams import continue_by_beams
     from roots.generation.generate import check_tokenizer
     from roots.generation.write import write_targets
 
-    if not plain:
-        rule = "have no effect on beam search, which is what an encoder-decoder writes by"
-        fix = "leave them out, or give a decoder without --beams"
-        raise RootsError(problem("--temperature, --top-k and --top-p", None, rule, fix))
     check_tokenizer(words, model.config.model)
     end = words.end_of_document
     ids = words.encode_batch(prompts)
@@ -130,7 +155,7 @@ def _search(
             "prompt": text,
             "text": words.decode(result.token_ids),
             "token_ids": list(result.token_ids),
-            "stopped_by": "end_of_document" if result.finished else "max_new_tokens",
+            "stopped_by": result.stopped_by,
             "score": result.score,
         }
         for text, result in zip(prompts, results, strict=True)

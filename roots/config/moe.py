@@ -1,7 +1,8 @@
 """The section `model.moe`: which blocks have experts instead of one MLP, and how tokens get there.
 
 Terms are those of Mixtral (Jiang et al. 2024) and Megatron-core. The router always computes in
-fp32, and neither it nor the experts have biases, whatever `model.bias` says.
+fp32, and neither it nor the experts that it chooses from have biases, whatever `model.bias` says;
+the shared experts are an MLP, which follows it.
 """
 
 from __future__ import annotations

@@ -64,7 +64,10 @@ class RunConfig(Section):
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one optimizer step consumes."""
+        """Tokens that one optimizer step consumes, of samples at their full length.
+
+        Padding that data.pad_multiple saves counts too, so that schedules follow from the config.
+        """
         return self.training.global_batch_size * self.model.sequence_length
 
     def problems(self) -> list[str]:

@@ -5,7 +5,6 @@ Legend: B pairs of a batch, S source tokens, T target tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import torch
 
 from roots.data.rows import sequence_batch
 from roots.errors import RootsError, problem
+from roots.evaluation.likelihood import perplexity_of
 from roots.evaluation.texts import TextScores, score_texts
 from roots.generation.beam import BeamOptions
 from roots.generation.generate import check_tokenizer
@@ -79,7 +79,7 @@ def evaluate_pairs(
             progress(len(written))
     scores = score_texts(written, [target for _, target in pairs])
     loss = nats / tokens
-    return PairScores(len(pairs), loss, math.exp(loss), tokens, scores, tuple(written))
+    return PairScores(len(pairs), loss, perplexity_of(loss), tokens, scores, tuple(written))
 
 
 def total_loss(

@@ -12,10 +12,9 @@ from roots.data.batch import DocumentRules
 from roots.data.indexed import IndexedDataset
 from roots.data.windows import iterate_windows
 from roots.errors import RootsError, problem
+from roots.evaluation.likelihood import perplexity_of
 from roots.models.decoder import Decoder
 from roots.tokenizer.tokenizer import Tokenizer
-
-_LARGEST_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,8 @@ def evaluate_perplexity(
 def summarise(total_nats: float, tokens: int, num_bytes: int | None) -> Perplexity:
     """Turn the summed loss of `tokens` predictions over `num_bytes` of text into the measures."""
     loss = total_nats / tokens
-    perplexity = math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf
     bits = total_nats / math.log(2) / num_bytes if num_bytes else None
-    return Perplexity(loss, perplexity, tokens, bits)
+    return Perplexity(loss, perplexity_of(loss), tokens, bits)
 
 
 def predicted_bytes(indexed: IndexedDataset, tokenizer: Tokenizer, rules: DocumentRules) -> int:

@@ -1,1 +1,1 @@
-"""Text from a trained decoder: loading a checkpoint, sampling, cached decoding."""
+"""Text from a trained model: loading a checkpoint, sampling, beam search, cached decoding."""

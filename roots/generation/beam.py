@@ -7,8 +7,9 @@ ends within the N best is finished, with the score
     sum of log-probabilities / (number of new tokens, the end included) ^ length_penalty
 
 (Wu et al., arXiv:1609.08144, section 7, in the form that transformers has). A row is done when its
-best beam, were it to end now, no longer beats the worst of N finished texts; after the last step
-the N best beams count as finished too. With one beam the first end is the end: greedy decoding.
+best beam, were it to end now, no longer beats the worst of N finished texts; after the last token
+that it may have its N best beams count as finished too. Rows do not look at each other, so a batch
+writes what each of its rows would alone. With one beam the first end is the end: greedy decoding.
 The same rules as transformers' `generate` with early_stopping=False, so that the same model writes
 the same texts.
 
@@ -17,6 +18,7 @@ Legend: B rows, N beams of a row, R = B N, V vocabulary, C = 2 N candidates, L t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +26,7 @@ import torch
 from torch import Tensor
 
 from roots.errors import RootsError, problem
+from roots.generation.limits import StopReason
 
 # Worse than any sum of log-probabilities, and finite, so that it can be divided and compared.
 _NEVER = -1e9
@@ -36,7 +39,10 @@ class BeamModel(Protocol):
         """Append one token to every text (None: the first call, nothing new) -> float32 [R, V]."""
 
     def reorder(self, rows_R: Tensor) -> None:
-        """Continue text r from what is now text rows_R[r]: of the same row, a cache's gather."""
+        """Continue text r from what is now text rows_R[r]: of the same row, a cache's gather.
+
+        Not called with one beam, which is always continued from itself.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +70,11 @@ class BeamOptions:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """The best text found for a row: its tokens without the end, and its score."""
+    """The best text found for a row: its tokens without the end, its score, why it stops."""
 
     token_ids: tuple[int, ...]
     score: float
-    finished: bool
+    stopped_by: StopReason
 
 
 @dataclass
@@ -83,42 +89,55 @@ class _Beams:
 
 
 def beam_search(
-    model: BeamModel, options: BeamOptions, *, rows: int, end: int, device: torch.device
+    model: BeamModel,
+    options: BeamOptions,
+    *,
+    rooms: Sequence[int | None],
+    end: int,
+    device: torch.device,
 ) -> list[Hypothesis]:
-    """Search the best text of each of `rows` rows, in one batch; `end` is the token that ends it.
+    """Search the best text of every row, in one batch; `end` is the token that ends it.
 
+    rooms: tokens that a row has positions for, one number a row; None: as many as asked for
     Raises RootsError for fewer than 2 N tokens in the vocabulary.
     """
-    shape = (rows, options.num_beams)
+    shape = (len(rooms), options.num_beams)
+    limits = row_limits(options, rooms)
+    limits_B1 = torch.tensor(limits, device=device)[:, None]
     empty_BNL = torch.zeros((*shape, 0), dtype=torch.int64, device=device)
     scores_BN = torch.full(shape, _NEVER, device=device)
     # All beams of a row start alike, so only the first may be continued.
     running = _Beams(empty_BNL, scores_BN.clone())
     running.scores_BN[:, 0] = 0.0
     finished = _Beams(empty_BNL.clone(), scores_BN)
-    open_B1 = torch.ones((rows, 1), dtype=torch.bool, device=device)
+    open_B1 = torch.ones_like(limits_B1, dtype=torch.bool)
     tokens_R: Tensor | None = None
-    for length in range(1, options.max_new_tokens + 1):
+    for length in range(1, max(limits) + 1):
         log_p_RV = model.next_log_probabilities(tokens_R)
         candidates, parents_BC = _candidates(running, log_p_RV)
-        # At the last step every text ends where it is.
-        ends_BC = candidates.tokens_BNL[..., -1] == end
-        if length == options.max_new_tokens:
-            ends_BC = torch.ones_like(ends_BC)
+        # At the last step of a row every text of it ends where it is.
+        ends_BC = (candidates.tokens_BNL[..., -1] == end) | (limits_B1 == length)
         penalty = float(length) ** options.length_penalty
         finished = _with_finished(finished, candidates, ends_BC, open_B1, penalty)
         running, parents_BN = _unfinished(candidates, parents_BC, ends_BC, options.num_beams)
         best_B1 = running.scores_BN[:, :1] / penalty
         worst_B1 = finished.scores_BN.min(dim=1, keepdim=True).values
-        open_B1 = open_B1 & (best_B1 > worst_B1)
+        open_B1 = open_B1 & (best_B1 > worst_B1) & (limits_B1 > length)
         if options.num_beams == 1:
             open_B1 = open_B1 & (worst_B1 <= _NEVER)
-        if length == options.max_new_tokens or not bool(open_B1.any()):
+        if not bool(open_B1.any()):
             break
-        offsets_B1 = torch.arange(rows, device=device)[:, None] * options.num_beams
-        model.reorder((parents_BN + offsets_B1).flatten())
+        if options.num_beams > 1:
+            offsets_B1 = torch.arange(shape[0], device=device)[:, None] * options.num_beams
+            model.reorder((parents_BN + offsets_B1).flatten())
         tokens_R = running.tokens_BNL[..., -1].flatten()
-    return _best(finished, end)
+    return _best(finished, end, options, rooms)
+
+
+def row_limits(options: BeamOptions, rooms: Sequence[int | None]) -> list[int]:
+    """Tokens that each row may have: those asked for, or fewer where its room ends before."""
+    wanted = options.max_new_tokens
+    return [wanted if room is None else min(room, wanted) for room in rooms]
 
 
 def _candidates(running: _Beams, log_p_RV: Tensor) -> tuple[_Beams, Tensor]:
@@ -163,14 +182,21 @@ def _with_finished(
     return _Beams(_gather(tokens_BML, chosen_BN), scores_BN)
 
 
-def _best(finished: _Beams, end: int) -> list[Hypothesis]:
+def _best(
+    finished: _Beams, end: int, options: BeamOptions, rooms: Sequence[int | None]
+) -> list[Hypothesis]:
     results = []
-    for tokens, score in zip(
-        finished.tokens_BNL[:, 0].tolist(), finished.scores_BN[:, 0].tolist(), strict=True
+    for tokens, score, room in zip(
+        finished.tokens_BNL[:, 0].tolist(), finished.scores_BN[:, 0].tolist(), rooms, strict=True
     ):
         text = [token for token in tokens if token >= 0]
-        ended = text[-1:] == [end]
-        results.append(Hypothesis(tuple(text[: len(text) - ended]), score, ended))
+        reason: StopReason = "max_new_tokens"
+        if text[-1:] == [end]:
+            text.pop()
+            reason = "end_of_document"
+        elif room is not None and room <= options.max_new_tokens:
+            reason = "sequence_length"
+        results.append(Hypothesis(tuple(text), score, reason))
     return results
 
 

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
+from roots.generation.limits import StopReason, check_lengths, position_limit, room_after
 from roots.generation.sampling import SamplingOptions, choose_tokens
 from roots.models.cache import KVCache
 from roots.models.decoder import Decoder
 from roots.tokenizer.tokenizer import Tokenizer
-
-StopReason = Literal["end_of_document", "max_new_tokens", "sequence_length"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +108,14 @@ class _Row:
         return self.prompt + self.new
 
     def add(self, token: int, end: int, limit: int | None) -> None:
-        """Add a token, or stop. The token at position `limit` can be read but not continued."""
+        """Add a token, or stop: at the end, or where nothing can be written after it."""
         if self.stopped_by is not None:
             return
         if token == end:
             self.stopped_by = "end_of_document"
             return
         self.new.append(token)
-        if limit is not None and len(self.prompt) + len(self.new) > limit:
+        if len(self.new) == room_after(len(self.prompt), limit):
             self.stopped_by = "sequence_length"
 
 
@@ -155,7 +154,7 @@ class _PlainReader:
 
     def next_logits(self) -> Tensor:
         """logits_BV after all tokens of the rows. A stopped row may have one unread token."""
-        limit = _position_limit(self.decoder.model)
+        limit = position_limit(self.decoder.model)
         texts = [row.tokens[:limit] for row in self.rows]
         length = max(len(text) for text in texts)
         padded = [text + [0] * (length - len(text)) for text in texts]
@@ -208,29 +207,3 @@ class _CachedReader:
             tokens_BT, starts_BT, keys_B, cache=self.cache, logits_at_B=last_B
         )
         return logits_B1V[:, 0]
-
-
-def _position_limit(model: ModelConfig) -> int | None:
-    """Positions that can be read; None for rotary ones, which have no end."""
-    return model.sequence_length if model.position == "learned" else None
-
-
-def check_lengths(prompts: Sequence[Sequence[int]], model: ModelConfig) -> int | None:
-    """The position limit, after checking the prompts against it.
-
-    Raises RootsError with every prompt that is longer.
-    """
-    limit = _position_limit(model)
-    lines = [
-        problem(
-            f"prompt {number} tokens",
-            len(prompt),
-            f"is more than the {limit} positions that the model has learned",
-            "shorten the prompt",
-        )
-        for number, prompt in enumerate(prompts, start=1)
-        if limit is not None and len(prompt) > limit
-    ]
-    if lines:
-        raise RootsError(*lines)
-    return limit

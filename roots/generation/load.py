@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from roots.checkpoint import load_decoder_weights, read_config, resolve_checkpoint
+from roots.checkpoint import load_model_weights, read_config, resolve_checkpoint
 from roots.checkpoint.hf.tokenizer_files import TOKENIZER_FOLDER, TOKENIZER_NAME
 from roots.config.run import RunConfig
 from roots.device import Device
@@ -67,7 +67,7 @@ def load_model(path: Path, device: Device) -> LoadedModel:
     )
     network = build_model(config.model, Mesh.single(), options=options)
     materialise(network, device.torch)
-    load_decoder_weights(checkpoint, network)
+    load_model_weights(checkpoint, network)
     return LoadedModel(checkpoint, config, network.eval())
 
 

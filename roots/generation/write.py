@@ -6,12 +6,12 @@ Legend: B rows, N beams of a row, R = B N texts, S source tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from roots.generation.beam import BeamOptions, Hypothesis, beam_search
+from roots.generation.beam import BeamOptions, Hypothesis, beam_search, row_limits
+from roots.generation.limits import position_limit, room_after
 from roots.models.cache import KVCache
 from roots.models.encoder_decoder import EncoderDecoder, Source
 
@@ -32,9 +32,6 @@ def write_targets(
     where learned positions do. Dropout is off meanwhile.
     """
     limit = model.model.source_tokens
-    if model.model.position == "learned":
-        longest = min(options.max_new_tokens, model.model.sequence_length)
-        options = replace(options, max_new_tokens=longest)
     order = sorted(range(len(sources)), key=lambda number: len(sources[number]))
     written: list[Hypothesis | None] = [None] * len(sources)
     was_training = model.training
@@ -61,15 +58,23 @@ def _write(
             torch.tensor(padded, device=device),
             torch.tensor([len(row) for row in rows], device=device),
         )
-        texts = _Texts(model, source, options, begin)
-        return beam_search(texts, options, rows=len(rows), end=end, device=device)
+        # Every text starts with `begin` alone.
+        rooms = [room_after(1, position_limit(model.model))] * len(rows)
+        texts = _Texts(model, source, options, begin, capacity=max(row_limits(options, rooms)))
+        return beam_search(texts, options, rooms=rooms, end=end, device=device)
 
 
 class _Texts:
     """The texts of all beams under way, each with its row of the cache."""
 
     def __init__(
-        self, model: EncoderDecoder, source: Source, options: BeamOptions, begin: int
+        self,
+        model: EncoderDecoder,
+        source: Source,
+        options: BeamOptions,
+        begin: int,
+        *,
+        capacity: int,
     ) -> None:
         beams = options.num_beams
         self.model = model
@@ -80,7 +85,7 @@ class _Texts:
             model.model,
             model.embedding.tokens.axis,
             rows=len(self.source.lengths_B),
-            capacity=options.max_new_tokens,
+            capacity=capacity,
             dtype=weight.dtype,
             device=weight.device,
         )
@@ -96,5 +101,5 @@ class _Texts:
         return logits_R1V[:, 0].float().log_softmax(-1)
 
     def reorder(self, rows_R: Tensor) -> None:
-        """Continue text r from text rows_R[r]."""
-        self.cache.select_rows(rows_R)
+        """Continue text r from text rows_R[r], which has the same source."""
+        self.cache.select_rows(rows_R, same_source=True)

@@ -17,7 +17,7 @@ from roots.config.model import ModelConfig
 from roots.models.biased_attention import biased_attention
 from roots.models.cache import LayerCache
 from roots.models.geometry import Geometry
-from roots.models.norm import HeadNorm
+from roots.models.norm import head_norms
 from roots.models.options import BuildOptions
 from roots.models.score_bias import relative_bias
 from roots.ops import AttentionDropout, attention, rotary
@@ -68,11 +68,7 @@ class SelfAttention(nn.Module):
             device=options.device,
             dtype=options.dtype,
         )
-        self.query_norm = self.key_norm = None
-        if model.qk_norm:
-            part = partial(HeadNorm, model, axis=axis, options=options)
-            self.query_norm = part(name=f"{name}.query_norm")
-            self.key_norm = part(name=f"{name}.key_norm")
+        self.query_norm, self.key_norm = head_norms(model, name=name, axis=axis, options=options)
         self.head_size = model.head_size
         self.window = model.window or 0
         self.scale = model.attention_scale

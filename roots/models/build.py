@@ -10,7 +10,6 @@ from typing import Any, Literal
 from torch import nn
 
 from roots.config.model import ModelConfig
-from roots.errors import RootsError, problem
 from roots.models.block import Block
 from roots.models.decoder import Decoder, Parts
 from roots.models.embedding import Embedding, EncoderEmbedding, PairEmbedding
@@ -111,20 +110,6 @@ def build_model(
     if isinstance(embedding, EncoderEmbedding):
         return Encoder(model, embedding, parts)
     return Decoder(model, embedding, parts)
-
-
-def build_decoder(model: ModelConfig, mesh: Mesh, *, options: BuildOptions) -> Decoder:
-    """`build_model` for those who need a decoder, such as text generation.
-
-    Raises RootsError for another architecture.
-    """
-    if model.architecture != "decoder":
-        rule = "is no decoder, which alone continues text and predicts each token from those before"
-        fix = "use a checkpoint with model.architecture=decoder"
-        raise RootsError(problem("model.architecture", model.architecture, rule, fix))
-    decoder = build_model(model, mesh, options=options)
-    assert isinstance(decoder, Decoder)
-    return decoder
 
 
 class _Maker:

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens that were already generated.
+"""Keys and values of the tokens that were already read, and of the sources that are.
 
 Legend: B rows, S capacity in tokens, T new tokens, k this rank's key/value heads, D head size.
 """
@@ -43,7 +43,8 @@ class LayerCache:
 
 
 class KVCache:
-    """One LayerCache per block. Filled by Decoder.forward, under torch.no_grad."""
+    """One LayerCache per block that writes. Filled by Decoder.forward or EncoderDecoder.decode,
+    under torch.no_grad."""
 
     def __init__(self, layers: list[LayerCache]) -> None:
         self.layers = layers
@@ -60,7 +61,8 @@ class KVCache:
     ) -> KVCache:
         """An empty cache for `rows` sequences of at most `capacity` tokens.
 
-        Memory: 2 x num_layers x rows x capacity x local key/value heads x head size elements.
+        Memory: 2 x num_layers x rows x capacity x local key/value heads x head size elements. An
+        encoder-decoder adds its sources at the first call: as many, with their length as capacity.
         """
         shape = (rows, capacity, model.kv_heads // axis.size, model.head_size)
 
@@ -69,12 +71,16 @@ class KVCache:
 
         return KVCache([LayerCache(empty(), empty()) for _ in range(model.num_layers)])
 
-    def select_rows(self, index_B: Tensor) -> None:
-        """Let row i hold what row index_B[i] held, as beams do that go on from one another."""
+    def select_rows(self, index_B: Tensor, *, same_source: bool = False) -> None:
+        """Let row i hold what row index_B[i] held, as beams do that go on from one another.
+
+        same_source: rows i and index_B[i] read the same source, whose keys and values then stay
+                     where they are instead of being copied for nothing
+        """
         for layer in self.layers:
             layer.k_BSkD[:, : layer.length] = layer.k_BSkD[index_B, : layer.length]
             layer.v_BSkD[:, : layer.length] = layer.v_BSkD[index_B, : layer.length]
-            if layer.source is not None:
+            if layer.source is not None and not same_source:
                 k_BSkD, v_BSkD = layer.source
                 layer.source = k_BSkD[index_B], v_BSkD[index_B]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from roots.config.model import ModelConfig
 from roots.models.cache import LayerCache
 from roots.models.geometry import Geometry
-from roots.models.norm import HeadNorm
+from roots.models.norm import head_norms
 from roots.models.options import BuildOptions
 from roots.ops import AttentionDropout, attention
 from roots.parallel.linear import ColumnParallelLinear, RowParallelLinear
@@ -52,11 +52,7 @@ class CrossAttention(nn.Module):
             device=options.device,
             dtype=options.dtype,
         )
-        self.query_norm = self.key_norm = None
-        if model.qk_norm:
-            part = partial(HeadNorm, model, axis=axis, options=options)
-            self.query_norm = part(name=f"{name}.query_norm")
-            self.key_norm = part(name=f"{name}.key_norm")
+        self.query_norm, self.key_norm = head_norms(model, name=name, axis=axis, options=options)
         self.head_size = model.head_size
         self.scale = model.attention_scale
         self.first_head = axis.rank * (model.num_heads // axis.size)

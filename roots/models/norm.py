@@ -91,11 +91,22 @@ class HeadNorm(Norm):
         return y_BTnD
 
 
+def head_norms(
+    model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions
+) -> tuple[HeadNorm | None, HeadNorm | None]:
+    """The norms of the queries and the keys of the attention `name`; None for both without
+    model.qk_norm."""
+    if not model.qk_norm:
+        return None, None
+    part = partial(HeadNorm, model, axis=axis, options=options)
+    return part(name=f"{name}.query_norm"), part(name=f"{name}.key_norm")
+
+
 class FinalNorm(Norm):
     """The norm before the head, as a layer of the stream."""
 
     def forward(self, stream: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """(x_BTH, document_starts_BT, dropout_keys_B) -> the same with x_BTH normalised."""
+        """The stream with x_BTH, which comes first whatever the architecture, normalised."""
         x_BTH, *others = stream
         return (super().forward(x_BTH), *others)
 

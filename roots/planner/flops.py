@@ -9,7 +9,8 @@ Clusters Using Megatron-LM", section 5.1 and appendix) and Chowdhery et al. (PaL
    with a window over as many keys for every query;
  - recomputed activations do not count: MFU asks what the model needs, not what the machine did.
 For an encoder-decoder a token is one of the target, and carries its share of the source: what the
-encoder and the projections of the memory cost a sample, divided by the target's length.
+encoder and the projections of the memory cost a sample, divided by the target's length. Padding
+counts: it is multiplied like any token, so lengths are those that batches are padded to.
 For a GPT with F = 4H and as many key/value as query heads this is Narayanan's equation without its
 recomputation term: 72 L H^2 (1 + T / 6H + V / 12LH) FLOPs a token.
 """
@@ -57,14 +58,20 @@ class TokenFlops:
         return (1 + BACKWARD_TO_FORWARD) * self.forward
 
 
-def token_flops(model: ModelConfig, sequence_length: int | None = None) -> TokenFlops:
-    """Count the FLOPs of one token in a sequence of `sequence_length` (default: the model's)."""
+def token_flops(
+    model: ModelConfig, sequence_length: int | None = None, source_length: int | None = None
+) -> TokenFlops:
+    """Count the FLOPs of one token in a sequence of `sequence_length` (default: the model's).
+
+    source_length: of an encoder-decoder, tokens of its source (default: the model's)
+    """
     length = model.sequence_length if sequence_length is None else sequence_length
     keys = length if model.window is None else min(length, model.window)
     projections = attention_matrix_parameters(model)
     transform = model.hidden_size**2 if model.head_transform else 0
     source, of_memory = model.source_tokens, 0
     if source:
+        source = source if source_length is None else source_length
         # Queries and outputs of the cross-attention are projected here, keys and values there.
         of_memory = 2 * model.hidden_size * model.kv_heads * model.head_size
         projections += attention_matrix_parameters(model) - of_memory
@@ -96,9 +103,11 @@ def _mlp_weights(model: ModelConfig) -> int:
     return dense + layers * (chosen + shared)
 
 
-def training_flops_per_token(model: ModelConfig) -> int:
-    """FLOPs of one token, forward and backward."""
-    return token_flops(model).training
+def training_flops_per_token(
+    model: ModelConfig, sequence_length: int | None = None, source_length: int | None = None
+) -> int:
+    """FLOPs of one token, forward and backward, in rows of these lengths as in `token_flops`."""
+    return token_flops(model, sequence_length, source_length).training
 
 
 def mfu(tokens_per_second: float, flops_per_token: int, peak_flops_per_second: float) -> float:

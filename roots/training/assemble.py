@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from roots.checkpoint import load_decoder_weights
+from roots.checkpoint import load_model_weights
 from roots.config.load import dump_config
 from roots.config.run import BatchPlan, RunConfig
 from roots.data.build import build_data
@@ -29,7 +29,6 @@ from roots.parallel import process
 from roots.parallel.mesh import Mesh
 from roots.parallel.together import together
 from roots.parallel.topology import Topology
-from roots.planner.flops import training_flops_per_token
 from roots.training.callback import CallbackList, MetricsCallback, ProgressCallback, TrackerCallback
 from roots.training.checkpointing import Checkpointer, ResumePoint
 from roots.training.engine import Engine, build_zero_engine
@@ -94,7 +93,7 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device) -> Run:
     # Ranks of one machine share its cores: a peak measured alone would never be reached together.
     process.barrier(mesh.world)
     throughput = Throughput(
-        flops_per_token=training_flops_per_token(config.model),
+        model=config.model,
         peak=mean_peak(device_peak(device, config.training.precision), mesh),
         num_devices=mesh.world.size,
     )
@@ -139,7 +138,7 @@ def build_engine(
             initialise(module, config.training.seed, config.model, device=device.torch)
             return
         materialise(module, device.torch)
-        together(mesh.world, lambda: load_decoder_weights(weights, module))
+        together(mesh.world, lambda: load_model_weights(weights, module))
         _logger.info("started from the weights of %s", weights)
 
     if mesh.pipeline.size > 1:

@@ -24,7 +24,7 @@ from roots.training.engine import Engine, StepResult
 from roots.training.metrics import StepRecord
 from roots.training.schedule import learning_rate
 from roots.training.signals import StopSignals
-from roots.training.throughput import Throughput
+from roots.training.throughput import Rates, Throughput
 
 _logger = get_logger(__name__)
 
@@ -95,14 +95,14 @@ def _one_step(run: Run, point: ResumePoint, micro_batches: list[Batch]) -> StepR
     started = time.perf_counter()
     result = run.engine.train_step(micro_batches, rate)
     synchronize(run.device)
-    return _record(run, point, result, rate, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    speed = run.throughput.rates(run.plan.global_batch_size, micro_batches, seconds)
+    return _record(run, point, result, rate, seconds, speed)
 
 
 def _record(
-    run: Run, point: ResumePoint, result: StepResult, rate: float, seconds: float
+    run: Run, point: ResumePoint, result: StepResult, rate: float, seconds: float, speed: Rates
 ) -> StepRecord:
-    tokens = run.config.tokens_per_step
-    rates = run.throughput.rates(tokens, seconds)
     samples = point.consumed_samples + run.plan.global_batch_size
     load = {} if result.experts is None else asdict(result.experts)
     return StepRecord(
@@ -115,9 +115,9 @@ def _record(
         loss_scale=result.loss_scale,
         skipped=result.skipped,
         step_seconds=seconds,
-        tokens_per_second=rates.tokens_per_second,
-        tflops=rates.tflops,
-        mfu=rates.mfu,
+        tokens_per_second=speed.tokens_per_second,
+        tflops=speed.tflops,
+        mfu=speed.mfu,
         memory_bytes=_largest_memory(run),
         overflow=result.overflow,
         **{f"expert_{name}": value for name, value in load.items()},

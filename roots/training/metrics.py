@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from roots.errors import RootsError, problem
+from roots.evaluation.likelihood import perplexity_of
 from roots.files import publish, removed_on_error
 from roots.log import get_logger
 
@@ -36,7 +37,10 @@ _LOGGER = get_logger("training.metrics")
 class StepRecord:
     """One optimizer step, over all ranks. Written field by field, in this order.
 
-    `tflops` is achieved model TFLOP/s of one device, `mfu` a share of 1 (planner/flops.py),
+    `consumed_tokens` counts samples at their full length, as schedules in tokens do;
+    `tokens_per_second` counts the tokens of the step's rows as they were padded (of targets alone
+    in an encoder-decoder), which data.pad_multiple makes fewer. `tflops` is achieved model TFLOP/s
+    of one device, `mfu` a share of 1 (planner/flops.py), both of the rows as they were padded,
     `memory_bytes` the peak of the rank that needs most. `loss` is the mean over the global batch,
     `grad_norm` the global norm before clipping; both may be NaN or infinite in a skipped step.
     `overflow` names the first parameter whose gradient was not finite, and its rank, "" if all
@@ -80,12 +84,8 @@ class EvaluationRecord:
 
     @classmethod
     def of(cls, step: int, loss: float) -> EvaluationRecord:
-        """Make the record of a loss in nats a token; a perplexity too large to hold is infinite."""
-        try:
-            perplexity = math.exp(loss)
-        except OverflowError:
-            perplexity = math.inf
-        return cls(step, loss, perplexity)
+        """Make the record of a loss in nats a token."""
+        return cls(step, loss, perplexity_of(loss))
 
 
 Record = TypeVar("Record", StepRecord, EvaluationRecord)

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from roots.config import parse_config
-from roots.models.build import build_decoder
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.planner.flops import training_flops_per_token
 from tests.bench.measure import Call, Clock, alternate, ratio
+from tests.helpers.decoders import build_decoder
 
 SIDES = ("roots", "torch")
 

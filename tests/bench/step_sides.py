@@ -16,11 +16,11 @@ from roots.config import RunConfig, parse_config
 from roots.config.data import OpsConfig
 from roots.data.batch import Batch
 from roots.device import Device
-from roots.models.build import build_decoder
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.training.assemble import build_engine, topology_of
+from tests.helpers.decoders import build_decoder
 
 LAYERS, WIDTH, HEADS, SEQUENCE, BATCH = 6, 384, 6, 256, 8
 GPT2_VOCABULARY = 50257

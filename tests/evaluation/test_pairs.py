@@ -58,6 +58,19 @@ def test_what_the_model_writes_is_scored() -> None:
     assert same.texts.exact_match == 100.0
 
 
+def test_perplexity_too_large_to_hold_is_infinite() -> None:
+    """Logits of this size make a wrong token cost thousands of nats, and e to that no float."""
+    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed (`pip install sacrebleu`)")
+    model = small_encoder_decoder(vocab_size=257)
+    with torch.no_grad():
+        model.embedding.tokens.weight *= 1e4
+    scores = evaluate_pairs(
+        model, ByteTokenizer(), PAIRS, BeamOptions(num_beams=1, max_new_tokens=2), begin=BEGIN
+    )
+    assert 1000 < scores.loss < math.inf
+    assert scores.perplexity == math.inf
+
+
 def test_missing_sacrebleu_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sacrebleu", "sacrebleu.metrics"):
         monkeypatch.setitem(sys.modules, name, None)

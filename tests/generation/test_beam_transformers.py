@@ -75,13 +75,18 @@ def test_texts_and_scores_are_those_of_transformers(beams: int, penalty: float) 
         )
         options = BeamOptions(num_beams=beams, length_penalty=penalty, max_new_tokens=NEW)
         ours = beam_search(
-            Texts(model, sources_BS, beams), options, rows=ROWS, end=END, device=torch.device("cpu")
+            Texts(model, sources_BS, beams),
+            options,
+            rooms=[None] * ROWS,
+            end=END,
+            device=torch.device("cpu"),
         )
         for row, hypothesis in enumerate(ours):
             written = theirs.sequences[row, 1:].tolist()
             length = written.index(END) if END in written else len(written)
             assert list(hypothesis.token_ids) == written[:length]
-            assert hypothesis.finished == (END in written)
+            reason = "end_of_document" if END in written else "max_new_tokens"
+            assert hypothesis.stopped_by == reason
             assert hypothesis.score == pytest.approx(float(theirs.sequences_scores[row]), rel=1e-4)
-            ended += hypothesis.finished
+            ended += END in written
     assert 0 < ended < 3 * ROWS, "some texts end, and some reach the limit"

@@ -14,6 +14,7 @@ from roots.generation.continue_beams import continue_by_beams
 from roots.generation.generate import GenerationOptions, continue_tokens
 from roots.generation.sampling import SamplingOptions
 from roots.generation.write import write_targets
+from roots.models.cache import KVCache
 from tests.helpers.decoders import small_decoder, small_model
 from tests.helpers.encoder_decoders import small_encoder_decoder
 
@@ -42,7 +43,7 @@ class Anew:
 
 def assert_equal(found, expected) -> None:
     assert found.token_ids == expected.token_ids
-    assert found.finished == expected.finished
+    assert found.stopped_by == expected.stopped_by
     assert found.score == pytest.approx(expected.score, rel=1e-4)
 
 
@@ -56,7 +57,7 @@ def test_cached_batch_of_sources_equals_one_at_a_time(position: str) -> None:
     endless = write_targets(model, sources, options, begin=BEGIN, end=99)
     end = max(range(9), key=[token for text in endless for token in text.token_ids].count)
     found = write_targets(model, sources, options, begin=BEGIN, end=end, batch_size=2)
-    assert {each.finished for each in found} == {True}
+    assert {each.stopped_by for each in found} == {"end_of_document"}
     for source, hypothesis in zip(sources, found, strict=True):
         source_BS = torch.tensor([source])
 
@@ -66,8 +67,30 @@ def test_cached_batch_of_sources_equals_one_at_a_time(position: str) -> None:
             starts_BT = torch.zeros_like(tokens_BT)
             return model(tokens_BT, source_BS, starts_BT, lengths_B, nothing_B)
 
-        (expected,) = beam_search(Anew(logits, 3, [BEGIN]), options, rows=1, end=end, device=CPU)
+        (expected,) = beam_search(
+            Anew(logits, 3, [BEGIN]), options, rooms=[None], end=end, device=CPU
+        )
         assert_equal(hypothesis, expected)
+
+
+def test_search_never_copies_the_keys_and_values_of_sources(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    select = KVCache.select_rows
+    seen: list[list[int]] = []
+
+    def watched(cache: KVCache, *arguments: Tensor, **options: bool) -> None:
+        select(cache, *arguments, **options)
+        assert all(layer.source is not None for layer in cache.layers)
+        sources = [part for layer in cache.layers for part in layer.source or ()]
+        seen.append([part.data_ptr() for part in sources])
+
+    monkeypatch.setattr(KVCache, "select_rows", watched)
+    model = small_encoder_decoder(vocab_size=20, source_length=9)
+    options = BeamOptions(num_beams=3, max_new_tokens=6)
+    write_targets(model, [[1, 2, 3], [4]], options, begin=BEGIN, end=99)
+    assert len(seen) == 5
+    assert all(addresses == seen[0] for addresses in seen)
 
 
 def test_sources_beyond_the_model_are_cut_and_targets_end_with_learned_positions() -> None:
@@ -77,7 +100,8 @@ def test_sources_beyond_the_model_are_cut_and_targets_end_with_learned_positions
         model, [[1, 2, 3, 4, 9, 9], [1, 2, 3, 4]], options, begin=BEGIN, end=19
     )
     assert long == short
-    assert len(long.token_ids) <= 6
+    assert len(long.token_ids) == 6
+    assert long.stopped_by == "sequence_length"
 
 
 @pytest.mark.parametrize("position", ["learned", "rotary"])
@@ -91,7 +115,9 @@ def test_cached_batch_of_prompts_equals_one_at_a_time(position: str) -> None:
 
     found = continue_by_beams(decoder, prompts, options, end=END)
     for prompt, hypothesis in zip(prompts, found, strict=True):
-        (expected,) = beam_search(Anew(logits, 3, prompt), options, rows=1, end=END, device=CPU)
+        (expected,) = beam_search(
+            Anew(logits, 3, prompt), options, rooms=[None], end=END, device=CPU
+        )
         assert_equal(hypothesis, expected)
 
 
@@ -107,3 +133,28 @@ def test_one_beam_of_a_decoder_is_its_greedy_continuation() -> None:
     assert [beam.token_ids for beam in beams] == [each.token_ids for each in greedy]
     # 24 learned positions: two more can be read, and one written after them.
     assert len(continue_by_beams(decoder, prompts[2:], options, end=99)[0].token_ids) == 3
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_learned_positions_end_a_prompt_but_not_its_neighbours(beams: int) -> None:
+    """24 positions: of a prompt of T tokens 25 - T are written, whatever the others have."""
+    decoder = small_decoder(small_model(vocab_size=20, init_std=0.3)).eval()
+    prompts = [[9] * 24, [3], list(range(13)), [2] * 12, [4] * 20]
+    options = BeamOptions(num_beams=beams, max_new_tokens=12)
+    found = continue_by_beams(decoder, prompts, options, end=99)
+    assert [len(each.token_ids) for each in found] == [1, 12, 12, 12, 5]
+    reasons = [each.stopped_by for each in found]
+    full, short = "sequence_length", "max_new_tokens"
+    assert reasons == [full, short, full, short, full]
+    for prompt, hypothesis in zip(prompts, found, strict=True):
+        (alone,) = continue_by_beams(decoder, [prompt], options, end=99)
+        assert_equal(hypothesis, alone)
+    if beams == 1:
+        greedy = continue_tokens(
+            decoder,
+            prompts,
+            GenerationOptions(max_new_tokens=12, sampling=SamplingOptions(greedy=True)),
+            end=99,
+        )
+        assert [each.token_ids for each in found] == [each.token_ids for each in greedy]
+        assert reasons == [each.stopped_by for each in greedy]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roots.config.model import ModelConfig
-from roots.models.build import build_decoder
+from roots.models.build import build_model
 from roots.models.decoder import Decoder
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
@@ -38,6 +38,13 @@ def small_model(**changes: Any) -> ModelConfig:
         "sequence_length": 24,
     }
     return ModelConfig(**{**fields, **changes})
+
+
+def build_decoder(model: ModelConfig, mesh: Mesh, *, options: BuildOptions) -> Decoder:
+    """`build_model` of a decoder, not yet filled."""
+    decoder = build_model(model, mesh, options=options)
+    assert isinstance(decoder, Decoder)
+    return decoder
 
 
 def small_decoder(

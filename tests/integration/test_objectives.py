@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from roots.config import RunConfig
+from roots.data.build import build_data
 from roots.data.indexed import IndexedWriter
 from roots.errors import ExitCode
 from roots.training.metrics import read_evaluations, read_metrics
@@ -54,7 +55,19 @@ def test_pairs_on_two_ranks_with_a_stop_have_the_losses_of_one_run(tmp_path: Pat
     assert set(run_distributed(run, 2, config("parts"))) == {ExitCode.DONE}
     whole = losses(config("whole"))
     assert len(whole) == 4
+    check_tokens_per_second(config("whole"))
     assert losses(config("parts")) == pytest.approx(whole, rel=1e-5)
+
+
+def check_tokens_per_second(config: RunConfig) -> None:
+    """They count the targets as they were padded, which here is less than the model's length."""
+    plan = config.plan_batch(1)
+    steps = build_data(config, plan, 0).train.iterate(0)
+    lengths = [micro_batches[0].tokens_BT.shape[1] for micro_batches, _ in steps]
+    assert max(lengths) < config.model.sequence_length
+    records = read_metrics(config.run_directory / "metrics.jsonl")
+    found = [record.tokens_per_second * record.step_seconds for record in records]
+    assert found == pytest.approx([plan.global_batch_size * length for length in lengths])
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from roots.checkpoint.folders import step_name
 from roots.checkpoint.weights import WeightStore
 from roots.config import RunConfig
 from roots.errors import ExitCode
-from roots.models.build import build_decoder
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import shard_of
 from roots.training.metrics import read_metrics
+from tests.helpers.decoders import build_decoder
 from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.runs import small_config, write_dataset
 from tests.integration.runs import differences, run, state_of

@@ -14,6 +14,7 @@ from roots.models import attention, block, cross_attention, embedding
 from roots.models.biased_attention import biased_attention
 from roots.models.build import model_layers
 from roots.models.cache import KVCache
+from roots.models.encoder_decoder import Source
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.ops import AttentionDropout
@@ -170,6 +171,35 @@ def test_cached_greedy_decoding_equals_uncached(name: str) -> None:
                 source = source._replace(lengths_B=source.lengths_B[order])
     assert len(set(map(tuple, plain.tolist()))) == 3
     assert torch.equal(cached, plain[order])
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_rows_of_one_source_change_places_without_copying_it(name: str) -> None:
+    """Three sources of two beams each: all that follows is equal, and the source stays in place."""
+    model = model_of(name, init_std=0.3)
+    module = built(model).eval()
+    inputs = random_pairs(model)
+    order = torch.tensor([1, 1, 2, 3, 5, 4])
+    tokens = torch.arange(12).view(6, 2)
+    after = []
+    with torch.no_grad():
+        source = module.encode(inputs.source_BS, inputs.source_lengths_B)
+        source = Source(*(part.repeat_interleave(2, dim=0) for part in source))
+        for same_source in (False, True):
+            cache = KVCache.allocate(
+                model, Mesh.single().tensor, rows=6, capacity=5,
+                dtype=torch.float32, device=torch.device("cpu"),
+            )  # fmt: skip
+            module.decode(tokens, source, cache)
+            held = source_addresses(cache)
+            cache.select_rows(order, same_source=same_source)
+            assert (source_addresses(cache) == held) == same_source
+            after.append(module.decode(tokens[:, :1] + 20, source, cache))
+    assert torch.equal(after[0], after[1])
+
+
+def source_addresses(cache: KVCache) -> list[int]:
+    return [part.data_ptr() for layer in cache.layers for part in layer.source or ()]
 
 
 @pytest.mark.parametrize("name", FEATURES)

@@ -116,6 +116,19 @@ def test_encoders_cost_what_their_matrix_products_do(features: dict[str, Any]) -
     assert token_flops(model).forward == int(expected)
 
 
+def test_pairs_padded_to_less_cost_what_their_matrix_products_do() -> None:
+    """As a batch of short pairs, on which data.pad_multiple saves most of the lengths."""
+    model = small_model(**{**T5, "vocab_size": 128})
+    module = built(model, ops=OpsConfig(attention="reference")).eval()
+    tokens, source, starts, lengths, *others = random_pairs(model)
+    cut = (tokens[:, :8], source[:, :5], starts[:, :8], lengths.clamp(max=5))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*cut, others[0])
+    expected = counter.get_total_flops() / cut[0].numel()
+    assert token_flops(model, 8, 5).forward == int(expected)
+    assert token_flops(model, 8, 5).forward < token_flops(model, 8).forward
+
+
 def test_padding_of_the_vocabulary_is_not_work() -> None:
     narrow = ModelConfig(vocab_size=1000, vocab_multiple=1)
     padded = ModelConfig(vocab_size=1000, vocab_multiple=4096)

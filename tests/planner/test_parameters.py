@@ -9,10 +9,11 @@ import pytest
 
 from roots.config import load_config
 from roots.config.model import ModelConfig
-from roots.models.build import build_decoder, model_layers
+from roots.models.build import model_layers
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.planner.parameters import block_parameters, count_parameters, norm_parameters
+from tests.helpers.decoders import build_decoder
 from tests.helpers.sources import ROOT
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"

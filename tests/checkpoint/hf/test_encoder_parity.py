@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 
-from roots.checkpoint import load_decoder_weights
+from roots.checkpoint import load_model_weights
 from roots.checkpoint.hf.registry import choose_family
 from roots.checkpoint.hf.special_tokens import data_tokens
 from roots.config import load_config
@@ -83,7 +83,7 @@ def test_encoders_come_in_and_go_out_unchanged(name: str, tmp_path: Path) -> Non
     stored = load_config(checkpoint / "config.yaml").model
     short = {} if stored.architecture == "encoder" else {"sequence_length": 15, "source_length": 11}
     ours = built(stored.model_copy(update=short)).eval()
-    load_decoder_weights(checkpoint, ours)
+    load_model_weights(checkpoint, ours)
 
     rows, arguments = rows_for(ours)
     *inputs, labels_BT, weights_BT = rows
