@@ -10,7 +10,6 @@ from typing import Any
 from roots.checkpoint.hf.config_map import Entry, Fields, Refusal, Tree
 from roots.checkpoint.hf.tensor_map import Rule
 from roots.config.model import RESOLVED_FIELDS, ModelConfig
-from roots.config.moe import MoEConfig
 
 # Fields that say how a model is trained or stored, not what it computes.
 _FREE = frozenset({"vocab_multiple", "dropout", "attention_dropout", "init_std"})
@@ -23,7 +22,7 @@ class Family:
     model_type, architecture: its two names in config.json
     entries:                  keys of config.json with the fields of `model` that they set
     fields:                   fields of `model` that have one value in this architecture
-    unused:                   fields of `model` that change nothing in this architecture
+    unused:                   fields of `model` that only say how long samples are in training
     tensors:                  the rules of all tensors of a model
     prefix:                   what the names of its body begin with; files of a bare body lack it
     ignored:                  patterns of tensors that hold no weights, such as masks
@@ -78,8 +77,5 @@ class Family:
             resolved = RESOLVED_FIELDS.get(name, name)
             usual = model.model_copy(update={name: None}) if name in RESOLVED_FIELDS else plain
             value, expected = getattr(model, resolved), getattr(usual, resolved)
-            if isinstance(value, MoEConfig) and value.num_experts == 0:
-                # Without experts nothing else of the section matters.
-                continue
             if value != expected:
                 yield Refusal(f"model.{name}", value, f"must be {expected}", fix)

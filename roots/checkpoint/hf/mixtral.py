@@ -27,7 +27,7 @@ def _tensors(model: ModelConfig) -> Iterator[Rule]:
 
 
 class ExpertFields:
-    """The section `moe`: every layer has experts, all of one width, whose weights sum to 1."""
+    """The section `moe`: every layer has experts, whose weights sum to 1, and no other MLP."""
 
     ours = ("moe",)
 
@@ -50,7 +50,6 @@ class ExpertFields:
             ("num_shared_experts", moe.num_shared_experts, 0),
             ("every", moe.every, 1),
             ("normalise_weights", moe.normalises, True),
-            ("ffn_hidden_size", model.expert_ffn_size, model.ffn_size),
         ):
             if value != wanted:
                 raise Refusal(f"model.moe.{name}", value, f"must be {wanted}", fix)
@@ -67,7 +66,14 @@ MIXTRAL = Family(
     model_type="mixtral",
     architecture="MixtralForCausalLM",
     entries=(
-        *common_entries(heads=8, length=4096 * 32, inner=14336, epsilon=1e-5, base=1e6),
+        *common_entries(
+            heads=8,
+            length=4096 * 32,
+            inner=14336,
+            resolved_inner="expert_ffn_size",
+            epsilon=1e-5,
+            base=1e6,
+        ),
         Equal("sliding_window", "window", None),
         Fixed("router_jitter_noise", 0.0),
         ExpertFields(),

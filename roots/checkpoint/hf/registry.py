@@ -13,6 +13,7 @@ from roots.checkpoint.hf.gpt_neox import GPT_NEOX
 from roots.checkpoint.hf.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from roots.checkpoint.hf.mixtral import MIXTRAL
 from roots.checkpoint.hf.t5 import T5
+from roots.config.idle import without_idle_fields
 from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
 
@@ -53,11 +54,13 @@ def read_model(family: Family, tree: dict[str, Any], path: Path) -> Fields:
 def choose_family(model: ModelConfig) -> tuple[Family, Fields]:
     """The first architecture that expresses `model`, and its config.json.
 
-    Raises RootsError with what keeps the nearest one from it.
+    Fields that `model` does not read keep it from none. Raises RootsError with what keeps it from
+    the nearest one.
     """
+    plain = without_idle_fields(model)
     nearest: tuple[Family, list[Refusal]] | None = None
     for family in FAMILIES:
-        tree, refusals = family.write_config(model)
+        tree, refusals = family.write_config(plain)
         if not refusals:
             return family, tree
         if nearest is None or len(refusals) < len(nearest[1]):

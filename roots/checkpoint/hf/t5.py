@@ -141,7 +141,7 @@ T5 = Family(
         "bias": False,
         "attention_scale": 1.0,
     },
-    unused=frozenset({"source_length", "rotary_base", "rotary_fraction"}),
+    unused=frozenset({"source_length"}),
     constants={"is_encoder_decoder": True},
     tensors=_tensors,
     prefix="decoder.",
