@@ -55,7 +55,10 @@ READINGS: tuple[Reading, ...] = (
         lambda model: model.moe.num_experts > 0,
         tuple(f"moe.{name}" for name in MoEConfig.model_fields if name != "num_experts"),
     ),
-    Reading(lambda model: model.moe.num_shared_experts > 0, ("moe.shared_ffn_hidden_size",)),
+    Reading(
+        lambda model: model.moe.num_shared_experts > 0,
+        ("moe.shared_ffn_hidden_size", "moe.shared_expert_gate"),
+    ),
     # Where every block has experts of a width of their own, there is no dense MLP.
     Reading(
         lambda model: (

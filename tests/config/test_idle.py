@@ -62,8 +62,9 @@ OTHERS: dict[str, Any] = {
     "token_types": 3, "head_transform": True, "head_bias": True, "head_scale": 2.0,
     "attention_scale": 0.7, "dropout": 0.5, "attention_dropout": 0.5, "init_std": 0.1,
     "moe.num_experts": 6, "moe.top_k": 3, "moe.ffn_hidden_size": 20, "moe.num_shared_experts": 2,
-    "moe.shared_ffn_hidden_size": 28, "moe.capacity_factor": 0.4, "moe.balance_loss": 1.0,
-    "moe.z_loss": 1.0, "moe.normalise_weights": False, "moe.every": 2,
+    "moe.shared_ffn_hidden_size": 28, "moe.shared_expert_gate": True,
+    "moe.capacity_factor": 0.4, "moe.balance_loss": 1.0, "moe.z_loss": 1.0,
+    "moe.normalise_weights": False, "moe.every": 2,
 }  # fmt: skip
 # One that differs from the default too, where the value above does not.
 WHERE_IDLE: dict[str, Any] = {**OTHERS, "rotary_scaling.kind": "linear"}

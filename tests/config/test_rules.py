@@ -95,6 +95,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "model.moe.every=5: leaves none of model.num_layers=4 blocks with experts; "
         "set it to 4 or less, or model.moe.num_experts=0",
     ),
+    "gate_has_shared_experts": (
+        {"model": {"moe": {"num_experts": 4, "shared_expert_gate": True}}},
+        "model.moe.shared_expert_gate=True: has no effect with model.moe.num_shared_experts=0; "
+        "set model.moe.num_shared_experts, or model.moe.shared_expert_gate=false",
+    ),
     "tensor_divides_experts": (
         {
             "model": {"moe": {"num_experts": 4, "ffn_hidden_size": 30}},

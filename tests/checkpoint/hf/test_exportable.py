@@ -74,7 +74,7 @@ def experts(**fields: Any) -> dict[str, Any]:
 # A model, and for every line of its refusal: field, value, architecture, the value wanted.
 REFUSED: list[tuple[dict[str, Any], list[tuple[str, object, str, str]]]] = [
     (
-        experts(num_shared_experts=2, shared_ffn_hidden_size=48),
+        experts(num_shared_experts=2, shared_ffn_hidden_size=48, shared_expert_gate=True),
         [("moe.num_shared_experts", 2, "MixtralForCausalLM", "0")],
     ),
     (
