@@ -49,6 +49,12 @@ class DataConfig(Section):
     mask_token: int | None = Field(
         None, ge=0, description="what hides a token; null: the last one of model.vocab_size"
     )
+    sentinel_token: int | None = Field(
+        None,
+        ge=0,
+        description="what hides the first span of span_corruption, the next ones the tokens below "
+        "it; null: the last one of model.vocab_size; released T5: 32099",
+    )
     noise_density: float = Field(
         0.15, gt=0, lt=1, description="share of tokens hidden by span_corruption and masked"
     )

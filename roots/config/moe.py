@@ -26,6 +26,10 @@ class MoEConfig(Section):
     shared_ffn_hidden_size: int | None = Field(
         None, gt=0, description="inner width of one shared expert; null: that of an expert"
     )
+    shared_expert_gate: bool = Field(
+        False,
+        description="the shared experts' output times sigmoid(w x), a number a token (Qwen2-MoE)",
+    )
     capacity_factor: float | None = Field(
         None,
         gt=0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from roots.config.spans import sentinel_tokens
 from roots.errors import problem
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def special_tokens_in_vocabulary(config: RunConfig) -> Iterator[str]:
     for name, value in (
         ("begin_token", config.data.begin_token),
         ("mask_token", config.data.mask_token),
+        ("sentinel_token", config.data.sentinel_token),
     ):
         if value is not None and value >= size:
             yield problem(
@@ -86,10 +88,29 @@ def room_for_spans(config: RunConfig) -> Iterator[str]:
             yield problem(f"model.{name}", value, rule, f"set it to {_SHORTEST_CORRUPTED} or more")
 
 
+def sentinels_mean_nothing_else(config: RunConfig) -> Iterator[str]:
+    """The tokens that hide spans are counted down from the first, and stand for spans alone."""
+    model, data = config.model, config.data
+    fits = min(model.source_tokens, model.sequence_length) >= _SHORTEST_CORRUPTED
+    if config.objective != "span_corruption" or data.sentinel_token is None or not fits:
+        return
+    tokens = sentinel_tokens(config)
+    if tokens.start < 0:
+        rule = f"must be {len(tokens) - 1} or more, because a sample has {len(tokens)} spans and "
+        rule += "each is hidden by a token below that of the one before"
+        fix = "set it to the first sentinel of the tokenizer, or to null"
+        yield problem("data.sentinel_token", data.sentinel_token, rule, fix)
+    elif data.begin_token is not None and data.begin_token in tokens:
+        rule = f"is one of the tokens {tokens[0]} to {tokens[-1]} that hide spans"
+        fix = "set it to another token, or data.sentinel_token to the tokenizer's first sentinel"
+        yield problem("data.begin_token", data.begin_token, rule, fix)
+
+
 DATA_RULES: tuple[Callable[[RunConfig], Iterable[str]], ...] = (
     objective_fits_architecture,
     special_tokens_in_vocabulary,
     padding_of_pairs,
     grouping_needs_padding,
     room_for_spans,
+    sentinels_mean_nothing_else,
 )

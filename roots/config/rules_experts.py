@@ -47,6 +47,18 @@ def some_layer_has_experts(config: RunConfig) -> Iterator[str]:
         )
 
 
+def gate_has_shared_experts(config: RunConfig) -> Iterator[str]:
+    """A gate of what is not there gates nothing."""
+    moe = config.model.moe
+    if moe.shared_expert_gate and not moe.num_shared_experts:
+        yield problem(
+            "model.moe.shared_expert_gate",
+            True,
+            "has no effect with model.moe.num_shared_experts=0",
+            "set model.moe.num_shared_experts, or model.moe.shared_expert_gate=false",
+        )
+
+
 def tensor_divides_experts(config: RunConfig) -> Iterator[str]:
     """Tensor parallelism cuts every expert, and the shared ones together, evenly."""
     model, tensor = config.model, config.parallel.tensor
@@ -116,6 +128,7 @@ EXPERT_RULES = (
     top_k_of_the_experts,
     experts_in_decoders,
     some_layer_has_experts,
+    gate_has_shared_experts,
     tensor_divides_experts,
     expert_axis_divides_experts,
     zero_with_expert_axis,

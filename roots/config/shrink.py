@@ -131,8 +131,9 @@ def _shrink_run(tree: dict[str, Any], ranks: int, data: dict[str, Any]) -> None:
     tree["data"].update(data, tokenizer=None, cache_directory=None, num_workers=0)
     # The default of the architecture, which reads plain documents.
     tree["data"].update(
-        objective=None, begin_token=None, mask_token=None, pad_multiple=None, group_batches=1
-    )
+        objective=None, begin_token=None, mask_token=None, sentinel_token=None, pad_multiple=None,
+        group_batches=1,
+    )  # fmt: skip
     tree["evaluation"].update(every_steps=0)
     tree["tracking"].update(tensorboard=False, wandb=False)
 

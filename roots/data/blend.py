@@ -15,6 +15,7 @@ from roots.data.index import build_blend_index
 from roots.data.indexed import IndexedDataset, Int64s
 from roots.errors import RootsError, problem
 
+_NONE = range(0)
 BlendIndex = tuple[NDArray[np.int32], Int64s]
 
 
@@ -42,12 +43,12 @@ class Blend:
         num_samples: int,
         seed: int,
         vocab_size: int,
-        reserved: int = 0,
+        reserved: range = _NONE,
         cache_directory: str | Path | None = None,
     ) -> None:
         """Map the index arrays of the blend and of every dataset in it.
 
-        reserved: ids at the end of the vocabulary that the text must leave to the objective.
+        reserved: ids that the text must leave to the objective.
         Raises RootsError for a dataset whose tokens do not fit in `vocab_size`, for a split
         without tokens, and where the cache cannot be written.
         """
@@ -90,30 +91,47 @@ class Blend:
             which, sample = int(self._index[0][number]), int(self._index[1][number])
         dataset = self._datasets[which]
         result = dataset[sample]
-        low, high = int(result.tokens.min()), int(result.tokens.max())
-        if low < 0 or high >= self._vocab_size - self._reserved:
-            bad = low if low < 0 else high
+        bad = self._bad_token(result.tokens)
+        if bad is not None:
             raise vocabulary_error(dataset.indexed.prefix, bad, self._vocab_size, self._reserved)
         return result
 
+    def _bad_token(self, tokens: Int64s) -> int | None:
+        """A token that the text must not hold, if it does."""
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self._vocab_size:
+            return low if low < 0 else high
+        taken = self._reserved
+        if not taken or high < taken.start or low >= taken.stop:
+            return None
+        inside = tokens[(tokens >= taken.start) & (tokens < taken.stop)]
+        return int(inside.max()) if len(inside) else None
 
-def check_vocabulary(indexed: IndexedDataset, vocab_size: int, reserved: int = 0) -> None:
+
+def check_vocabulary(indexed: IndexedDataset, vocab_size: int, reserved: range = _NONE) -> None:
     """Check the largest token id that PREFIX.json records, where there is one.
 
-    Raises RootsError for a dataset with token ids beyond `vocab_size` - `reserved`.
+    Raises RootsError for a dataset whose largest id is beyond `vocab_size` or `reserved`.
     """
     description = indexed.description
-    if description is not None and description.max_token_id >= vocab_size - reserved:
+    if description is None:
+        return
+    if description.max_token_id >= vocab_size or description.max_token_id in reserved:
         raise vocabulary_error(indexed.prefix, description.max_token_id, vocab_size, reserved)
 
 
-def vocabulary_error(prefix: str, token_id: int, vocab_size: int, reserved: int = 0) -> RootsError:
-    """Say that a dataset holds a token id that the model has no embedding for."""
-    kept = f" and the last {reserved} hide text" if reserved else ""
-    rule = (
-        f"model.vocab_size is {vocab_size}{kept}, so ids go from 0 to {vocab_size - reserved - 1}"
-    )
-    larger = token_id + 1 + reserved
+def vocabulary_error(
+    prefix: str, token_id: int, vocab_size: int, reserved: range = _NONE
+) -> RootsError:
+    """Say that a dataset holds a token id that the model has no embedding for, or other use."""
+    if token_id in reserved and reserved.stop < vocab_size:
+        rule = f"is one of the ids {reserved[0]} to {reserved[-1]} that hide text"
+        fix = "set data.sentinel_token to the tokenizer's first sentinel, or use other data"
+        return RootsError(problem(f"{prefix} token id", token_id, rule, fix))
+    count = len(reserved) if reserved.stop == vocab_size else 0
+    kept = f" and the last {count} hide text" if count else ""
+    rule = f"model.vocab_size is {vocab_size}{kept}, so ids go from 0 to {vocab_size - count - 1}"
+    larger = token_id + 1 + count
     fix = f"set model.vocab_size to {larger} or more, or use the data of another tokenizer"
     if token_id < 0:
         fix = "write the dataset again"

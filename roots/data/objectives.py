@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from roots.config.data import DataConfig
 from roots.config.run import RunConfig
+from roots.config.spans import sentinel_tokens, span_plan
 from roots.data.batch import DocumentRules
 from roots.data.blend import Blend, Source
 from roots.data.causal import CausalBatches
 from roots.data.loader import BatchMaker
 from roots.data.masked import MaskedBatches
 from roots.data.pairs import PairBatches, PairShape
-from roots.data.span_corruption import SpanCorruptionBatches, plan_spans
+from roots.data.span_corruption import SpanCorruptionBatches
 from roots.errors import RootsError, problem
 from roots.tokenizer.tokenizer import load_tokenizer
 
@@ -74,17 +75,22 @@ def _pairs(
 def _span_corruption(
     config: RunConfig, sources: Sequence[Source], num_samples: int
 ) -> SpanCorruptionBatches:
-    model, data = config.model, config.data
-    shape = (model.source_tokens, model.sequence_length)
-    plan = plan_spans(*shape, data.noise_density, data.mean_span)
+    model, plan, sentinels = config.model, span_plan(config), sentinel_tokens(config)
+    blend = _blend(config, sources, num_samples, plan.text_length, reserved=sentinels)
     end = _end_of_document(config, sources)
+    begin = begin_token(config.data, end)
+    for use, token in (("ends a document", end), ("begins a target", begin)):
+        if token in sentinels:
+            rule = f"makes {sentinels[0]} to {sentinels[-1]} hide spans, of which {token} {use}"
+            fix = "set it to the first sentinel of the tokenizer"
+            raise RootsError(problem("data.sentinel_token", sentinels[-1], rule, fix))
     return SpanCorruptionBatches(
-        _blend(config, sources, num_samples, plan.text_length, reserved=plan.spans),
+        blend,
         plan,
         global_batch_size=config.training.global_batch_size,
-        shape=shape,
-        vocab_size=model.vocab_size,
-        begin=begin_token(data, end),
+        shape=(model.source_tokens, model.sequence_length),
+        first_sentinel=sentinels[-1],
+        begin=begin,
         end=end,
         seed=config.training.seed,
     )
@@ -93,14 +99,21 @@ def _span_corruption(
 def _masked(config: RunConfig, sources: Sequence[Source], num_samples: int) -> MaskedBatches:
     model, data = config.model, config.data
     reserved = 1 if data.mask_token is None else 0
+    text_size = model.vocab_size - reserved
     return MaskedBatches(
-        _blend(config, sources, num_samples, model.sequence_length, reserved=reserved),
+        _blend(
+            config,
+            sources,
+            num_samples,
+            model.sequence_length,
+            reserved=range(text_size, model.vocab_size),
+        ),
         global_batch_size=config.training.global_batch_size,
         rules=document_rules(data),
         density=data.noise_density,
         mask=model.vocab_size - 1 if data.mask_token is None else data.mask_token,
         end=_end_of_document(config, sources),
-        text_size=model.vocab_size - reserved,
+        text_size=text_size,
         seed=config.training.seed,
     )
 
@@ -111,7 +124,7 @@ def _blend(
     num_samples: int,
     sequence_length: int,
     *,
-    reserved: int = 0,
+    reserved: range = range(0),
 ) -> Blend:
     return Blend(
         sources,

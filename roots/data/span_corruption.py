@@ -8,75 +8,32 @@ round(noise / mean span) spans of random lengths between stretches of random len
     source    a b <0> e f <1> h <end>
     target    <0> C D <1> G <end>
 
-Sentinel k is token vocab_size - 1 - k, counted from the top as T5 does (whose released vocabulary
-has 28 unused rows above them), so the model's vocabulary must be larger than the tokenizer's by the
-number of spans. L is the largest length for which both sides fit
-the model; a text may reach over ends of documents, as T5's packed text does. The draws are a pure
-function of (seed, step, place in the step).
+Sentinel k is token F - k, counted down as T5 does. F is data.sentinel_token: null is the last token
+of the vocabulary, which then must be larger than the tokenizer's by the number of spans; released
+T5 have 28 unused rows above <extra_id_0>, token 32099. No text may hold a sentinel. L is the
+largest length for which both sides fit the model (roots/config/spans.py); a text may reach over
+ends of documents, as T5's packed text does. The draws are a pure function of (seed, step, place in
+the step).
 
 Legend: T sequence length (tokens of a target), S source length, L tokens of text.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
+from roots.config.spans import SpanPlan
 from roots.data.batch import Batch
 from roots.data.blend import Blend
 from roots.data.indexed import Int64s, Tokens
 from roots.data.rows import sequence_batch
 from roots.data.sampler import dropout_keys
-from roots.errors import RootsError, problem
 from roots.seeding import derive_key, random_bits
 
 
-@dataclass(frozen=True)
-class SpanPlan:
-    """How many tokens of text make a sample, and how many of them are noise, in how many spans."""
-
-    text_length: int
-    noise_tokens: int
-    spans: int
-
-    @property
-    def source_length(self) -> int:
-        """Text that stays, one sentinel a span, end of document."""
-        return self.text_length - self.noise_tokens + self.spans + 1
-
-    @property
-    def target_length(self) -> int:
-        """Noise, one sentinel a span, end of document."""
-        return self.noise_tokens + self.spans + 1
-
-
-def plan_spans(
-    source_length: int, sequence_length: int, density: float, mean_span: float
-) -> SpanPlan:
-    """Return the plan for the longest text whose source and target fit into these lengths.
-
-    Raises RootsError where not even two tokens fit.
-    """
-    best = None
-    # A text is at most this long, since what is not noise stays.
-    for length in range(2, round((source_length + sequence_length) / (1 - density)) + 1):
-        noise = min(max(round(length * density), 1), length - 1)
-        spans = min(max(round(noise / mean_span), 1), noise, length - noise)
-        plan = SpanPlan(length, noise, spans)
-        if plan.source_length <= source_length and plan.target_length <= sequence_length:
-            best = plan
-    if best is None:
-        rule = "must leave room for a token, a sentinel and the end in source and target"
-        value = f"{source_length} and {sequence_length}"
-        fix = "set both to 3 or more"
-        raise RootsError(problem("model.source_length and sequence_length", value, rule, fix))
-    return best
-
-
 def corrupt_spans(
-    text: Tokens, plan: SpanPlan, key: int, *, vocab_size: int, end: int
+    text: Tokens, plan: SpanPlan, key: int, *, first_sentinel: int, end: int
 ) -> tuple[Int64s, Int64s]:
     """Return source and target of `plan.text_length` tokens of text; the draws follow from `key`.
 
@@ -88,7 +45,7 @@ def corrupt_spans(
     target: list[int] = []
     position = 0
     for number, (stay, leave) in enumerate(zip(kept, noise, strict=True)):
-        sentinel = vocab_size - 1 - number
+        sentinel = first_sentinel - number
         middle, last = position + stay, position + stay + leave
         source += [*text[position:middle].tolist(), sentinel]
         target += [sentinel, *text[middle:last].tolist()]
@@ -116,7 +73,7 @@ class SpanCorruptionBatches:
         *,
         global_batch_size: int,
         shape: tuple[int, int],
-        vocab_size: int,
+        first_sentinel: int,
         begin: int,
         end: int,
         seed: int,
@@ -130,7 +87,7 @@ class SpanCorruptionBatches:
         self._plan = plan
         self._global_batch_size = global_batch_size
         self._shape = shape
-        self._vocab_size = vocab_size
+        self._first_sentinel = first_sentinel
         self._begin = begin
         self._end = end
         self._seed = seed
@@ -144,7 +101,7 @@ class SpanCorruptionBatches:
                 self._blend[first + place].tokens[:-1],
                 self._plan,
                 derive_key(self._seed, "spans", step, place),
-                vocab_size=self._vocab_size,
+                first_sentinel=self._first_sentinel,
                 end=self._end,
             )
             for place in places

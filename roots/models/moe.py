@@ -51,8 +51,30 @@ class Router(nn.Module):
         return gather_from(logits, self.axis, self.sequence_dim)
 
 
+class SharedGate(nn.Module):
+    """g_BT1 = sigmoid(x w^T): how much of the shared experts a token takes (Qwen2-MoE, Qwen 2024).
+
+    Communication: none. Every tensor rank has the same x and, behind the sum over the ranks, the
+    same gradient of g. With sequence parallelism each has a part of the tokens: backward all-reduce
+    of dw.
+    """
+
+    def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
+        super().__init__()
+        self.apart = axis if options.sequence_parallel else None
+        shape = (1, model.hidden_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=options.device, dtype=options.dtype))
+        attach(self.weight, replicated(f"{name}.weight", shape), axis)
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        """x_BTH -> g_BT1."""
+        weight_1H = self.weight if self.apart is None else copy_to(self.weight, self.apart)
+        return functional.linear(x_BTH, weight_1H).sigmoid()
+
+
 class MoE(nn.Module):
-    """y = sum over the token's top_k experts of weight * expert(x), plus the shared experts' y.
+    """y = sum over the token's top_k experts of weight * expert(x), plus the shared experts' y,
+    times their gate if they have one.
 
     Communication: forward all-reduce of y over the tensor axis (two with shared experts), backward
     of dx and of the gradient of the weights; with sequence parallelism all-gather of x and
@@ -78,6 +100,7 @@ class MoE(nn.Module):
             model, name=f"{name}.experts", axes=(axis, mesh.expert), options=options
         )
         self.shared: MLP | None = None
+        self.shared_gate: SharedGate | None = None
         if model.shared_ffn_size:
             # Several MLPs whose results are added are one MLP of their joint width.
             self.shared = MLP(
@@ -86,6 +109,10 @@ class MoE(nn.Module):
                 axis=axis,
                 options=options,
                 width=model.shared_ffn_size,
+            )
+        if self.shared is not None and model.moe.shared_expert_gate:
+            self.shared_gate = SharedGate(
+                model, name=f"{name}.shared_gate", axis=axis, options=options
             )
 
     def forward(self, x_BTH: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -107,7 +134,11 @@ class MoE(nn.Module):
         if self.shared is None:
             return y_BTH, None
         shared_BTH, bias_H = self.shared(x_BTH)
-        return y_BTH + shared_BTH, bias_H
+        if self.shared_gate is None:
+            return y_BTH + shared_BTH, bias_H
+        # The bias is a part of what is gated.
+        shared_BTH = shared_BTH if bias_H is None else shared_BTH + bias_H
+        return torch.addcmul(y_BTH, self.shared_gate(x_BTH), shared_BTH), None
 
     def _whole(self, x_BTH: Tensor) -> Tensor:
         """All tokens, of whose gradient every tensor rank gets a part, as it has one of experts."""

@@ -25,6 +25,7 @@ from roots.planner.parameters import (
     expert_parameters,
     mlp_matrix_parameters,
     num_expert_layers,
+    shared_gate_parameters,
 )
 
 MFU_FORMULA = (
@@ -94,12 +95,12 @@ def _scores_and_values(model: ModelConfig, keys: int) -> int:
 
 def _mlp_weights(model: ModelConfig) -> int:
     """Matrix weights that a token meets in all MLPs; of a layer of experts: the router, its top_k
-    experts and the shared ones."""
+    experts, the shared ones and their gate."""
     layers = num_expert_layers(model)
     dense = (model.num_layers - layers) * mlp_matrix_parameters(model)
     moe = model.moe
     chosen = moe.num_experts * model.hidden_size + moe.top_k * expert_parameters(model)
-    shared = mlp_matrix_parameters(model, model.shared_ffn_size)
+    shared = mlp_matrix_parameters(model, model.shared_ffn_size) + shared_gate_parameters(model)
     return dense + layers * (chosen + shared)
 
 

@@ -144,10 +144,17 @@ def mlp_parameters(model: ModelConfig, width: int | None = None) -> int:
 
 
 def moe_parameters(model: ModelConfig) -> int:
-    """Parameters of a layer of experts: router, experts and shared experts."""
+    """Parameters of a layer of experts: router, experts, shared experts and their gate."""
     experts = model.moe.num_experts * (model.hidden_size + expert_parameters(model))
     shared = model.shared_ffn_size
-    return experts + (mlp_parameters(model, shared) if shared else 0)
+    gate = shared_gate_parameters(model)
+    return experts + gate + (mlp_parameters(model, shared) if shared else 0)
+
+
+def shared_gate_parameters(model: ModelConfig) -> int:
+    """One number a feature, where shared experts have a gate."""
+    gated = model.shared_ffn_size and model.moe.shared_expert_gate
+    return model.hidden_size if gated else 0
 
 
 def expert_parameters(model: ModelConfig) -> int:

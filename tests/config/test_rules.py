@@ -8,9 +8,12 @@ import pytest
 
 from roots.config import parse_config
 from roots.config.rules import RULES
+from roots.config.rules_data import DATA_RULES
 from roots.config.rules_encoder import ENCODER_RULES
 from roots.errors import RootsError
 
+# Rules with a test file of their own.
+ELSEWHERE = (*DATA_RULES, *ENCODER_RULES)
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "heads_divide_hidden": (
         {"model": {"hidden_size": 64, "num_heads": 5, "num_kv_heads": 5}},
@@ -91,6 +94,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"model": {"moe": {"num_experts": 4, "every": 5}}},
         "model.moe.every=5: leaves none of model.num_layers=4 blocks with experts; "
         "set it to 4 or less, or model.moe.num_experts=0",
+    ),
+    "gate_has_shared_experts": (
+        {"model": {"moe": {"num_experts": 4, "shared_expert_gate": True}}},
+        "model.moe.shared_expert_gate=True: has no effect with model.moe.num_shared_experts=0; "
+        "set model.moe.num_shared_experts, or model.moe.shared_expert_gate=false",
     ),
     "tensor_divides_experts": (
         {
@@ -200,39 +208,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "data.split='0,1,1': must be three weights of at least 0, the first above 0; "
         "use for example 969,30,1",
     ),
-    "objective_fits_architecture": (
-        {"data": {"objective": "masked"}},
-        "data.objective='masked': must be causal with model.architecture=decoder; "
-        "set it to causal, or model.architecture=encoder",
-    ),
-    "special_tokens_in_vocabulary": (
-        {"model": {"architecture": "encoder", "vocab_size": 300}, "data": {"mask_token": 300}},
-        "data.mask_token=300: must be below model.vocab_size=300; "
-        "set it to a token of the tokenizer, or raise model.vocab_size",
-    ),
-    "padding_of_pairs": (
-        {
-            "model": {"architecture": "encoder_decoder"},
-            "data": {"objective": "pairs", "pad_multiple": 8},
-            "parallel": {"pipeline": 2},
-        },
-        "data.pad_multiple=8: must be null with parallel.pipeline=2, whose stages agree on the "
-        "shapes of batches once; set data.pad_multiple=null, or parallel.pipeline=1",
-    ),
-    "grouping_needs_padding": (
-        {"model": {"architecture": "encoder_decoder"}, "data": {"group_batches": 4}},
-        "data.group_batches=4: has no effect while data.pad_multiple=null; "
-        "set data.pad_multiple to 8, or data.group_batches=1",
-    ),
-    "room_for_spans": (
-        {"model": {"architecture": "encoder_decoder", "source_length": 2}},
-        "model.source_length=2: must be at least 3 with data.objective=span_corruption; "
-        "set it to 3 or more",
-    ),
 }
 
 
-@pytest.mark.parametrize("rule", [rule.__name__ for rule in RULES if rule not in ENCODER_RULES])
+@pytest.mark.parametrize("rule", [rule.__name__ for rule in RULES if rule not in ELSEWHERE])
 def test_violated_rule_says_field_value_rule_and_fix(rule: str) -> None:
     tree, line = CASES[rule]
     with pytest.raises(RootsError) as caught:

@@ -5,6 +5,8 @@ Legend: R texts, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,20 +19,17 @@ transformers = pytest.importorskip(
 BEGIN, END, VOCAB, ROWS, NEW = 0, 1, 9, 6, 10
 
 
-def tiny_t5(seed: int):
+def tiny_t5(seed: int, **changes: Any):
     """A random T5 that is sure of little, so that beams end at different lengths."""
     torch.manual_seed(seed)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     config = transformers.T5Config(
         vocab_size=VOCAB,
-        d_model=16,
-        d_kv=8,
-        d_ff=32,
-        num_layers=1,
-        num_heads=2,
         decoder_start_token_id=BEGIN,
         pad_token_id=BEGIN,
         eos_token_id=END,
         dropout_rate=0.0,
+        **{**sizes, **changes},
     )
     model = transformers.T5ForConditionalGeneration(config).eval()
     with torch.no_grad():

@@ -47,7 +47,11 @@ def by_the_formula(layer: MoE, x_BTH: Tensor, routing: Routing) -> Tensor:
     y_BTH = torch.stack(rows).view_as(x_BTH)
     if layer.shared is not None:
         gate, up = functional.linear(x_BTH, layer.shared.up.weight).chunk(2, -1)
-        y_BTH = y_BTH + functional.linear(functional.silu(gate) * up, layer.shared.down.weight)
+        shared_BTH = functional.linear(functional.silu(gate) * up, layer.shared.down.weight)
+        if layer.shared_gate is not None:
+            (weight_H,) = layer.shared_gate.weight
+            shared_BTH = shared_BTH / (1 + (-(x_BTH * weight_H).sum(-1, keepdim=True)).exp())
+        y_BTH = y_BTH + shared_BTH
     return y_BTH
 
 
@@ -57,9 +61,10 @@ def by_the_formula(layer: MoE, x_BTH: Tensor, routing: Routing) -> Tensor:
         {},
         {"top_k": 1},
         {"top_k": 5, "num_shared_experts": 2, "shared_ffn_hidden_size": 16},
+        {"num_shared_experts": 2, "shared_expert_gate": True},
         {"capacity_factor": 0.6},
     ],
-    ids=["top2", "top1", "all-and-shared", "capacity"],
+    ids=["top2", "top1", "all-and-shared", "gated-shared", "capacity"],
 )
 def test_layer_and_gradients_are_those_of_the_formula(moe: dict[str, Any]) -> None:
     """Router losses off: they have no part in the output."""
@@ -80,6 +85,28 @@ def test_layer_and_gradients_are_those_of_the_formula(moe: dict[str, Any]) -> No
     theirs = torch.autograd.grad(expected_BTH, leaves, dy_BTH, materialize_grads=True)
     for mine, other in zip(ours, theirs, strict=True):
         assert (mine - other).norm() <= 1e-5 * other.norm()
+
+
+def test_gate_scales_the_bias_of_the_shared_experts_too() -> None:
+    """What a token gets through the layer beyond its experts, with the gate and without."""
+    layers = [
+        layer_of({"num_shared_experts": 1, "shared_expert_gate": gate}, bias=True)
+        for gate in (True, False)
+    ]
+    gated, plain = layers
+    with torch.no_grad():
+        for layer in layers:
+            layer.shared.up.bias.fill_(0.3)
+            layer.shared.down.bias.fill_(0.7)
+    x_BTH = torch.randn((2, 9, 32), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        shared_BTH, bias_H = plain.shared(x_BTH)
+        routed_BTH = plain(x_BTH)[0] - shared_BTH
+        g_BT1 = (x_BTH @ gated.shared_gate.weight[0])[..., None].sigmoid()
+        y_BTH, left_H = gated(x_BTH)
+    assert left_H is None
+    assert g_BT1.min() < 0.3 < 0.7 < g_BT1.max()
+    torch.testing.assert_close(y_BTH, routed_BTH + g_BT1 * (shared_BTH + bias_H))
 
 
 def test_an_expert_without_tokens_has_a_gradient_of_zeros() -> None:

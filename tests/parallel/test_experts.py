@@ -29,16 +29,20 @@ FP32_TOLERANCE = 1e-5
 TOLERANCE = {"fp16": 8 * 2.0**-10, "bf16": 8 * 2.0**-7}
 EP2: dict[str, Any] = {"expert": 2}
 
-# Both have router losses; one drops, the other has shared experts, and MLPs in every other block.
+# All have router losses; one drops, the others have shared experts, one a gate before them, and
+# one MLPs in every other block.
 KINDS: dict[str, dict[str, Any]] = {
     "dropless": {"num_shared_experts": 1, "shared_ffn_hidden_size": 32, "every": 2},
     "capacity": {"capacity_factor": 1.0},
+    "gated": {"num_shared_experts": 1, "shared_ffn_hidden_size": 32, "shared_expert_gate": True},
 }
 # name, world size, kind, fields of `parallel`
 LAYOUTS: list[tuple[str, int, str, dict[str, Any]]] = [
     ("dp2-zero3", 2, "dropless", {"zero_stage": 3}),
     ("ep2-tp2", 4, "capacity", {**EP2, "tensor": 2, "zero_stage": 1}),
     ("ep2-pp2", 4, "dropless", {**EP2, "pipeline": 2, "zero_stage": 1}),
+    ("tp2-gated", 2, "gated", {"tensor": 2, "zero_stage": 1}),
+    ("sp2-gated", 2, "gated", {"tensor": 2, "sequence": True, "zero_stage": 1}),
 ]
 # The same for other pairs, which would make the suite longer.
 MORE_LAYOUTS: list[tuple[str, int, str, dict[str, Any]]] = [

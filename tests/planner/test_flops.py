@@ -51,7 +51,8 @@ def test_palm_equation_holds_for_a_gated_grouped_model() -> None:
     assert training_flops_per_token(model) == 6 * weights + 12 * 3 * 8 * 16 * 64
 
 
-def test_of_the_experts_only_those_count_that_a_token_goes_to() -> None:
+@pytest.mark.parametrize("gate", [True, False])
+def test_of_the_experts_only_those_count_that_a_token_goes_to(gate: bool) -> None:
     model = ModelConfig.model_validate(
         {
             "num_layers": 2,
@@ -65,12 +66,14 @@ def test_of_the_experts_only_those_count_that_a_token_goes_to() -> None:
                 "top_k": 3,
                 "ffn_hidden_size": 96,
                 "num_shared_experts": 2,
+                "shared_expert_gate": gate,
                 "every": 2,
             },
         }
     )
     # The first block has an MLP of width 384, the second a router and 3 + 2 experts of 96.
     weights = 2 * 4 * 128**2 + 3 * 128 * 384 + 16 * 128 + 5 * 3 * 128 * 96 + 128 * 1000
+    weights += 128 * gate
     assert training_flops_per_token(model) == 6 * weights + 12 * 2 * 128 * 64
 
 

@@ -148,9 +148,12 @@ def test_mixtral_8x7b_has_its_published_counts() -> None:
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_counts_of_experts_are_those_of_the_built_model(activation: str, bias: bool) -> None:
+@pytest.mark.parametrize("gate", [True, False])
+def test_counts_of_experts_are_those_of_the_built_model(
+    activation: str, bias: bool, gate: bool
+) -> None:
     moe = {"num_experts": 6, "top_k": 2, "ffn_hidden_size": 40, "every": 2}
-    shared = {"num_shared_experts": 2, "shared_ffn_hidden_size": 24}
+    shared = {"num_shared_experts": 2, "shared_ffn_hidden_size": 24, "shared_expert_gate": gate}
     model = ModelConfig.model_validate(
         {
             "hidden_size": 48,

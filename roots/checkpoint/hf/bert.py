@@ -90,7 +90,6 @@ BERT = Family(
         "head_transform": True,
         "head_bias": True,
     },
-    unused=frozenset({"rotary_base", "rotary_fraction"}),
     tensors=_tensors,
     prefix="bert.",
     ignored=(

@@ -24,12 +24,24 @@ class Refusal(Exception):
         self.key, self.value, self.rule, self.fix = key, value, rule, fix
 
 
+def shown(value: object) -> str:
+    """A value as config.yaml has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
+def trained_with(field: str, value: object) -> str:
+    """The fix of a field: weights fit another value of it only after training with that."""
+    return f"train with {field}={shown(value)} to export the model"
+
+
 class Entry(Protocol):
     """Some keys of config.json and the fields of `model` that they set."""
 
     @property
     def ours(self) -> tuple[str, ...]:
-        """The fields of `model`."""
+        """The fields of `model`, those of a section as section.field or all by its name."""
 
     def read(self, tree: Tree) -> Fields:
         """Fields of `model` from config.json. Raises Refusal."""
@@ -94,8 +106,9 @@ class Choice:
         for theirs, ours in self.values:
             if ours == value:
                 return {self.key: theirs}
-        known = ", ".join(str(ours) for _, ours in self.values)
-        raise Refusal(f"model.{self.field}", value, f"must be one of {known}", _OTHER_FORMAT)
+        known = dict.fromkeys(str(ours) for _, ours in self.values)
+        name, rule = f"model.{self.field}", f"must be {' or '.join(known)}"
+        raise Refusal(name, value, rule, trained_with(name, next(iter(known))))
 
 
 @dataclass(frozen=True)
@@ -151,4 +164,3 @@ class Alike:
 
 
 _NO_SUCH_MODEL = "ROOTS has no field for another value, so this model cannot be imported"
-_OTHER_FORMAT = "the architecture of this format has no field for another value"

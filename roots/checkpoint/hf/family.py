@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from roots.checkpoint.hf.config_map import Entry, Fields, Refusal, Tree
+from roots.checkpoint.hf.config_map import Entry, Fields, Refusal, Tree, shown, trained_with
 from roots.checkpoint.hf.tensor_map import Rule
+from roots.config.idle import field_names, field_of, idle_fields, with_fields
 from roots.config.model import RESOLVED_FIELDS, ModelConfig
-from roots.config.moe import MoEConfig
 
-# Fields that say how a model is trained or stored, not what it computes.
-_FREE = frozenset({"vocab_multiple", "dropout", "attention_dropout", "init_std"})
+# Fields that say how a model is trained or stored, not what it computes: capacity is for training.
+_FREE = frozenset(
+    {
+        "vocab_multiple",
+        "dropout",
+        "attention_dropout",
+        "init_std",
+        "moe.capacity_factor",
+        "moe.z_loss",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class Family:
     model_type, architecture: its two names in config.json
     entries:                  keys of config.json with the fields of `model` that they set
     fields:                   fields of `model` that have one value in this architecture
-    unused:                   fields of `model` that change nothing in this architecture
+    unused:                   fields of `model` that only say how long samples are in training
     tensors:                  the rules of all tensors of a model
     prefix:                   what the names of its body begin with; files of a bare body lack it
     ignored:                  patterns of tensors that hold no weights, such as masks
@@ -66,20 +75,36 @@ class Family:
         """Whether a tensor of a model file carries no weights of its own."""
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
 
-    def _misfits(self, model: ModelConfig) -> Iterable[Refusal]:
-        """Fields that have another value than this architecture's, or mean nothing to it."""
-        covered = {name for entry in self.entries for name in entry.ours} | self.unused | _FREE
+    @property
+    def has_experts(self) -> bool:
+        """Whether models of this architecture have experts in place of MLPs."""
+        return "moe.num_experts" in self._covered
+
+    @property
+    def _covered(self) -> frozenset[str]:
+        """Fields and sections that entries read and write, or that may have any value."""
+        return self.unused | _FREE | {name for entry in self.entries for name in entry.ours}
+
+    def _misfits(self, model: ModelConfig) -> Iterator[Refusal]:
+        """Fields that have another value than this architecture's."""
+        covered = self._covered
         plain = ModelConfig().model_copy(update=dict(self.fields))
-        fix = "it is what this architecture computes"
-        for name in ModelConfig.model_fields:
-            if name in covered:
+        wanted: dict[str, Any] = {}
+        for name in field_names():
+            if name in covered or name.rpartition(".")[0] in covered:
                 continue
             # A null field stands for what follows from the others.
-            resolved = RESOLVED_FIELDS.get(name, name)
             usual = model.model_copy(update={name: None}) if name in RESOLVED_FIELDS else plain
-            value, expected = getattr(model, resolved), getattr(usual, resolved)
-            if isinstance(value, MoEConfig) and value.num_experts == 0:
-                # Without experts nothing else of the section matters.
-                continue
-            if value != expected:
-                yield Refusal(f"model.{name}", value, f"must be {expected}", fix)
+            expected = field_of(usual, RESOLVED_FIELDS.get(name, name))
+            if _resolved(model, name) != expected:
+                wanted[name] = expected
+        # Some matter only because of others that must change too.
+        settled = idle_fields(with_fields(model, wanted))
+        for name, expected in wanted.items():
+            if name not in settled:
+                key, rule = f"model.{name}", f"must be {shown(expected)}"
+                yield Refusal(key, _resolved(model, name), rule, trained_with(key, expected))
+
+
+def _resolved(model: ModelConfig, name: str) -> Any:
+    return field_of(model, RESOLVED_FIELDS.get(name, name))

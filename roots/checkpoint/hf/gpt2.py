@@ -73,7 +73,6 @@ GPT2 = Family(
         Fixed("add_cross_attention", False),
     ),
     fields={"position": "learned", "norm": "layer_norm", "bias": True},
-    unused=frozenset({"rotary_base", "rotary_fraction"}),
     tensors=_tensors,
     prefix="transformer.",
     ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)", r"lm_head\.weight"),

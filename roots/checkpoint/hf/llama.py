@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from roots.checkpoint.hf.config_map import Choice, Entry, Equal, Fields, Fixed, Refusal, Tree
+from roots.checkpoint.hf.config_map import (
+    Choice,
+    Entry,
+    Equal,
+    Fields,
+    Fixed,
+    Refusal,
+    Tree,
+    shown,
+    trained_with,
+)
 from roots.checkpoint.hf.family import Family
 from roots.checkpoint.hf.rotary_map import Rotary
 from roots.checkpoint.hf.tensor_map import Rule, same
@@ -78,9 +88,8 @@ class LlamaBiases:
     def write(self, model: ModelConfig) -> Fields:
         """Both alike."""
         if model.has_qkv_bias != model.bias:
-            fix = "this architecture has both or neither"
-            rule = f"must equal model.bias={model.bias}"
-            raise Refusal("model.qkv_bias", model.qkv_bias, rule, fix)
+            name, rule = "model.qkv_bias", f"must equal model.bias={shown(model.bias)}"
+            raise Refusal(name, model.qkv_bias, rule, trained_with(name, None))
         return {"attention_bias": model.bias, "mlp_bias": model.bias}
 
 
@@ -95,11 +104,13 @@ class QueryKeyValueBiases:
 
     def write(self, model: ModelConfig) -> Fields:
         """No key says it; the model must be of that kind."""
-        if model.bias or not model.has_qkv_bias:
-            value = (model.bias, model.has_qkv_bias)
-            rule = "must be (False, True)"
-            fix = "this architecture has biases of queries, keys and values alone"
-            raise Refusal("model.bias, model.qkv_bias", value, rule, fix)
+        for field, value, wanted in (
+            ("bias", model.bias, False),
+            ("qkv_bias", model.has_qkv_bias, True),
+        ):
+            if value != wanted:
+                name = f"model.{field}"
+                raise Refusal(name, value, f"must be {shown(wanted)}", trained_with(name, wanted))
         return {}
 
 
@@ -141,6 +152,7 @@ def common_entries(
     heads: int | None = None,
     length: int,
     inner: int,
+    resolved_inner: str = "ffn_size",
     head: int | None = None,
     epsilon: float = 1e-6,
     base: float = 10000.0,
@@ -154,7 +166,7 @@ def common_entries(
         Equal("num_attention_heads", "num_heads", 32),
         Equal("num_key_value_heads", "num_kv_heads", heads, resolved="kv_heads"),
         Equal("head_dim", "head_dim", head, resolved="head_size"),
-        Equal("intermediate_size", "ffn_hidden_size", inner, resolved="ffn_size"),
+        Equal("intermediate_size", "ffn_hidden_size", inner, resolved=resolved_inner),
         Equal("rms_norm_eps", "norm_epsilon", epsilon),
         Equal("initializer_range", "init_std", 0.02),
         Equal("tie_word_embeddings", "tied_embeddings", False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from roots.checkpoint.hf.config_map import Equal, Fields, Fixed, Refusal, Tree
+from roots.checkpoint.hf.config_map import Equal, Fields, Fixed, Refusal, Tree, trained_with
 from roots.checkpoint.hf.family import Family
 from roots.checkpoint.hf.llama import FIELDS, IGNORED, body_tensors, common_entries
 from roots.checkpoint.hf.tensor_map import Rule, same
@@ -27,9 +27,15 @@ def _tensors(model: ModelConfig) -> Iterator[Rule]:
 
 
 class ExpertFields:
-    """The section `moe`: every layer has experts, all of one width, whose weights sum to 1."""
+    """The section `moe`: every layer has experts, whose weights sum to 1, and no other MLP."""
 
-    ours = ("moe",)
+    ours = (
+        "moe.num_experts",
+        "moe.top_k",
+        "moe.ffn_hidden_size",
+        "moe.balance_loss",
+        "moe.normalise_weights",
+    )
 
     def read(self, tree: Tree) -> Fields:
         """Experts, how many a token goes to, and the weight of the balancing loss."""
@@ -43,19 +49,12 @@ class ExpertFields:
         return {"moe": section}
 
     def write(self, model: ModelConfig) -> Fields:
-        """Raises Refusal for what only ROOTS has."""
+        """The same keys; `intermediate_size` is the width of an expert. Raises Refusal for weights
+        that do not sum to 1."""
         moe = model.moe
-        fix = "it is what this architecture computes"
-        for name, value, wanted in (
-            ("num_shared_experts", moe.num_shared_experts, 0),
-            ("every", moe.every, 1),
-            ("normalise_weights", moe.normalises, True),
-            ("ffn_hidden_size", model.expert_ffn_size, model.ffn_size),
-        ):
-            if value != wanted:
-                raise Refusal(f"model.moe.{name}", value, f"must be {wanted}", fix)
-        if not moe.num_experts:
-            raise Refusal("model.moe.num_experts", 0, "must be above 0", fix)
+        if not moe.normalises:
+            name = "model.moe.normalise_weights"
+            raise Refusal(name, False, "must be true", trained_with(name, True))
         return {
             "num_local_experts": moe.num_experts,
             "num_experts_per_tok": moe.top_k,
@@ -67,7 +66,14 @@ MIXTRAL = Family(
     model_type="mixtral",
     architecture="MixtralForCausalLM",
     entries=(
-        *common_entries(heads=8, length=4096 * 32, inner=14336, epsilon=1e-5, base=1e6),
+        *common_entries(
+            heads=8,
+            length=4096 * 32,
+            inner=14336,
+            resolved_inner="expert_ffn_size",
+            epsilon=1e-5,
+            base=1e6,
+        ),
         Equal("sliding_window", "window", None),
         Fixed("router_jitter_noise", 0.0),
         ExpertFields(),

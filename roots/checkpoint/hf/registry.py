@@ -13,6 +13,7 @@ from roots.checkpoint.hf.gpt_neox import GPT_NEOX
 from roots.checkpoint.hf.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from roots.checkpoint.hf.mixtral import MIXTRAL
 from roots.checkpoint.hf.t5 import T5
+from roots.config.idle import without_idle_fields
 from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
 
@@ -53,11 +54,14 @@ def read_model(family: Family, tree: dict[str, Any], path: Path) -> Fields:
 def choose_family(model: ModelConfig) -> tuple[Family, Fields]:
     """The first architecture that expresses `model`, and its config.json.
 
-    Raises RootsError with what keeps the nearest one from it.
+    Those with experts are for models with experts, and the others for the models of their kind.
+    Fields that `model` does not read keep it from none. Raises RootsError with what keeps it from
+    the nearest one.
     """
+    plain = without_idle_fields(model)
     nearest: tuple[Family, list[Refusal]] | None = None
-    for family in FAMILIES:
-        tree, refusals = family.write_config(model)
+    for family in _of_its_kind(plain):
+        tree, refusals = family.write_config(plain)
         if not refusals:
             return family, tree
         if nearest is None or len(refusals) < len(nearest[1]):
@@ -65,6 +69,18 @@ def choose_family(model: ModelConfig) -> tuple[Family, Fields]:
     assert nearest is not None
     name = nearest[0].architecture
     raise RootsError(*(_line(each, each.key, f" for {name}") for each in nearest[1]))
+
+
+def _of_its_kind(model: ModelConfig) -> list[Family]:
+    """The architectures whose refusals are about `model`, and do not say that it is another."""
+    if model.moe.num_experts:
+        return [family for family in FAMILIES if family.has_experts]
+    return [
+        family
+        for family in FAMILIES
+        if not family.has_experts
+        and family.fields.get("architecture", "decoder") == model.architecture
+    ]
 
 
 def _line(refusal: Refusal, subject: str, where: str = "") -> str:

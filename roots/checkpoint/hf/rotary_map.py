@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from roots.checkpoint.hf.config_map import Fields, Refusal, Tree
+from roots.checkpoint.hf.config_map import Fields, Refusal, Tree, trained_with
 from roots.config.model import ModelConfig
 
 # Their name of a scaling's parameter, ours, by kind.
@@ -75,8 +75,8 @@ class Rotary:
         """Keys of config.json for old and new readers. Raises Refusal."""
         scaling, base = model.rotary_scaling, model.rotary_base
         if model.rotary_fraction != 1.0 and not self.partial:
-            fix = "this architecture rotates whole heads in Hugging Face's format"
-            raise Refusal("model.rotary_fraction", model.rotary_fraction, "must be 1.0", fix)
+            name = "model.rotary_fraction"
+            raise Refusal(name, model.rotary_fraction, "must be 1.0", trained_with(name, 1.0))
         kind = "default"
         if scaling.kind == "ntk":
             # A larger base for every length; their "dynamic" changes it with the length instead.

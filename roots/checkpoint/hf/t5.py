@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from roots.checkpoint.hf.config_map import Alike, Choice, Equal, Fields, Refusal, Tree
+from roots.checkpoint.hf.config_map import (
+    Alike,
+    Choice,
+    Equal,
+    Fields,
+    Refusal,
+    Tree,
+    shown,
+    trained_with,
+)
 from roots.checkpoint.hf.family import Family
 from roots.checkpoint.hf.tensor_map import Rule, same
 from roots.config.model import ModelConfig
@@ -101,9 +110,10 @@ class Head:
         """The key, if the scale is the one that follows from it."""
         expected = model.hidden_size**-0.5 if model.tied_embeddings else 1.0
         if not math.isclose(model.head_scale, expected, rel_tol=1e-6):
-            rule = f"must be {expected} with tied_embeddings={model.tied_embeddings}"
-            fix = "it is what this architecture computes"
-            raise Refusal("model.head_scale", model.head_scale, rule, fix)
+            tied = shown(model.tied_embeddings)
+            rule = f"must be {expected} with model.tied_embeddings={tied}"
+            name = "model.head_scale"
+            raise Refusal(name, model.head_scale, rule, trained_with(name, expected))
         return {"tie_word_embeddings": model.tied_embeddings}
 
 
@@ -141,7 +151,7 @@ T5 = Family(
         "bias": False,
         "attention_scale": 1.0,
     },
-    unused=frozenset({"source_length", "rotary_base", "rotary_fraction"}),
+    unused=frozenset({"source_length"}),
     constants={"is_encoder_decoder": True},
     tensors=_tensors,
     prefix="decoder.",

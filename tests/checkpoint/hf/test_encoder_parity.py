@@ -18,6 +18,7 @@ from roots.checkpoint import load_model_weights
 from roots.checkpoint.hf.registry import choose_family
 from roots.checkpoint.hf.special_tokens import data_tokens
 from roots.config import load_config
+from roots.config.spans import sentinel_tokens
 from roots.parallel.shard import shard_of
 from tests.checkpoint.hf.test_parity import call, tensors_in
 from tests.helpers.hf_models import transformers
@@ -126,6 +127,28 @@ def test_exported_t5_writes_and_learns_without_being_told_how(tmp_path: Path) ->
     assert written_BT[0, 0] == 100
     targets = torch.tensor([[5, 6, 256]])
     assert model(**words("abc", return_tensors="pt"), labels=targets).loss.isfinite()
+
+
+def test_imported_t5_hides_spans_by_the_sentinels_of_its_tokenizer(tmp_path: Path) -> None:
+    """As in the released ones, 28 rows above <extra_id_0> are nobody's."""
+    words = transformers.T5Tokenizer()
+    first = words.convert_tokens_to_ids("<extra_id_0>")
+    assert first == len(words) - 1
+    t5(vocab_size=len(words) + 28, pad_token_id=0, n_positions=64).save_pretrained(tmp_path / "hf")
+    words.save_pretrained(tmp_path / "hf")
+    call("import", tmp_path / "hf", "--to", tmp_path / "roots")
+    config = load_config(tmp_path / "roots" / "config.yaml")
+    assert (config.data.sentinel_token, config.data.begin_token) == (first, 0)
+    names = [f"<extra_id_{number}>" for number in range(len(sentinel_tokens(config)))]
+    assert words.convert_tokens_to_ids(names) == list(reversed(sentinel_tokens(config)))
+
+
+def test_sentinels_that_do_not_go_down_are_nobody_s(tmp_path: Path) -> None:
+    for ids, expected in (((7, 6), {"sentinel_token": 7}), ((6, 7), {}), ((7,), {})):
+        tokens = {f"<extra_id_{number}>": token for number, token in enumerate(ids)}
+        tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, **tokens}, unk_token="[UNK]"))
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        assert data_tokens(tmp_path, "encoder_decoder", {}) == expected
 
 
 def test_imported_bert_keeps_its_mask(tmp_path: Path) -> None:
