@@ -1,4 +1,4 @@
-"""Every legal combination of the parallel axes, and a few that cover each legal pair of values.
+"""Every legal combination of the parallel axes, and few that cover all pairs or more of values.
 
 The config's own rules decide what is legal, so that an axis joins by its values in AXES, and a
 model by its fields in MODELS.
@@ -94,10 +94,10 @@ class Combination:
         ]
         return ",".join([self.model, f"{self.ranks} ranks", *parts])
 
-    def pairs(self) -> set[tuple[Any, ...]]:
-        """Every two choices that this row has together."""
-        choices = [("model", self.model), ("ranks", self.ranks), *self.parallel.items()]
-        return set(combinations(choices, 2))
+    def choices(self, strength: int) -> set[tuple[Any, ...]]:
+        """Every `strength` choices that this row has together."""
+        chosen = [("model", self.model), ("ranks", self.ranks), *self.parallel.items()]
+        return set(combinations(chosen, strength))
 
 
 def config_of(prefix: Path, model: str, parallel: Mapping[str, Any], **sections: Any) -> RunConfig:
@@ -144,15 +144,18 @@ def _legal(prefix: Path) -> Iterator[Combination]:
         yield row
 
 
-def pairwise(rows: Sequence[Combination]) -> list[Combination]:
-    """Few of `rows` that together have every pair of choices that any of them has.
+def covering(rows: Sequence[Combination], strength: int = 2) -> list[Combination]:
+    """Few of `rows` that together have every pair (triple, ...) of choices that any of them has.
 
-    Greedy: ever the row with the most new pairs for the processes it takes.
+    Greedy: ever the row with the most new ones for the processes it takes.
     """
-    wanted = set().union(*(row.pairs() for row in rows))
+    missing = {row: row.choices(strength) for row in rows}
+    wanted = set().union(*missing.values())
     chosen = []
     while wanted:
-        best = max(rows, key=lambda row: len(row.pairs() & wanted) / (2 + row.ranks))
+        best = max(missing, key=lambda row: len(missing[row]) / (2 + row.ranks))
         chosen.append(best)
-        wanted -= best.pairs()
+        covered = missing[best]
+        wanted -= covered
+        missing = {row: rest - covered for row, rest in missing.items()}
     return chosen

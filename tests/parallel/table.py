@@ -1,9 +1,10 @@
 """The table of layouts: each legal combination of axes against one process, ten steps in fp32.
 
-    OMP_NUM_THREADS=1 python -m tests.parallel.table [--full] [--json FILE] [--only TEXT]
+    OMP_NUM_THREADS=1 python -m tests.parallel.table [--cover N | --full] [--only TEXT] [--json F]
 
-Without --full: the combinations that cover every pair of choices, which CI runs. With it: all. The
-report goes to the terminal and, as JSON, to tests/bench/results/layouts.json (--full) or FILE.
+Few combinations that together have every N choices that any legal one has: pairs, which CI runs,
+unless said. With --full all, for hours. The report goes to the terminal and, as JSON, to file F;
+tests/bench/results/layouts.json is such a report.
 """
 
 from __future__ import annotations
@@ -30,13 +31,11 @@ from tests.parallel.combinations import (
     MODELS,
     Combination,
     config_of,
+    covering,
     legal,
-    pairwise,
     reference_of,
 )
 from tests.parallel.layouts import train_curve
-
-RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results" / "layouts.json"
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,9 @@ def _line(result: Row, row: Combination) -> str:
 def main() -> None:
     """Run, print, write; exit code 1 if a combination differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="every legal combination")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--full", action="store_true", help="every legal combination")
+    chosen.add_argument("--cover", type=int, default=2, help="how many choices to see together")
     parser.add_argument("--only", default="", help="only combinations whose name has this text")
     parser.add_argument("--json", type=Path, help="file for the report")
     arguments = parser.parse_args()
@@ -125,7 +126,8 @@ def main() -> None:
         prefix = write_dataset(Path(folder) / "data")
         rows = legal(prefix)
         total = len(rows)
-        rows = rows if arguments.full else sorted(pairwise(rows), key=lambda row: row.ranks)
+        if not arguments.full:
+            rows = sorted(covering(rows, arguments.cover), key=lambda row: row.ranks)
         started = time.monotonic()
         done = run(prefix, [row for row in rows if arguments.only in row.name])
     minutes = (time.monotonic() - started) / 60
@@ -134,9 +136,9 @@ def main() -> None:
         f"{len(done)} of {total} legal combinations in {minutes:.1f} minutes: "
         f"{len(done) - different} equal to one process within {TOLERANCE:g}, {different} different"
     )
-    target = arguments.json or (RESULTS if arguments.full and not arguments.only else None)
-    if target is not None:
-        target.write_text(json.dumps(_report(done, total), indent=1) + "\n", encoding="utf-8")
+    if arguments.json is not None:
+        text = json.dumps(_report(done, total), indent=1)
+        arguments.json.write_text(text + "\n", encoding="utf-8")
     sys.exit(1 if different else 0)
 
 
