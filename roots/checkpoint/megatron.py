@@ -7,12 +7,9 @@ the layers in front, of which one layer at a time is read.
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +25,10 @@ from roots.checkpoint.exchange import (
 )
 from roots.checkpoint.hf.config_map import Fields, Refusal
 from roots.checkpoint.hf.model_files import common_dtype
-from roots.checkpoint.megatron_map import megatron_model, megatron_tensors
+from roots.checkpoint.megatron_arguments import differing_fields, megatron_model
+from roots.checkpoint.megatron_common import stored_arguments
+from roots.checkpoint.megatron_limits import refused_arguments, refused_fields
+from roots.checkpoint.megatron_map import megatron_tensors
 from roots.checkpoint.stream import TensorPlan
 from roots.config.load import load_config
 from roots.errors import RootsError, problem
@@ -52,8 +52,9 @@ def import_megatron(
 ) -> Exchanged:
     """Write the GPTModel in the folder `source` as the checkpoint `target`.
 
-    `config` is a YAML with the `model` section; without it the arguments in common.pt say what the
-    model is. Raises RootsError where neither does, and for tensors that do not fit.
+    `config` is a YAML with the `model` section, which has to agree with the arguments in common.pt
+    if there are any; without it they say what the model is. Raises RootsError where neither does,
+    for what ROOTS does not have, and for tensors that do not fit.
     """
     files = MegatronFiles(source)
     if _TABLE not in files.tensors:
@@ -62,12 +63,7 @@ def import_megatron(
         raise RootsError(problem(f"tensor {_TABLE}", None, rule, fix))
     table_rows = files.tensors[_TABLE].shape[0]
     kept = dtype or common_dtype(files.tensors.values())
-    fields = (
-        load_config(config).model.model_dump()
-        if config is not None
-        else _stored_model(source, table_rows)
-    )
-    made = run_config(fields, kept, None)
+    made = run_config(_model_fields(config, source, table_rows), kept, None)
     rules = list(megatron_tensors(made.model, table_rows))
     check_source(files, rules)
     with new_folder(target) as folder:
@@ -133,29 +129,27 @@ class MegatronFiles:
         self._boxes[name] = box
 
 
-def _stored_model(source: Path, table_rows: int) -> Fields:
-    """Fields of `model` from the arguments in common.pt. Raises RootsError."""
+def _model_fields(config: Path | None, source: Path, table_rows: int) -> Fields:
+    """Fields of `model` from `config`, or else from the arguments that the folder holds.
+
+    Raises RootsError with every value that cannot be imported and, where both are given, every
+    field in which they differ.
+    """
     path = source / _COMMON
-    try:
-        return megatron_model(_arguments(path), table_rows)
-    except Refusal as refusal:
-        subject = f"argument {refusal.key} of {path}"
-        raise RootsError(problem(subject, refusal.value, refusal.rule, refusal.fix)) from None
+    arguments = stored_arguments(path, needed=config is None)
+    model = None if config is None else load_config(config).model
+    fields = [] if model is None else refused_fields(model, table_rows)
+    refused = refused_arguments(arguments)
+    if model is not None and not refused:
+        known = {refusal.key for refusal in fields}
+        found = differing_fields(model, arguments)
+        fields += [refusal for refusal in found if refusal.key not in known]
+    lines = [_line(f"model.{refusal.key}", refusal) for refusal in fields]
+    lines += [_line(f"argument {refusal.key} of {path}", refusal) for refusal in refused]
+    if lines:
+        raise RootsError(*lines)
+    return megatron_model(arguments, table_rows) if model is None else model.model_dump()
 
 
-def _arguments(path: Path) -> Mapping[str, Any]:
-    """The run's arguments, read without running what a pickle might hold. Raises RootsError."""
-    fix = "give --config FILE with the `model` section of this model"
-    if not path.is_file():
-        raise RootsError(problem("arguments", str(path), "does not exist", fix))
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            tree = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        rule = f"is not readable as plain data ({str(error).splitlines()[0]})"
-        raise RootsError(problem("arguments", str(path), rule, fix)) from None
-    arguments = tree.get("args") if isinstance(tree, dict) else None
-    if arguments is None:
-        raise RootsError(problem("arguments", str(path), "holds no `args`", fix))
-    found: Mapping[str, Any] = vars(arguments)
-    return found
+def _line(subject: str, refusal: Refusal) -> str:
+    return problem(subject, refusal.value, refusal.rule, refusal.fix)

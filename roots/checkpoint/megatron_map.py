@@ -1,11 +1,9 @@
-"""GPTModel of Megatron-core against ROOTS: names of tensors, and the arguments of its runs."""
+"""GPTModel of Megatron-core against ROOTS: which of its tensors make which of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from roots.checkpoint.hf.config_map import Fields, Refusal
 from roots.checkpoint.hf.tensor_map import Part, Rule, same, taken
 from roots.config.model import ModelConfig
 
@@ -70,65 +68,3 @@ def _norm(model: ModelConfig, ours: str, theirs: str, size: int) -> Iterator[Rul
     yield Rule(f"{ours}.weight", (same(f"{theirs}weight", size),))
     if model.norm == "layer_norm" and model.bias:
         yield Rule(f"{ours}.bias", (same(f"{theirs}bias", size),))
-
-
-def megatron_model(arguments: Mapping[str, Any], table_rows: int) -> Fields:
-    """Fields of `model` from the arguments that Megatron-LM stores beside the weights.
-
-    Raises Refusal for what ROOTS does not have.
-    """
-    get = arguments.get
-    for name, allowed in (
-        ("num_experts", (None, 0)),
-        ("multi_latent_attention", (None, False)),
-        ("squared_relu", (None, False)),
-        ("rotary_interleaved", (None, False)),
-        ("position_embedding_type", ("learned_absolute", "rope")),
-        ("normalization", ("LayerNorm", "RMSNorm")),
-    ):
-        value = get(name, allowed[0])
-        if value not in allowed:
-            rule = f"must be one of {', '.join(str(item) for item in allowed)}"
-            fix = "ROOTS has no map for another value; give --config if the argument is not true"
-            raise Refusal(name, value, rule, fix)
-    bias = bool(get("add_bias_linear", True))
-    learned = get("position_embedding_type", "learned_absolute") == "learned_absolute"
-    lengths = (get("max_position_embeddings"), get("seq_length"))
-    window = get("window_size")
-    fields: Fields = {
-        "hidden_size": get("hidden_size"),
-        "num_layers": get("num_layers"),
-        "num_heads": get("num_attention_heads"),
-        "num_kv_heads": get("num_query_groups") if get("group_query_attention") else None,
-        "head_dim": get("kv_channels"),
-        "ffn_hidden_size": get("ffn_hidden_size"),
-        "vocab_size": get("vocab_size") or table_rows,
-        "sequence_length": next(length for length in (*lengths, 256) if length),
-        "position": "learned" if learned else "rotary",
-        "rotary_base": get("rotary_base", 10000),
-        "rotary_fraction": get("rotary_percent", 1.0),
-        "norm": "rms_norm" if get("normalization") == "RMSNorm" else "layer_norm",
-        "norm_epsilon": get("norm_epsilon", get("layernorm_epsilon", 1e-5)),
-        "norm_zero_centred": bool(get("apply_layernorm_1p", False)),
-        "activation": _activation(arguments),
-        "bias": bias,
-        "qkv_bias": bias or bool(get("add_qkv_bias", False)),
-        "qk_norm": bool(get("qk_layernorm", False)),
-        "tied_embeddings": not get("untie_embeddings_and_output_weights", False),
-        "dropout": get("hidden_dropout", 0.1),
-        "attention_dropout": get("attention_dropout", 0.1),
-        "init_std": get("init_method_std", 0.02),
-        "window": None if window is None or window[0] < 0 else window[0] + 1,
-    }
-    if get("use_rope_scaling", False):
-        factor = get("rope_scaling_factor", 8.0)
-        fields["rotary_scaling"] = {"kind": "llama3", "factor": factor, "original_length": 8192}
-    return fields
-
-
-def _activation(arguments: Mapping[str, Any]) -> str:
-    if arguments.get("swiglu", False):
-        return "swiglu"
-    # Its fused kernel computes the tanh form, its plain path the exact one.
-    fused = arguments.get("bias_gelu_fusion", True) and arguments.get("add_bias_linear", True)
-    return "gelu_tanh" if fused or arguments.get("openai_gelu", False) else "gelu"

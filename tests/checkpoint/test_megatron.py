@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import enum
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from roots.checkpoint.megatron import import_megatron
 from roots.cli.main import main
@@ -17,6 +20,10 @@ from roots.errors import RootsError
 from roots.generation.load import load_model
 from tests.helpers.megatron_model import KINDS, VOCABULARY, tokens
 from tests.helpers.sources import ROOT
+
+REMOVE = "if that was not so in the training, remove common.pt and give --config"
+GIVE = "give the config of the model that was trained; ROOTS maps no other GPTModel"
+SET = "set it so, or remove common.pt if the training had it otherwise"
 
 pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 
@@ -62,6 +69,81 @@ def test_config_serves_a_folder_without_arguments(saved: Path, tmp_path: Path) -
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
+class Backend(enum.Enum):
+    """A class that torch does not load as plain data, as Megatron's enums are."""
+
+    AUTO = 5
+
+
+def _copy(saved: Path, kind: str, target: Path) -> tuple[Path, Path, Namespace]:
+    """A folder to change, its common.pt, and the arguments in there."""
+    source = target / "iter_0000001"
+    shutil.copytree(saved / kind / "iter_0000001", source)
+    path = source / "common.pt"
+    return source, path, torch.load(path, weights_only=False)["args"]
+
+
+def _lines(source: Path, target: Path, config: Path | None = None) -> tuple[str, ...]:
+    with pytest.raises(RootsError) as caught:
+        import_megatron(source, target / "out", config=config)
+    assert not (target / "out").exists()
+    return caught.value.lines
+
+
+def test_objects_among_the_arguments_are_left_unread(saved: Path, tmp_path: Path) -> None:
+    """A run of Megatron-LM has some; only what is compared matters."""
+    source, path, arguments = _copy(saved, "gpt", tmp_path)
+    import_megatron(source, tmp_path / "plain")
+    arguments.attention_backend = Backend.AUTO
+    torch.save({"args": arguments, "iteration": 1}, path)
+    import_megatron(source, tmp_path / "objects")
+    for name in ("weights/part_00000.safetensors", "config.yaml"):
+        texts = {(tmp_path / folder / name).read_bytes() for folder in ("plain", "objects")}
+        assert len(texts) == 1
+
+
+def test_every_argument_without_a_field_is_refused_at_once(saved: Path, tmp_path: Path) -> None:
+    source, path, arguments = _copy(saved, "llama", tmp_path)
+    arguments.softmax_type = "off-by-one"
+    arguments.no_rope_freq = [0, 0, 1]
+    arguments.mtp_num_layers = 1
+    torch.save({"args": arguments}, path)
+    expected = (
+        f"argument mtp_num_layers of {path}=1: must be one of None, 0; {REMOVE}",
+        f"argument softmax_type of {path}='off-by-one': must be vanilla; {REMOVE}",
+        f"argument no_rope_freq of {path}=[0, 0, 1]: must be one of None, 0; {REMOVE}",
+    )
+    assert _lines(source, tmp_path) == expected
+    config = tmp_path / "mine.yaml"
+    config.write_text("model: {vocab_size: 90, norm_position: post, embedding_scale: 2.0}\n")
+    assert _lines(source, tmp_path, config) == (
+        f"model.norm_position='post': must be pre; {GIVE}",
+        f"model.embedding_scale=2.0: must be 1.0; {GIVE}",
+        *expected,
+    )
+
+
+def test_config_and_arguments_have_to_agree(saved: Path, tmp_path: Path) -> None:
+    """These fields leave no trace in names and shapes of tensors."""
+    source, path, _ = _copy(saved, "stretched", tmp_path)
+    import_megatron(source, tmp_path / "right")
+    config = tmp_path / "mine.yaml"
+    tree = yaml.safe_load((tmp_path / "right" / "config.yaml").read_text())
+    tree["model"] |= {"rotary_fraction": 0.25, "attention_scale": None, "activation": "geglu"}
+    tree["model"]["rotary_scaling"]["factor"] = 2.0
+    config.write_text(yaml.safe_dump(tree))
+    stated = "as the stored arguments have"
+    assert _lines(source, tmp_path, config) == (
+        f"model.rotary_fraction=0.25: must be 0.5, {stated} rotary_percent=0.5; {SET}",
+        "model.rotary_scaling={'kind': 'linear', 'factor': 2.0}: must be {'kind': 'linear', "
+        f"'factor': 3}}, {stated} rotary_seq_len_interpolation_factor=3; {SET}",
+        f"model.attention_scale: must be 0.4, {stated} softmax_scale=0.4; {SET}",
+        f"model.activation='geglu': must be 'swiglu', {stated} swiglu=True; {SET}",
+    )
+    path.unlink()
+    import_megatron(source, tmp_path / "out", config=config)
+
+
 def test_bad_folders_are_refused(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(RootsError) as caught:
         import_megatron(tmp_path, tmp_path / "out")
@@ -88,8 +170,8 @@ def test_bad_folders_are_refused(saved: Path, tmp_path: Path) -> None:
         import_megatron(source, tmp_path / "out")
     assert caught.value.lines == (
         f"argument position_embedding_type of {source / 'common.pt'}='mrope': must be one of "
-        "learned_absolute, rope; ROOTS has no map for another value; "
-        "give --config if the argument is not true",
+        "learned_absolute, rope, none; "
+        "if that was not so in the training, remove common.pt and give --config",
     )
     for path in source.glob("*.distcp"):
         path.unlink()

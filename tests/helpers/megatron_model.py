@@ -33,6 +33,19 @@ KINDS: dict[str, dict[str, Any]] = {
         "swiglu": False, "add_bias_linear": True, "bias_gelu_fusion": False,
         "untie_embeddings_and_output_weights": False,
     },
+    "stretched": {
+        "hidden_size": 40, "num_layers": 2, "num_attention_heads": 5, "kv_channels": 16,
+        "ffn_hidden_size": 30, "position_embedding_type": "rope", "rotary_percent": 0.5,
+        "rotary_seq_len_interpolation_factor": 3, "softmax_scale": 0.4, "qk_layernorm": True,
+        "normalization": "RMSNorm", "swiglu": True, "add_bias_linear": False,
+        "add_qkv_bias": True, "untie_embeddings_and_output_weights": True,
+    },
+    "unplaced": {
+        "hidden_size": 24, "num_layers": 2, "num_attention_heads": 2, "ffn_hidden_size": 40,
+        "position_embedding_type": "none", "normalization": "LayerNorm",
+        "swiglu": False, "add_bias_linear": True, "bias_gelu_fusion": False,
+        "untie_embeddings_and_output_weights": False,
+    },
 }  # fmt: skip
 
 
@@ -73,6 +86,10 @@ def _model(arguments: argparse.Namespace) -> torch.nn.Module:
         hidden_size=arguments.hidden_size,
         num_attention_heads=arguments.num_attention_heads,
         num_query_groups=getattr(arguments, "num_query_groups", None),
+        kv_channels=getattr(arguments, "kv_channels", None),
+        softmax_scale=getattr(arguments, "softmax_scale", None),
+        qk_layernorm=getattr(arguments, "qk_layernorm", False),
+        add_qkv_bias=getattr(arguments, "add_qkv_bias", False),
         ffn_hidden_size=arguments.ffn_hidden_size,
         normalization=arguments.normalization,
         layernorm_epsilon=arguments.norm_epsilon,
@@ -89,11 +106,17 @@ def _model(arguments: argparse.Namespace) -> torch.nn.Module:
     )
     return GPTModel(
         config=config,
-        transformer_layer_spec=get_gpt_layer_local_spec(normalization=arguments.normalization),
+        transformer_layer_spec=get_gpt_layer_local_spec(
+            normalization=arguments.normalization, qk_layernorm=config.qk_layernorm
+        ),
         vocab_size=arguments.padded_vocab_size,
         max_sequence_length=LENGTH,
         position_embedding_type=arguments.position_embedding_type,
         rotary_base=getattr(arguments, "rotary_base", 10000),
+        rotary_percent=getattr(arguments, "rotary_percent", 1.0),
+        seq_len_interpolation_factor=getattr(
+            arguments, "rotary_seq_len_interpolation_factor", None
+        ),
         share_embeddings_and_output_weights=not arguments.untie_embeddings_and_output_weights,
     )
 

@@ -1,0 +1,60 @@
+"""The arguments of a run of Megatron-LM, out of the common.pt beside its weights."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from roots.errors import RootsError, problem
+
+
+def stored_arguments(path: Path, *, needed: bool) -> Mapping[str, Any]:
+    """The arguments in the file `path`; none where it has none and they are not `needed`.
+
+    Nothing that the pickle names is run: objects of classes that torch does not know to be plain
+    data, such as Megatron's enums, are left empty. Raises RootsError.
+    """
+    fix = "give --config FILE with the `model` section of this model"
+    if not path.is_file():
+        if needed:
+            raise RootsError(problem("arguments", str(path), "does not exist", fix))
+        return {}
+    try:
+        tree = _load(path)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        rule = f"is not readable as plain data ({str(error).splitlines()[0]})"
+        remedy = fix if needed else "remove it, and the config alone says what the model is"
+        raise RootsError(problem("arguments", str(path), rule, remedy)) from None
+    arguments = tree.get("args") if isinstance(tree, dict) else None
+    if arguments is None:
+        if needed:
+            raise RootsError(problem("arguments", str(path), "holds no `args`", fix))
+        return {}
+    found: Mapping[str, Any] = vars(arguments)
+    return found
+
+
+def _load(path: Path) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(_Unread, name) for name in unknown]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class _Unread:
+    """Stands for an object of a class that is not loaded."""
+
+    def __new__(cls, *_: object) -> _Unread:
+        """Drop what the object was made from."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        """As in `__new__`."""
+
+    def __setstate__(self, _: object) -> None:
+        """Drop the attributes."""

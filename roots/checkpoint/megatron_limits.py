@@ -1,0 +1,158 @@
+"""What of a GPTModel has no counterpart in ROOTS, and what of ROOTS has none there: two tables.
+
+Names of arguments are those of Megatron-LM and of TransformerConfig in megatron-core 0.16.1. Left
+out are those that its forward pass ignores (openai_gelu, apply_residual_connection_post_layernorm),
+that cancel out (apply_query_key_layer_scaling), or that change precision or training alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from roots.checkpoint.hf.config_map import Refusal
+from roots.config.model import ModelConfig
+
+Arguments = Mapping[str, Any]
+Condition = Callable[[Mapping[str, Any]], bool]
+
+
+def always(_: Arguments) -> bool:
+    """The condition of what matters in every model."""
+    return True
+
+
+def rotates(arguments: Arguments) -> bool:
+    """Whether positions are rotary."""
+    return arguments.get("position_embedding_type") == "rope"
+
+
+def _gated(arguments: Arguments) -> bool:
+    return bool(arguments.get("swiglu") or arguments.get("quick_geglu"))
+
+
+def _not_gated(arguments: Arguments) -> bool:
+    return not _gated(arguments)
+
+
+def _stretched_as_llama3(arguments: Arguments) -> bool:
+    return rotates(arguments) and bool(arguments.get("use_rope_scaling"))
+
+
+def _has_window(arguments: Arguments) -> bool:
+    window = arguments.get("window_size")
+    return window is not None and window[0] >= 0
+
+
+def _looks_ahead(arguments: Arguments) -> bool:
+    return _has_window(arguments) and arguments["window_size"][1] != 0
+
+
+def _has_layer_norms(arguments: Arguments) -> bool:
+    return bool(arguments.get("normalization", "LayerNorm") == "LayerNorm")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A name of which only some values can be imported.
+
+    allowed: those values, the first being what a folder without the name means
+    matters: whether the name changes what a model with these values computes
+    rule:    said in place of the list of allowed values
+    """
+
+    name: str
+    allowed: tuple[Any, ...]
+    matters: Condition = always
+    rule: str = ""
+
+    def refusal(self, values: Mapping[str, Any], fix: str) -> Refusal | None:
+        """What is wrong with the value among `values`, or None."""
+        value = values.get(self.name, self.allowed[0])
+        if value in self.allowed or not self.matters(values):
+            return None
+        shown = ", ".join(str(item) for item in self.allowed)
+        choice = "must be one of" if len(self.allowed) > 1 else "must be"
+        return Refusal(self.name, value, self.rule or f"{choice} {shown}", fix)
+
+
+_OFF = (False, None)
+_ARGUMENTS = (
+    Limit("position_embedding_type", ("learned_absolute", "rope", "none")),
+    Limit("normalization", ("LayerNorm", "RMSNorm")),
+    Limit("add_bias_linear", (True,), _has_layer_norms, "must be True beside LayerNorm"),
+    Limit("num_experts", (None, 0)),
+    Limit("mtp_num_layers", (None, 0)),
+    Limit("multi_latent_attention", _OFF),
+    Limit("experimental_attention_variant", (None,)),
+    Limit("attention_output_gate", _OFF),
+    Limit("softmax_type", ("vanilla",)),
+    Limit("qk_l2_norm", _OFF),
+    Limit("window_size", (None,), _looks_ahead, "must end with 0, at the token itself"),
+    Limit("window_attn_skip_freq", (None,), _has_window),
+    Limit("rotary_interleaved", _OFF, rotates),
+    Limit("no_rope_freq", (None, 0), rotates),
+    Limit(
+        "rotary_seq_len_interpolation_factor",
+        (None, 1),
+        _stretched_as_llama3,
+        "must be None or 1 beside use_rope_scaling",
+    ),
+    Limit("squared_relu", _OFF),
+    Limit("quick_geglu", _OFF),
+    Limit("glu_linear_offset", (0, None), _gated),
+    Limit("activation_func_clamp_value", (None,), _gated),
+    Limit("use_te_activation_func", _OFF, _not_gated),
+    Limit("is_hybrid_model", _OFF),
+    Limit("heterogeneous_layers_config_path", (None,)),
+    Limit("spec", (None,)),
+)  # fmt: skip
+
+
+def _has_layer_norm(model: Mapping[str, Any]) -> bool:
+    return bool(model["norm"] == "layer_norm")
+
+
+_FIELDS = (
+    Limit("architecture", ("decoder",)),
+    Limit("position", ("learned", "rotary", "none")),
+    Limit("rotary_scaling.kind", ("none", "linear", "llama3")),
+    Limit("parallel_residual", (False,)),
+    Limit("norm_position", ("pre",)),
+    Limit("bias", (True,), _has_layer_norm, "must be True beside layer_norm"),
+    Limit("embedding_scale", (1.0,)),
+    Limit("embedding_norm", (False,)),
+    Limit("token_types", (0,)),
+    Limit("head_transform", (False,)),
+    Limit("head_bias", (False,)),
+    Limit("head_scale", (1.0,)),
+    Limit("moe.num_experts", (0,)),
+)
+
+
+def refused_arguments(arguments: Arguments) -> list[Refusal]:
+    """Every argument whose value ROOTS has no field for."""
+    fix = "if that was not so in the training, remove common.pt and give --config"
+    found = (limit.refusal(arguments, fix) for limit in _ARGUMENTS)
+    return [refusal for refusal in found if refusal is not None]
+
+
+def refused_fields(model: ModelConfig, table_rows: int) -> list[Refusal]:
+    """Every field whose value no GPTModel has, or whose tensors ROOTS does not map."""
+    fix = "give the config of the model that was trained; ROOTS maps no other GPTModel"
+    values = dict(_flat(model.model_dump()))
+    found = [limit.refusal(values, fix) for limit in _FIELDS]
+    if model.vocab_size > table_rows:
+        rule = f"must be at most {table_rows}, the rows of the stored table"
+        found.append(Refusal("vocab_size", model.vocab_size, rule, fix))
+    return [refusal for refusal in found if refusal is not None]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields of nested sections with dotted names."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

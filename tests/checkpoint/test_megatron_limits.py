@@ -1,0 +1,142 @@
+"""What cannot be imported from a GPTModel is refused by name, one line each."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from roots.checkpoint.megatron_arguments import _MAPPED, differing_fields, megatron_model
+from roots.checkpoint.megatron_limits import _ARGUMENTS, refused_arguments, refused_fields
+from roots.config.model import ModelConfig
+
+ROPE = {"position_embedding_type": "rope"}
+SWIGLU = {"swiglu": True}
+OFF = "must be one of False, None"
+# Of the parser of Megatron-LM; all others are fields of megatron-core's TransformerConfig.
+PARSED = {
+    "position_embedding_type", "num_experts", "rotary_seq_len_interpolation_factor",
+    "squared_relu", "quick_geglu", "heterogeneous_layers_config_path", "spec",
+    "group_query_attention", "max_position_embeddings", "rotary_base", "rotary_percent",
+    "use_rope_scaling", "rope_scaling_factor", "norm_epsilon",
+    "apply_layernorm_1p", "swiglu", "bias_gelu_fusion", "untie_embeddings_and_output_weights",
+}  # fmt: skip
+
+
+def _refused(arguments: dict[str, Any]) -> list[tuple[str, object, str]]:
+    return [(item.key, item.value, item.rule) for item in refused_arguments(arguments)]
+
+
+@pytest.mark.parametrize(
+    "name, value, rule, beside",
+    [
+        ("position_embedding_type", "yarn", "must be one of learned_absolute, rope, none", {}),
+        ("normalization", "DyT", "must be one of LayerNorm, RMSNorm", {}),
+        ("add_bias_linear", False, "must be True beside LayerNorm", {}),
+        ("num_experts", 8, "must be one of None, 0", {}),
+        ("mtp_num_layers", 1, "must be one of None, 0", {}),
+        ("multi_latent_attention", True, OFF, {}),
+        ("experimental_attention_variant", "dsa", "must be None", {}),
+        ("attention_output_gate", True, OFF, {}),
+        ("softmax_type", "learnable", "must be vanilla", {}),
+        ("qk_l2_norm", True, OFF, {}),
+        ("window_size", (4, 2), "must end with 0, at the token itself", {}),
+        ("window_attn_skip_freq", 2, "must be None", {"window_size": (4, 0)}),
+        ("rotary_interleaved", True, OFF, ROPE),
+        ("no_rope_freq", 4, "must be one of None, 0", ROPE),
+        (
+            "rotary_seq_len_interpolation_factor",
+            2,
+            "must be None or 1 beside use_rope_scaling",
+            {**ROPE, "use_rope_scaling": True},
+        ),
+        ("squared_relu", True, OFF, {}),
+        ("quick_geglu", True, OFF, {}),
+        ("glu_linear_offset", 1.0, "must be one of 0, None", SWIGLU),
+        ("activation_func_clamp_value", 7.0, "must be None", SWIGLU),
+        ("use_te_activation_func", True, OFF, {}),
+        ("is_hybrid_model", True, OFF, {}),
+        ("heterogeneous_layers_config_path", "layers.json", "must be None", {}),
+        ("spec", ["mine", "spec"], "must be None", {}),
+    ],
+)
+def test_an_argument_without_a_field_is_refused(
+    name: str, value: object, rule: str, beside: dict[str, Any]
+) -> None:
+    assert _refused(beside) == []
+    assert _refused({**beside, name: value}) == [(name, value, rule)]
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"rotary_interleaved": True, "no_rope_freq": 2},
+        {"window_attn_skip_freq": 2, "window_size": (-1, -1)},
+        {"activation_func_clamp_value": 7.0, "glu_linear_offset": 1.0},
+        {"use_te_activation_func": True, **SWIGLU},
+        {"add_bias_linear": False, "normalization": "RMSNorm"},
+        {"openai_gelu": True, "apply_residual_connection_post_layernorm": True},
+    ],
+)
+def test_what_changes_no_number_is_not_refused(harmless: dict[str, Any]) -> None:
+    assert _refused(harmless) == []
+
+
+def test_the_tables_name_what_megatron_has() -> None:
+    transformer = pytest.importorskip("megatron.core.transformer.transformer_config")
+    fields = {field.name for field in dataclasses.fields(transformer.TransformerConfig)}
+    names = {limit.name for limit in _ARGUMENTS} | {name for row in _MAPPED for name in row.names}
+    assert names - fields == PARSED
+
+
+@pytest.mark.parametrize(
+    "changed, key, rule",
+    [
+        ({"architecture": "encoder"}, "architecture", "must be decoder"),
+        ({"position": "alibi"}, "position", "must be one of learned, rotary, none"),
+        ({"position": "sinusoidal"}, "position", "must be one of learned, rotary, none"),
+        ({"position": "relative"}, "position", "must be one of learned, rotary, none"),
+        (
+            {"position": "rotary", "rotary_scaling": {"kind": "ntk", "factor": 2}},
+            "rotary_scaling.kind",
+            "must be one of none, linear, llama3",
+        ),
+        ({"parallel_residual": True}, "parallel_residual", "must be False"),
+        ({"norm_position": "post"}, "norm_position", "must be pre"),
+        ({"bias": False}, "bias", "must be True beside layer_norm"),
+        ({"embedding_scale": 16.0}, "embedding_scale", "must be 1.0"),
+        ({"embedding_norm": True}, "embedding_norm", "must be False"),
+        ({"token_types": 2}, "token_types", "must be 0"),
+        ({"head_transform": True}, "head_transform", "must be False"),
+        ({"head_bias": True}, "head_bias", "must be False"),
+        ({"head_scale": 0.5}, "head_scale", "must be 1.0"),
+        ({"moe": {"num_experts": 4}}, "moe.num_experts", "must be 0"),
+        ({"vocab_size": 97}, "vocab_size", "must be at most 96, the rows of the stored table"),
+    ],
+)
+def test_a_field_without_tensors_or_counterpart_is_refused(
+    changed: dict[str, Any], key: str, rule: str
+) -> None:
+    assert refused_fields(ModelConfig(vocab_size=96), 96) == []
+    found = refused_fields(ModelConfig(**{"vocab_size": 96, **changed}), 96)
+    assert [(item.key, item.rule) for item in found] == [(key, rule)]
+
+
+def test_a_model_agrees_with_the_arguments_it_was_read_from() -> None:
+    """Null, given or resolved: head size, groups and MLP width stand for the same model."""
+    arguments = {
+        "hidden_size": 48, "num_layers": 2, "num_attention_heads": 6, "kv_channels": None,
+        "group_query_attention": False, "num_query_groups": 1, "ffn_hidden_size": 192,
+        "use_rope_scaling": True, "rope_scaling_factor": 4.0, "window_size": [7, 0], **ROPE,
+    }  # fmt: skip
+    model = ModelConfig(**megatron_model(arguments, 96))
+    assert model.rotary_scaling.kind == "llama3"
+    assert model.window == 8
+    assert list(differing_fields(model, arguments)) == []
+    other = model.model_copy(update={"num_kv_heads": 2, "window": 7, "init_std": 1.0})
+    assert [item.key for item in differing_fields(other, arguments)] == ["num_kv_heads", "window"]
+
+
+def test_absent_arguments_are_not_compared() -> None:
+    assert list(differing_fields(ModelConfig(activation="relu", window=3), {})) == []
