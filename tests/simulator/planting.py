@@ -1,8 +1,9 @@
 """Libraries of the simulator with a bug in them, and runs of the tests that should find it.
 
 The sources that a bug touches are compiled from a changed copy, without optimisation, which takes a
-quarter of the time, and linked with the objects of the unchanged ones. Tests run in processes of their own: forked from one that has imported torch, or,
-with sanitizers, which must come first in a process, started anew.
+quarter of the time, and linked with the objects of the unchanged ones. Tests run in processes of
+their own: forked from one that has imported torch, or, with sanitizers, which must come first in a
+process, started anew.
 """
 
 from __future__ import annotations
