@@ -26,7 +26,12 @@ from roots.parallel.shard import Shard
 def universal_checkpoint_info(
     shards: Iterable[tuple[str, Shard]], tensor_size: int
 ) -> dict[str, Any]:
-    """Compose the client state for `save_checkpoint`.
+    """Compose the client state for `save_checkpoint`; nothing where experts are spread out.
+
+    The tool puts a parameter together from the parts of its name that all replicas hold, but those
+    of a spread-out expert have the same name on every rank of the expert axis and are different
+    experts: their parts would be joined to one tensor of no meaning. Without its entry the tool
+    says that it is missing and converts nothing.
 
     `shards` are (DeepSpeed's parameter name, record) of every parameter of the model, over all
     pipeline stages; `tensor_size` is the tensor-parallel degree.
@@ -35,6 +40,8 @@ def universal_checkpoint_info(
     fused: list[dict[str, Any]] = []
     widths: dict[str, list[list[int]]] = {}
     for name, shard in shards:
+        if shard.expert:
+            return {}
         pattern = re.escape(name) + "$"
         if shard.dim is None or tensor_size == 1:
             replicated.append(pattern)

@@ -22,9 +22,14 @@ def train(
     from roots.config import load_config
     from roots.config.rules import batch_rule, has_training_data
     from roots.device import launch_environment
+    from roots.planner.stages import balanced_stages_have_experts
 
     environment = launch_environment()
-    rules = [has_training_data, batch_rule(environment.world_size)]
+    rules = [
+        has_training_data,
+        balanced_stages_have_experts,
+        batch_rule(environment.world_size),
+    ]
     try:
         loaded = load_config(config, overrides or (), rules=rules)
     except RootsError as error:

@@ -64,6 +64,7 @@ def report(verdict: Verdict) -> dict[str, Any]:
         "first_difference": None if first is None else first.describe(),
         "ranks": verdict.ranks,
         "device": verdict.device,
+        "reduced": list(verdict.reduced),
         "seconds": round(verdict.seconds, 1),
         "parallel": verdict.config.parallel.model_dump(mode="json"),
         "model": verdict.config.model.model_dump(mode="json"),
@@ -94,6 +95,8 @@ def _print_table(verdict: Verdict) -> None:
         f"ZeRO {parallel.zero_stage}, recompute {parallel.recompute}; "
         "against one process, in fp32"
     )
+    for line in verdict.reduced:
+        typer.echo(f"not as in the config: {line}")
     typer.echo(
         f"model: {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, "
         f"{model.sequence_length} tokens; loss {losses[0]:.4f} to {losses[-1]:.4f} "

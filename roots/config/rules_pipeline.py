@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from roots.config.partition import nearest_for_pair
 from roots.errors import problem
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def enough_layers_for_stages(config: RunConfig) -> Iterator[str]:
     else:
         rule = (
             f"has {parallel.num_stages} stages with parallel.pipeline_schedule=dualpipev, two a "
-            f"rank, and each needs one of model.num_layers={layers}"
+            f"rank, and each needs one of {_layers_of(config)}={layers}"
         )
         most = layers // 2
         less = f"set parallel.pipeline to {most} or less" if most > 1 else "use 1f1b"
@@ -56,16 +58,41 @@ def partition_covers_layers(config: RunConfig) -> Iterator[str]:
         return
     share, rest = divmod(layers, stages)
     even = [share + (stage < rest) for stage in range(stages)]
+    if config.model.encoder_layers and stages > 1:
+        even = nearest_for_pair(even, config.model.encoder_layers)
     if len(blocks) != stages:
         rule = f"must have one number for each of the {stages} stages, not {len(blocks)}"
     elif min(blocks) < 1:
         rule = "must give every stage at least one block"
     elif sum(blocks) != layers:
-        rule = f"must sum to model.num_layers={layers}, not {sum(blocks)}"
+        rule = f"must sum to {_layers_of(config)}={layers}, not {sum(blocks)}"
     else:
         return
     yield problem(
         "parallel.pipeline_partition", list(blocks), rule, f"set it to {even}, or to uniform"
+    )
+
+
+def stages_hold_one_stack(config: RunConfig) -> Iterator[str]:
+    """An explicit partition cuts an encoder-decoder at the end of the encoder, as the named ones do
+    (roots/config/partition.py, pair_boundaries).
+
+    Numbers would be right without it, but on a stage of both stacks the encoder's part would run
+    backward twice: DeepSpeed runs one backward pass for each tensor that a stage sends.
+    """
+    blocks, source = config.parallel.pipeline_partition, config.model.encoder_layers
+    if isinstance(blocks, str) or not source or len(blocks) == 1:
+        return
+    whole = sum(blocks) == config.model.num_layers + source and min(blocks) > 0
+    if not whole or len(blocks) != config.parallel.num_stages or source in accumulate(blocks):
+        return
+    yield problem(
+        "parallel.pipeline_partition",
+        list(blocks),
+        f"must cut at the end of the encoder, so that its first numbers sum to {source} "
+        "(model.num_encoder_layers), because a stage of both stacks runs the encoder's part "
+        "backward twice",
+        f"set it to {nearest_for_pair(blocks, source)}, or to uniform",
     )
 
 
@@ -85,6 +112,7 @@ PIPELINE_RULES = (
     enough_layers_for_stages,
     schedule_needs_pipeline,
     partition_covers_layers,
+    stages_hold_one_stack,
     every_of_recompute,
 )
 

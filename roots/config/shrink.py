@@ -26,9 +26,10 @@ def shrink(config: RunConfig, ranks: int, data: dict[str, Any]) -> RunConfig:
 
     Kept: every choice (norms, activations, positions, tying, dropout, routing, schedule, partition,
     ZeRO, recompute), the ratio of query to key heads, and the degrees, which are halved in turn
-    while they need more than `ranks`. Left out: what changes numbers by design (16-bit rounding,
-    quantized communication), and pairs of texts, for which corrupted spans stand. Raises RootsError
-    if no small model is legal.
+    while they need more than `ranks`; experts stay spread out, over two ranks at least, if `ranks`
+    are even. Left out: what changes numbers by design (16-bit rounding, quantized communication),
+    and pairs of texts, for which corrupted spans stand. Raises RootsError if no small model is
+    legal.
     """
     tree = config.model_dump(mode="json")
     _shrink_degrees(tree, ranks)
@@ -50,15 +51,45 @@ def one_process(config: RunConfig) -> RunConfig:
     return checked_config(tree)
 
 
+def reduced_degrees(config: RunConfig, small: RunConfig, ranks: int) -> tuple[str, ...]:
+    """One line for every degree that `small` has lower than `config`, and why."""
+    before, now = config.parallel, small.parallel
+    beside = " with experts spread out" if now.expert > 1 else ""
+    lines = [
+        f"parallel.{name}={getattr(now, name)} instead of {getattr(before, name)}, "
+        f"to fit {ranks} ranks{beside}"
+        for name in _DEGREES
+        if getattr(now, name) < getattr(before, name)
+    ]
+    replicas = ranks // now.model_ranks
+    for name, kind in (("expert", "dense "), ("zero_hpz_partition_size", "")):
+        if getattr(now, name) != getattr(before, name):
+            lines.append(
+                f"parallel.{name}={getattr(now, name)} instead of {getattr(before, name)}, to "
+                f"divide the {replicas} ranks that hold the same {kind}parameters"
+            )
+    return tuple(lines)
+
+
+def _model_size(parallel: dict[str, Any]) -> int:
+    """Processes that hold one copy of the model."""
+    return int(parallel["tensor"] * parallel["pipeline"])
+
+
 def _replica_size(parallel: dict[str, Any]) -> int:
     """Processes that hold one replica."""
-    return int(parallel["tensor"] * parallel["pipeline"] * parallel.get("context", 1))
+    return _model_size(parallel) * int(parallel["context"])
 
 
 def _shrink_degrees(tree: dict[str, Any], ranks: int) -> None:
-    """Reduce the largest degree in turn until a replica divides `ranks`, at 1 it always does."""
+    """Reduce the largest degree in turn until a replica divides `ranks`, at 1 it always does.
+
+    Where experts are spread out and `ranks` are even, they leave two ranks that hold the same dense
+    parameters, or more.
+    """
     parallel = tree["parallel"]
-    while ranks % _replica_size(parallel):
+    spread = 2 if parallel["expert"] > 1 and ranks % 2 == 0 else 1
+    while ranks % (_model_size(parallel) * math.lcm(parallel["context"], spread)):
         name = max(_DEGREES, key=lambda name: int(parallel.get(name, 1)))
         parallel[name] = _next_smaller(parallel[name])
         parallel["pipeline_partition"] = "parameters"
@@ -68,9 +99,9 @@ def _shrink_degrees(tree: dict[str, Any], ranks: int) -> None:
         parallel["pipeline_schedule"] = "1f1b"
         parallel["pipeline_partition"] = "parameters"
     # hpZ and experts cut the ranks that hold the same dense parameters: context x data.
-    replicas = ranks // int(parallel["tensor"] * parallel["pipeline"])
-    for name in ("zero_hpz_partition_size", "expert"):
-        parallel[name] = math.gcd(replicas, parallel[name])
+    replicas = ranks // _model_size(parallel)
+    for name, least in (("zero_hpz_partition_size", 1), ("expert", spread)):
+        parallel[name] = max(math.gcd(replicas, parallel[name]), least)
 
 
 def _next_smaller(degree: int) -> int:

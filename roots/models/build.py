@@ -22,14 +22,6 @@ from roots.models.options import BuildOptions
 from roots.models.pair_blocks import CrossBlock, EncoderBlock, MemoryNorm, SourceBlock
 from roots.parallel.mesh import Mesh
 from roots.parallel.placement import Placement
-from roots.planner.parameters import (
-    block_parameters,
-    count_parameters,
-    encoder_block_parameters,
-    final_norm_parameters,
-    head_bias_parameters,
-    head_transform_parameters,
-)
 
 LayerKind = Literal["embedding", "source_block", "block", "norm", "transform", "head"]
 TIED_KEY = "embedding"
@@ -41,15 +33,12 @@ TIED_WEIGHT = "tokens.weight"
 class LayerFactory:
     """One layer of the model, not yet built.
 
-    parameter_count: parameters of the global (unsharded) layer; a tied head counts its own copy,
-                     which it has where it is built on another stage than the embedding
-    tied_key:        equal for layers that share the matrix `TIED_WEIGHT`, None for the others
+    tied_key: equal for layers that share the matrix `TIED_WEIGHT`, None for the others
     """
 
     kind: LayerKind
     name: str
     build: Callable[[], nn.Module]
-    parameter_count: int
     tied_key: str | None = None
 
 
@@ -63,25 +52,21 @@ def model_layers(model: ModelConfig, mesh: Mesh, options: BuildOptions) -> list[
     process builds from one list.
     """
     make = _Maker(model, mesh, options)
-    counts = count_parameters(model)
     tied_key = TIED_KEY if model.tied_embeddings else None
-    final_size = final_norm_parameters(model)
-    head_size = counts.token_embedding + head_bias_parameters(model)
-    layers = [LayerFactory("embedding", "embedding", make.embedding, counts.embedding, tied_key)]
+    final_norm = model.norm_position == "pre"
+    layers = [LayerFactory("embedding", "embedding", make.embedding, tied_key)]
     for index in range(model.encoder_layers):
-        build, size = partial(make.source_block, index), encoder_block_parameters(model)
-        layers.append(LayerFactory("source_block", f"encoder.layers.{index}", build, size))
-    if model.encoder_layers and final_size:
-        layers.append(LayerFactory("norm", "encoder.final_norm", make.memory_norm, final_size))
+        build = partial(make.source_block, index)
+        layers.append(LayerFactory("source_block", f"encoder.layers.{index}", build))
+    if model.encoder_layers and final_norm:
+        layers.append(LayerFactory("norm", "encoder.final_norm", make.memory_norm))
     for index in range(model.num_layers):
-        build, size = partial(make.block, index), block_parameters(model, index)
-        layers.append(LayerFactory("block", f"layers.{index}", build, size))
-    if final_size:
-        layers.append(LayerFactory("norm", "final_norm", make.final_norm, final_size))
+        layers.append(LayerFactory("block", f"layers.{index}", partial(make.block, index)))
+    if final_norm:
+        layers.append(LayerFactory("norm", "final_norm", make.final_norm))
     if model.head_transform:
-        size = head_transform_parameters(model)
-        layers.append(LayerFactory("transform", "head_transform", make.head_transform, size))
-    layers.append(LayerFactory("head", "head", make.head, head_size, tied_key))
+        layers.append(LayerFactory("transform", "head_transform", make.head_transform))
+    layers.append(LayerFactory("head", "head", make.head, tied_key))
     return layers
 
 

@@ -20,7 +20,6 @@ from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
 from roots.log import get_logger
-from roots.parallel.partition import pair_boundaries, stage_boundaries
 from roots.parallel.topology import Topology
 
 _logger = get_logger(__name__)
@@ -45,10 +44,6 @@ class Layer(Protocol):
         """Makes the module."""
 
     @property
-    def parameter_count(self) -> int:
-        """Parameters of the whole layer: its weight when stages are balanced."""
-
-    @property
     def tied_key(self) -> str | None:
         """Equal for layers that share a weight."""
 
@@ -65,13 +60,12 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
         layers: Sequence[Layer],
         topology: Topology,
         *,
-        partition: str | tuple[int, ...],
+        blocks: Sequence[int],
         tied_weight: str,
     ) -> None:
         """Build this rank's share of `layers`.
 
-        partition:   "parameters" balances stages by parameters, "uniform" by number of blocks; or
-                     the number of blocks of every stage
+        blocks:      the number of blocks of every stage (roots/planner/stages.py)
         tied_weight: path of the tied weight inside both of its modules
         """
         self.layers = layers
@@ -87,7 +81,7 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
                     num_dp=topology.axis_size("replica"),
                 ),
                 loss_fn=self._loss,
-                partition_method=partition,
+                partition_method=tuple(blocks),
                 activation_checkpoint_interval=0,
             )
         self._count_once(tied_weight)
@@ -95,19 +89,14 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
         cuts = ", ".join(layers[start].name for start in self.parts[1:-1])
         _logger.info("pipeline: %s to %s, cut before %s", first.name, last.name, cuts)
 
-    def _partition_layers(self, method: str | tuple[int, ...] = "parameters") -> None:
+    def _partition_layers(self, method: tuple[int, ...] = ()) -> None:
         """Cut between blocks, so that every stage holds at least one.
 
         DeepSpeed's own partition may leave a stage with the embedding alone. Its ZeRO then has one
         parameter group less there, calls fewer collectives than the others, and all of them hang.
         """
-        starts, weights, num_source = _units(self.layers, method)
-        if not isinstance(method, str):
-            cuts = [0, *accumulate(method)]
-        elif num_source:
-            cuts = pair_boundaries(weights[:num_source], weights[num_source:], self.num_stages)
-        else:
-            cuts = stage_boundaries(weights, self.num_stages)
+        starts = _starts(self.layers)
+        cuts = [0, *accumulate(method)]
         assert (len(cuts), cuts[-1]) == (self.num_stages + 1, len(starts)), f"{method} is illegal"
         self.parts = [*(starts[cut] for cut in cuts[:-1]), len(self.layers)]
         stage = self._topo.get_coord(self.global_rank).pipe
@@ -138,30 +127,18 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
 class FoldedPipeline(DualPipeVModule, Pipeline):  # type: ignore[misc]  # deepspeed has no type hints
     """This rank's two stages of a pipeline folded into a V: r, and 2 x ranks - 1 - r.
 
-    The first rank holds both ends, so a tied weight is one parameter with one gradient. `partition`
+    The first rank holds both ends, so a tied weight is one parameter with one gradient. `blocks`
     is about all 2 x ranks stages, in the order of the layers.
 
     Communication: as in Pipeline, but in both directions at once, and nothing for a tied weight.
     """
 
 
-def _units(
-    layers: Sequence[Layer], method: str | tuple[int, ...]
-) -> tuple[list[int], list[int], int]:
-    """(where the units that stay together start, their weights, how many are an encoder's).
-
-    A unit is one block; the embedding goes with the first, what is no block with the one before it.
-    """
+def _starts(layers: Sequence[Layer]) -> list[int]:
+    """Where each block begins, with what stays on its stage: the embedding goes with the first, and
+    what is no block with the one before it."""
     places = [index for index, layer in enumerate(layers) if layer.kind in _BLOCKS]
-    starts = [0, *places[1:]]
-    weights = [1] * len(starts)
-    if method == "parameters":
-        stops = [*starts[1:], len(layers)]
-        weights = [
-            sum(layer.parameter_count for layer in layers[start:stop])
-            for start, stop in zip(starts, stops, strict=True)
-        ]
-    return starts, weights, sum(layer.kind == "source_block" for layer in layers)
+    return [0, *places[1:]]
 
 
 class HeadSlot(nn.Module):

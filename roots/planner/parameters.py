@@ -76,6 +76,28 @@ def count_parameters(model: ModelConfig) -> ParameterCounts:
     )
 
 
+def layer_parameters(model: ModelConfig) -> dict[str, int]:
+    """Parameters of every layer of models.build.model_layers, by its name and in its order.
+
+    A tied head counts its own copy, which it has where it is built on another stage than the
+    embedding.
+    """
+    counts, final_norm = count_parameters(model), final_norm_parameters(model)
+    sizes = {"embedding": counts.embedding}
+    for layer in range(model.encoder_layers):
+        sizes[f"encoder.layers.{layer}"] = encoder_block_parameters(model)
+    if model.encoder_layers and final_norm:
+        sizes["encoder.final_norm"] = final_norm
+    for layer in range(model.num_layers):
+        sizes[f"layers.{layer}"] = block_parameters(model, layer)
+    if final_norm:
+        sizes["final_norm"] = final_norm
+    if model.head_transform:
+        sizes["head_transform"] = head_transform_parameters(model)
+    sizes["head"] = counts.token_embedding + head_bias_parameters(model)
+    return sizes
+
+
 def position_parameters(model: ModelConfig) -> int:
     """Learned position vectors, or tables of relative positions, of one or two stacks."""
     if model.position == "learned":

@@ -20,11 +20,9 @@ from deepspeed.utils import groups
 from torch import nn
 
 from roots.config.run import RunConfig
-from roots.errors import RootsError, problem
 from roots.parallel.mesh import Mesh
 from roots.parallel.mpu import real_group
-from roots.parallel.process import all_gather_object
-from roots.parallel.shard import expert_group_name, is_spread_expert
+from roots.parallel.shard import expert_group_name
 
 _MARKER = "deepspeed_experts_marker"
 
@@ -44,13 +42,11 @@ class _Marker(DeepSpeedMoE):  # type: ignore[misc]  # deepspeed has no type hint
 def announced_experts(module: nn.Module, config: RunConfig, mesh: Mesh) -> Iterator[None]:
     """Within it deepspeed.initialize(module) learns of spread-out experts; every rank must call.
 
-    Raises RootsError on all ranks if a pipeline stage has none, because DeepSpeed would then take
-    part in fewer reductions there than elsewhere, and all stages would wait for ever.
+    Each has some: see roots.config.rules_experts, expert_stage_problems.
     """
     if mesh.expert.size == 1:
         yield
         return
-    _check_every_stage(module, mesh)
     name = expert_group_name(mesh.expert.size)
     groups._EXPERT_PARALLEL_GROUP[name] = real_group(mesh.expert, mesh)
     groups._EXPERT_PARALLEL_GROUP_RANKS[name] = list(mesh.expert.ranks)
@@ -76,11 +72,3 @@ def files_of_a_dense_model(engine: Any) -> Iterator[None]:
         yield
     finally:
         engine.has_moe_layers = had
-
-
-def _check_every_stage(module: nn.Module, mesh: Mesh) -> None:
-    has = all_gather_object(mesh.pipeline, any(map(is_spread_expert, module.parameters())))
-    if False in has:
-        rule = f"leaves pipeline stage {has.index(False)} without experts to spread out"
-        fix = "use parallel.expert=1, fewer stages, or a smaller model.moe.every"
-        raise RootsError(problem("parallel.expert", mesh.expert.size, rule, fix))

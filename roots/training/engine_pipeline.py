@@ -8,13 +8,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from roots.config.rules_experts import expert_stage_problems
 from roots.config.run import BatchPlan, RunConfig
 from roots.data.batch import Batch
 from roots.device import Device
+from roots.errors import RootsError
 from roots.models.build import TIED_WEIGHT, model_layers
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.parallel.pipeline import FoldedPipeline, Pipeline
+from roots.planner.stages import blocks_of_stages
 from roots.training.engine import Engine, initialise_deepspeed
 from roots.training.engine_accelerator import join_process_group
 from roots.training.engine_experts import announced_experts
@@ -59,15 +62,20 @@ def build_pipeline_engine(
     fill: Callable[[nn.Module], None],
 ) -> PipelineEngine:
     """Build this rank's stage, or two with DualPipeV, let `fill` give them values, and put them
-    under DeepSpeed."""
+    under DeepSpeed. Raises RootsError if experts are spread out and a stage has none."""
     # PipelineModule communicates while it is built.
     join_process_group(device)
     options = replace(BuildOptions.of_run(config), device=device.torch)
     folded = config.parallel.pipeline_schedule == "dualpipev"
+    blocks = blocks_of_stages(config)
+    # `roots train` has asked before; here it holds for every way to get here, alike on all ranks.
+    lines = list(expert_stage_problems(config, blocks))
+    if lines:
+        raise RootsError(*lines, speaks=mesh.rank == 0)
     stage = (FoldedPipeline if folded else Pipeline)(
         model_layers(config.model, mesh, options),
         mesh.topology,
-        partition=config.parallel.pipeline_partition,
+        blocks=blocks,
         tied_weight=TIED_WEIGHT,
     )
     fill(stage)

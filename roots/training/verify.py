@@ -6,6 +6,8 @@ which reads its config from a folder and leaves its curve and its log there.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import pickle
 import socket
@@ -20,7 +22,7 @@ import numpy as np
 
 from roots.config.load import dump_config
 from roots.config.run import RunConfig
-from roots.config.shrink import one_process, shrink
+from roots.config.shrink import one_process, reduced_degrees, shrink
 from roots.data.indexed import IndexedWriter
 from roots.device import device_count, rank_environment
 from roots.errors import ExitCode, RootsError, problem
@@ -34,7 +36,7 @@ _DOCUMENTS, _LONGEST_DOCUMENT = 200, 40
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was compared, and what came out."""
+    """What was compared, and what came out; `reduced` says which degrees were made smaller."""
 
     config: RunConfig
     ranks: int
@@ -42,13 +44,14 @@ class Verdict:
     comparison: Comparison
     reference: Curve
     seconds: float
+    reduced: tuple[str, ...] = ()
 
 
 def verify(config: RunConfig, ranks: int, folder: Path) -> Verdict:
     """Train the small copy of `config` on one process and on `ranks`, and compare.
 
     `folder` gets configs, data, curves, and a log of every rank. Raises RootsError where no small
-    copy is legal, or where a rank fails, with the last line of its log.
+    copy is legal, or where a rank fails, as `launch` does.
     """
     started = time.monotonic()
     prefix = folder / "data"
@@ -60,17 +63,27 @@ def verify(config: RunConfig, ranks: int, folder: Path) -> Verdict:
     curves = launch(small, ranks, folder / "layout", on_gpus)
     seconds = time.monotonic() - started
     comparison = compare(reference, curves, TOLERANCE)
-    return Verdict(small, ranks, "cuda" if on_gpus else "cpu", comparison, reference, seconds)
+    device = "cuda" if on_gpus else "cpu"
+    reduced = reduced_degrees(config, small, ranks)
+    return Verdict(small, ranks, device, comparison, reference, seconds, reduced)
 
 
 def default_ranks(config: RunConfig, most: int) -> int:
     """Processes to start where nobody says: two replicas, so that ZeRO has something to divide.
 
-    At most `most`, of which the layout then takes a divisor of its degrees.
+    A multiple of what experts are spread over, or of two where that would be more than `most`.
+    Where one replica is too many already, the largest power of two: `shrink` halves the degrees to
+    fit it, and would leave none of them on an odd number of ranks.
     """
-    replica = config.parallel.model_ranks * config.parallel.context
-    wanted = replica * max(2, config.parallel.zero_hpz_partition_size)
-    return next(size for size in (wanted, replica, most) if size <= most)
+    parallel = config.parallel
+    replica = parallel.model_ranks * parallel.context
+    wanted = replica * max(2, parallel.zero_hpz_partition_size)
+    sizes = [
+        parallel.model_ranks * math.lcm(replicas, expert)
+        for expert in dict.fromkeys((parallel.expert, min(2, parallel.expert)))
+        for replicas in (wanted // parallel.model_ranks, parallel.context)
+    ]
+    return next(size for size in (*sizes, 1 << most.bit_length() - 1) if size <= most)
 
 
 def write_documents(prefix: Path, vocab_size: int) -> None:
@@ -88,8 +101,9 @@ def write_documents(prefix: Path, vocab_size: int) -> None:
 def launch(config: RunConfig, ranks: int, folder: Path, on_gpus: bool) -> list[Curve]:
     """Train `config` with `ranks` processes; their curves by rank.
 
-    Raises RootsError naming the rank that failed first, its last line and its log; the others are
-    ended then, as they are after TIMEOUT_SECONDS.
+    Raises a rank's own RootsError, with its exit code; of any other failure one naming the rank
+    that failed first, its last line and its log. The others are ended then, as they are after
+    TIMEOUT_SECONDS.
     """
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
@@ -125,6 +139,11 @@ def curve_file(folder: Path, rank: int) -> Path:
     return folder / f"rank_{rank}.curve"
 
 
+def error_file(folder: Path, rank: int) -> Path:
+    """Where `rank` leaves the lines and the exit code of the RootsError with which it ended."""
+    return folder / f"rank_{rank}.error"
+
+
 def _wait(processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     running = dict(enumerate(processes))
@@ -134,12 +153,25 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
             if code == 0:
                 del running[rank]
             elif code is not None:
+                _raise_told(folder, len(processes))
                 raise _failure(folder, rank, f"ended with exit code {code}")
         if running and time.monotonic() > deadline:
             raise _failure(folder, min(running), f"did not end within {TIMEOUT_SECONDS:.0f} s")
         if running:
             # Ends early when the first of them ends; the others are looked at again soon.
             _await_one(next(iter(running.values())))
+
+
+def _raise_told(folder: Path, ranks: int) -> None:
+    """Raise the RootsError of the first rank that left one, if any did.
+
+    Whichever rank is seen to end first: others may have ended because they lost that one.
+    """
+    for rank in range(ranks):
+        path = error_file(folder, rank)
+        if path.exists():
+            told = json.loads(path.read_text(encoding="utf-8"))
+            raise RootsError(*told["lines"], exit_code=ExitCode(told["exit_code"]))
 
 
 def _await_one(process: subprocess.Popen[bytes]) -> None:

@@ -10,10 +10,11 @@ from roots.config import parse_config
 from roots.config.rules import RULES
 from roots.config.rules_data import DATA_RULES
 from roots.config.rules_encoder import ENCODER_RULES
+from roots.config.rules_experts import EXPERT_RULES
 from roots.errors import RootsError
 
 # Rules with a test file of their own.
-ELSEWHERE = (*DATA_RULES, *ENCODER_RULES)
+ELSEWHERE = (*DATA_RULES, *ENCODER_RULES, *EXPERT_RULES)
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "heads_divide_hidden": (
         {"model": {"hidden_size": 64, "num_heads": 5, "num_kv_heads": 5}},
@@ -81,51 +82,18 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "DeepSpeed partitions among neighbouring ranks, and those hold different tensor shards; "
         "set parallel.tensor=1, or parallel.zero_hpz_partition_size=1",
     ),
-    "experts_in_decoders": (
-        {"model": {"architecture": "encoder", "position": "rotary", "moe": {"num_experts": 4}}},
-        "model.moe.num_experts=4: needs model.architecture=decoder, but it is encoder; "
-        "set model.moe.num_experts=0, or model.architecture=decoder",
-    ),
-    "top_k_of_the_experts": (
-        {"model": {"moe": {"num_experts": 4, "top_k": 5}}},
-        "model.moe.top_k=5: must be at most model.moe.num_experts=4; set it to 4 or less",
-    ),
-    "some_layer_has_experts": (
-        {"model": {"moe": {"num_experts": 4, "every": 5}}},
-        "model.moe.every=5: leaves none of model.num_layers=4 blocks with experts; "
-        "set it to 4 or less, or model.moe.num_experts=0",
-    ),
-    "gate_has_shared_experts": (
-        {"model": {"moe": {"num_experts": 4, "shared_expert_gate": True}}},
-        "model.moe.shared_expert_gate=True: has no effect with model.moe.num_shared_experts=0; "
-        "set model.moe.num_shared_experts, or model.moe.shared_expert_gate=false",
-    ),
-    "tensor_divides_experts": (
+    "stages_hold_one_stack": (
         {
-            "model": {"moe": {"num_experts": 4, "ffn_hidden_size": 30}},
-            "parallel": {"tensor": 4},
+            "model": {
+                "architecture": "encoder_decoder",
+                "num_encoder_layers": 3,
+                "num_layers": 5,
+            },
+            "parallel": {"pipeline": 3, "pipeline_partition": [2, 2, 4]},
         },
-        "model.moe.ffn_hidden_size=30: must be divisible by parallel.tensor=4; "
-        "set it to 32, or change parallel.tensor",
-    ),
-    "expert_axis_divides_experts": (
-        {"model": {"moe": {"num_experts": 8}}, "parallel": {"expert": 3}},
-        "parallel.expert=3: must divide model.moe.num_experts=8; set parallel.expert=2",
-    ),
-    "zero_with_expert_axis": (
-        {"model": {"moe": {"num_experts": 8}}, "parallel": {"expert": 2, "zero_stage": 3}},
-        "parallel.zero_stage=3: must be 2 or less with parallel.expert=2, because DeepSpeed's ZeRO "
-        "3 takes all replicas for holders of the same experts; "
-        "set parallel.zero_stage=2, or parallel.expert=1",
-    ),
-    "capacity_counts_whole_sequences": (
-        {
-            "model": {"moe": {"num_experts": 4, "capacity_factor": 1.5}},
-            "parallel": {"context": 2},
-        },
-        "model.moe.capacity_factor=1.5: cannot be set with parallel.context=2, because an expert's "
-        "first tokens are counted along the whole sequence; "
-        "set model.moe.capacity_factor=null, or parallel.context=1",
+        "parallel.pipeline_partition=[2, 2, 4]: must cut at the end of the encoder, so that its "
+        "first numbers sum to 3 (model.num_encoder_layers), because a stage of both stacks runs "
+        "the encoder's part backward twice; set it to [2, 1, 5], or to uniform",
     ),
     "zero_with_pipeline": (
         {"parallel": {"pipeline": 2, "zero_stage": 2}},
@@ -225,29 +193,6 @@ def test_tensor_degree_that_does_not_divide_heads_is_named_for_every_size() -> N
     assert caught.value.lines[0] == (
         "parallel.tensor=3: must divide model.num_heads=4; "
         "set parallel.tensor to one of 1, 2, 4, or change model.num_heads"
-    )
-
-
-def test_expert_axis_of_a_dense_model_is_refused() -> None:
-    with pytest.raises(RootsError) as caught:
-        parse_config({"parallel": {"expert": 2}})
-    assert caught.value.lines == (
-        "parallel.expert=2: spreads out experts, but model.moe.num_experts=0; "
-        "set parallel.expert=1, or model.moe.num_experts",
-    )
-
-
-def test_expert_axis_that_does_not_divide_the_replicas_is_refused() -> None:
-    tree = {
-        "model": {"moe": {"num_experts": 8}},
-        "parallel": {"expert": 4, "tensor": 2},
-        "training": {"micro_batch_size": 1, "global_batch_size": 12},
-    }
-    with pytest.raises(RootsError) as caught:
-        parse_config(tree).plan_batch(world_size=12)
-    assert caught.value.lines == (
-        "parallel.expert=4: must divide the 6 ranks that hold the same dense parameters; "
-        "set parallel.expert=2, or start a multiple of 4 times the ranks of one model",
     )
 
 

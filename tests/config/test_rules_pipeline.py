@@ -54,6 +54,41 @@ def test_what_a_pipeline_and_zero_cannot_do_is_refused(parallel: dict[str, Any],
     assert caught.value.lines == (line,)
 
 
+def test_both_stacks_are_named_where_a_partition_does_not_cover_them() -> None:
+    model = {"architecture": "encoder_decoder", "num_encoder_layers": 1, "num_layers": 5}
+    with pytest.raises(RootsError) as caught:
+        parse_config({"model": model, "parallel": {"pipeline": 2, "pipeline_partition": [3, 4]}})
+    assert caught.value.lines == (
+        "parallel.pipeline_partition=[3, 4]: must sum to model.num_encoder_layers + "
+        "model.num_layers=6, not 7; set it to [1, 5], or to uniform",
+    )
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "blocks", "fits"),
+    [
+        (2, [3, 5], True),
+        (3, [1, 2, 5], True),
+        (3, [3, 1, 4], True),
+        (4, [2, 1, 3, 2], True),
+        (1, [8], True),
+        (2, [4, 4], False),
+        (4, [1, 1, 2, 4], False),
+    ],
+)
+def test_a_cut_lies_between_encoder_and_decoder(
+    pipeline: int, blocks: list[int], fits: bool
+) -> None:
+    """One stage holds the whole model and is no pipeline."""
+    model = {"architecture": "encoder_decoder", "num_encoder_layers": 3, "num_layers": 5}
+    parallel = {"pipeline": pipeline, "pipeline_partition": blocks}
+    if fits:
+        parse_config({"model": model, "parallel": parallel})
+        return
+    with pytest.raises(RootsError, match="must cut at the end of the encoder"):
+        parse_config({"model": model, "parallel": parallel})
+
+
 def test_dualpipev_needs_micro_batches_to_fill_the_v() -> None:
     parallel = {"pipeline": 2, "pipeline_schedule": "dualpipev", "pipeline_partition": [1, 1, 1, 1]}
     training = {"micro_batch_size": 2, "global_batch_size": 12}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from roots.config import load_config, parse_config
-from roots.config.shrink import VERIFY_STEPS, one_process, shrink
+from roots.config.shrink import VERIFY_STEPS, one_process, reduced_degrees, shrink
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DATA = {"train": ["prefix"], "valid": []}
@@ -101,3 +101,53 @@ def test_every_stage_of_a_small_copy_has_experts() -> None:
         {"model": pair, "parallel": {"pipeline": 2, "pipeline_partition": [4, 4]}}
     )
     assert shrink(config, 2, DATA).model.encoder_layers == 2
+
+
+def test_experts_stay_spread_out_whatever_the_other_degrees_and_what_gives_way_is_told() -> None:
+    model = {"num_layers": 8, "moe": {"num_experts": 12}}
+    cases: tuple[tuple[dict[str, int], int, tuple[int, int, int], tuple[str, ...]], ...] = (
+        ({"tensor": 2, "expert": 2}, 4, (2, 1, 2), ()),
+        (
+            {"tensor": 2, "expert": 4},
+            2,
+            (1, 1, 2),
+            (
+                "parallel.tensor=1 instead of 2, to fit 2 ranks with experts spread out",
+                "parallel.expert=2 instead of 4, to divide the 2 ranks that hold the same dense "
+                "parameters",
+            ),
+        ),
+        (
+            {"pipeline": 4, "expert": 3},
+            4,
+            (1, 2, 2),
+            (
+                "parallel.pipeline=2 instead of 4, to fit 4 ranks with experts spread out",
+                "parallel.expert=2 instead of 3, to divide the 2 ranks that hold the same dense "
+                "parameters",
+            ),
+        ),
+        (
+            {"expert": 4},
+            3,
+            (1, 1, 1),
+            (
+                "parallel.expert=1 instead of 4, to divide the 3 ranks that hold the same dense "
+                "parameters",
+            ),
+        ),
+    )
+    for parallel, ranks, degrees, lines in cases:
+        config = parse_config({"model": model, "parallel": parallel})
+        small = shrink(config, ranks, DATA)
+        assert degrees == (small.parallel.tensor, small.parallel.pipeline, small.parallel.expert)
+        assert reduced_degrees(config, small, ranks) == lines
+        assert small.model.moe.num_experts % small.parallel.expert == 0
+
+
+def test_a_smaller_second_partition_of_zero_is_told() -> None:
+    config = parse_config({"parallel": {"zero_stage": 3, "zero_hpz_partition_size": 8}})
+    assert reduced_degrees(config, shrink(config, 4, DATA), 4) == (
+        "parallel.zero_hpz_partition_size=4 instead of 8, to divide the 4 ranks that hold the same "
+        "parameters",
+    )

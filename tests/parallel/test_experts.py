@@ -203,12 +203,14 @@ def overflow_of_last_expert(engine: Engine, step: int) -> None:
 
 
 def test_a_pipeline_stage_without_experts_to_spread_is_refused(prefix: Path) -> None:
-    config = config_of(prefix, "capacity", {**EP2, "pipeline": 2})
-    moe = config.model.moe.model_copy(update={"every": 4})
-    model = config.model.model_copy(update={"moe": moe})
+    """Where nobody has asked before: stages are balanced by parameters, and the first has a table
+    that weighs more than a block with experts."""
+    config = config_of(prefix, "dropless", {**EP2, "pipeline": 2})
+    model = config.model.model_copy(update={"token_types": 4000})
     with pytest.raises(RankFailure) as caught:
         run_distributed(train_curve, 4, config.model_copy(update={"model": model}))
     assert (
-        "parallel.expert=2: leaves pipeline stage 0 without experts to spread out; "
-        "use parallel.expert=1, fewer stages, or a smaller model.moe.every"
+        "parallel.pipeline_partition='parameters': leaves pipeline stage 0 without experts, which "
+        "parallel.expert=2 spreads out over the replicas of every pipeline rank; "
+        "set it to [2, 2], or parallel.expert=1"
     ) in str(caught.value)

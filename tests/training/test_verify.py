@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,7 @@ def test_the_command_proves_a_layout_and_leaves_its_logs(
     report = json.loads(capfd.readouterr().out)
     assert report["equal"]
     assert report["first_difference"] is None
+    assert report["reduced"] == []
     assert report["parallel"]["pipeline_schedule"] == "dualpipev"
     assert len(report["losses"]) == 10
     assert max(each["relative"] for each in report["differences"]) < report["tolerance"] == 1e-5
@@ -78,7 +82,7 @@ def test_a_difference_has_its_own_exit_code_and_is_named(
     curve = Curve(losses=[4.0, 3.0])
 
     def pretend(*_: Any) -> verify.Verdict:
-        return verify.Verdict(config, 4, "cpu", comparison, curve, 1.0)
+        return verify.Verdict(config, 4, "cpu", comparison, curve, 1.0, ("parallel.expert=2",))
 
     monkeypatch.setattr(verify, "verify", pretend)
     (tmp_path / "run.yaml").write_text("{}\n")
@@ -86,21 +90,60 @@ def test_a_difference_has_its_own_exit_code_and_is_named(
         cli.main(["verify", str(tmp_path / "run.yaml")])
     assert caught.value.code == ExitCode.DIFFERENT
     lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "not as in the config: parallel.expert=2"
     assert f"   5.0e-01            {BROKEN}  DIFFERS" in lines
     assert lines[-1] == (
         f"different: first gradient of {BROKEN} at step 3 on ranks 0, 2, relative 5.0e-01"
     )
 
 
-@pytest.mark.distributed
-def test_a_rank_that_fails_is_named_with_its_last_words_and_its_log(tmp_path: Path) -> None:
+def one_rank(tmp_path: Path) -> RootsError:
+    """What is raised where one rank is to train on data that are not there."""
     config = shrink(parse_config({}), 1, {"train": [str(tmp_path / "absent")], "valid": []})
     with pytest.raises(RootsError) as caught:
         verify.launch(config, 1, tmp_path / "ranks", on_gpus=False)
-    (line,) = caught.value.lines
-    assert line.startswith("rank 0: ended with exit code 1 (")
-    assert "absent" in line
+    return caught.value
+
+
+@pytest.mark.distributed
+def test_a_mistake_that_a_rank_finds_keeps_its_line_and_exit_code(tmp_path: Path) -> None:
+    error = one_rank(tmp_path)
+    (line,) = error.lines
+    assert line == (
+        f"data.train[0].prefix: {tmp_path / 'absent'}.idx: no such file; "
+        "check data.train and data.valid, or run `roots preprocess`"
+    )
+    assert error.exit_code == ExitCode.BAD_INPUT
+    log = (tmp_path / "ranks" / "rank_0.log").read_text(encoding="utf-8")
+    assert log.splitlines()[-1] == f"roots: error: {line}"
+    assert "Traceback" not in log
+
+
+@pytest.mark.distributed
+def test_a_rank_that_fails_is_named_with_its_last_words_and_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_python(*_: Any) -> dict[str, str]:
+        return {**os.environ, "PYTHONHOME": str(tmp_path)}
+
+    monkeypatch.setattr(verify, "rank_environment", without_python)
+    error = one_rank(tmp_path)
+    (line,) = error.lines
+    log = (tmp_path / "ranks" / "rank_0.log").read_text(encoding="utf-8")
+    assert line.startswith(f"rank 0: ended with exit code 1 ({log.strip().splitlines()[-1]}); ")
     assert line.endswith(f"read {tmp_path / 'ranks' / 'rank_0.log'}")
+    assert error.exit_code == ExitCode.BUG
+
+
+def test_ranks_that_lost_another_do_not_hide_its_mistake(tmp_path: Path) -> None:
+    told = {"lines": ["data.train=3: is odd; use 4"], "exit_code": int(ExitCode.BAD_INPUT)}
+    verify.error_file(tmp_path, 1).write_text(json.dumps(told))
+    ends = [[sys.executable, "-c", f"raise SystemExit({code})"] for code in (1, 2)]
+    processes = [subprocess.Popen(command) for command in ends]
+    with processes[0], processes[1], pytest.raises(RootsError) as caught:
+        verify._wait(processes, tmp_path)
+    assert caught.value.lines == ("data.train=3: is odd; use 4",)
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
 
 
 def test_ranks_are_two_replicas_where_the_machine_takes_them() -> None:
@@ -108,4 +151,15 @@ def test_ranks_are_two_replicas_where_the_machine_takes_them() -> None:
     assert verify.default_ranks(config, 8) == 8
     assert verify.default_ranks(config, 7) == 4
     assert verify.default_ranks(config, 2) == 2
+    spread = parse_config({"parallel": {"expert": 4}, "model": {"moe": {"num_experts": 8}}})
+    assert verify.default_ranks(spread, 8) == 4
+    assert verify.default_ranks(spread, 3) == 2
+    assert verify.default_ranks(spread, 1) == 1
+    parallel = {"expert": 4, "tensor": 2, "pipeline": 2}
+    spread = parse_config({"parallel": parallel, "model": {"moe": {"num_experts": 8}}})
+    assert verify.default_ranks(spread, 16) == 16
+    assert verify.default_ranks(spread, 8) == 8
+    # Seven ranks would hold seven replicas; four have room for degrees.
+    assert verify.default_ranks(spread, 7) == 4
+    assert verify.default_ranks(parse_config({"parallel": {"tensor": 4}}), 3) == 2
     assert torch.cuda.is_available() or 1 <= verify.most_ranks() <= 8

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roots.parallel.partition import pair_boundaries, stage_boundaries
+from roots.config.partition import cut_blocks, nearest_for_pair, pair_boundaries, stage_boundaries
 
 
 def heaviest(weights: list[int], boundaries: list[int]) -> int:
@@ -53,3 +53,27 @@ def test_no_stage_has_blocks_of_two_stacks(
     every = [cuts for cuts in combinations(range(1, len(weights)), stages - 1) if border in cuts]
     best = min(heaviest(weights, [0, *cuts, len(weights)]) for cuts in every)
     assert heaviest(weights, found) == best
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.data())
+def test_no_partition_of_one_stack_a_stage_is_nearer(
+    blocks: list[int], data: st.DataObject
+) -> None:
+    layers = sum(blocks)
+    num_source = data.draw(st.integers(1, layers - 1))
+    found = nearest_for_pair(blocks, num_source)
+    cuts, wish = list(accumulate(found))[:-1], list(accumulate(blocks))[:-1]
+    assert (len(found), sum(found), min(found) > 0) == (len(blocks), layers, True)
+    assert num_source in cuts
+    every = [each for each in combinations(range(1, layers), len(blocks) - 1) if num_source in each]
+    moves = [sum(abs(a - b) for a, b in zip(each, wish, strict=True)) for each in every]
+    assert sum(abs(a - b) for a, b in zip(cuts, wish, strict=True)) == min(moves)
+
+
+def test_a_partition_is_read_as_blocks_or_made_even_in_blocks_or_weights() -> None:
+    weights = [9, 1, 1, 1]
+    assert cut_blocks([3, 1], weights, 0, 2) == [0, 3, 4]
+    assert cut_blocks("uniform", weights, 0, 2) == [0, 2, 4]
+    assert cut_blocks("parameters", weights, 0, 2) == [0, 1, 4]
+    assert cut_blocks("uniform", weights, 3, 2) == [0, 3, 4]
+    assert cut_blocks("uniform", weights, 3, 1) == [0, 4]

@@ -58,5 +58,48 @@ def pair_boundaries(
     return min(found)[1]
 
 
+def cut_blocks(
+    partition: str | Sequence[int], weights: Sequence[int], num_source: int, num_stages: int
+) -> list[int]:
+    """Where `parallel.pipeline_partition` cuts the blocks of a model, of which the first
+    `num_source` are those of an encoder that a decoder reads.
+
+    partition: "parameters" balances `weights`, "uniform" the number of blocks; or the number of
+               blocks of every stage
+    weights:   parameters of every block, with those of the layers that stay beside it
+    Returns num_stages + 1 boundaries.
+    """
+    if not isinstance(partition, str):
+        return [0, *accumulate(partition)]
+    if partition == "uniform":
+        weights = [1] * len(weights)
+    if num_source and num_stages > 1:
+        return pair_boundaries(weights[:num_source], weights[num_source:], num_stages)
+    return stage_boundaries(weights, num_stages)
+
+
+def nearest_for_pair(blocks: Sequence[int], num_source: int) -> list[int]:
+    """The partition nearest to `blocks` in which every stage holds blocks of one stack alone.
+
+    One cut goes to the end of the encoder's `num_source` blocks, others only out of its way: of all
+    such partitions the one whose cuts move by the fewest blocks together. Needs at least two
+    stages, each with a block, and blocks of both stacks.
+    """
+    cuts = [0, *accumulate(blocks)]
+    num_stages, items = len(blocks), cuts[-1]
+    found: list[tuple[int, list[int]]] = []
+    for first in range(1, num_stages):
+        if first > num_source or num_stages - first > items - num_source:
+            continue
+        border = [num_source + stage - first for stage in range(num_stages + 1)]
+        moved = [
+            *map(min, cuts[:first], border[:first]),
+            num_source,
+            *map(max, cuts[first + 1 :], border[first + 1 :]),
+        ]
+        found.append((sum(abs(a - b) for a, b in zip(moved, cuts, strict=True)), moved))
+    return [stop - start for start, stop in pairwise(min(found)[1])]
+
+
 def _heaviest(weights: Sequence[int], boundaries: Sequence[int]) -> int:
     return max(sum(weights[start:stop]) for start, stop in pairwise(boundaries))
