@@ -60,7 +60,8 @@ def written_by_generate(
 
 def assert_alike(found: list[Hypothesis], expected: list[tuple[list[int], float]]) -> None:
     for hypothesis, (text, score) in zip(found, expected, strict=True):
-        assert [*hypothesis.token_ids, *[END] * hypothesis.finished] == text
+        end = [END] if hypothesis.stopped_by == "end_of_document" else []
+        assert [*hypothesis.token_ids, *end] == text
         assert hypothesis.score == pytest.approx(score, rel=1e-4)
 
 
@@ -89,5 +90,5 @@ def test_texts_and_scores_are_those_of_the_original(
                 batch_size=batch_size,
             )
             assert_alike(found, expected)
-        ended += sum(hypothesis.finished for hypothesis in found)
+        ended += sum(each.stopped_by == "end_of_document" for each in found)
     assert 0 < ended < len(SEEDS) * len(LENGTHS), "some texts end, and some reach the limit"
