@@ -17,11 +17,12 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from roots.files import write_atomically
 from roots.training.verify import TOLERANCE
 from roots.training.verify_compare import Comparison, Curve, compare
 from tests.helpers.distributed import run_distributed
@@ -71,8 +72,10 @@ def compare_row(prefix: Path, row: Combination, reference: Curve) -> Comparison:
     return compare(reference, curves, TOLERANCE)
 
 
-def run(prefix: Path, rows: Sequence[Combination]) -> list[Row]:
-    """Run all rows and print each; one that fails counts as different."""
+def run(
+    prefix: Path, rows: Sequence[Combination], report: Callable[[Sequence[Row]], None]
+) -> list[Row]:
+    """Run all rows, print each and report those so far; one that fails counts as different."""
     print(f"{len(rows)} combinations; largest relative differences over ten steps and all ranks")
     print("    loss      norm  gradient    weight  seconds  combination", flush=True)
     references = {model: reference_curve(prefix, model) for model in {row.model for row in rows}}
@@ -80,6 +83,7 @@ def run(prefix: Path, rows: Sequence[Combination]) -> list[Row]:
     for row in rows:
         done.append(_measured(prefix, row, references[row.model]))
         print(_line(done[-1], row), flush=True)
+        report(done)
     return done
 
 
@@ -129,17 +133,21 @@ def main() -> None:
         if not arguments.full:
             rows = sorted(covering(rows, arguments.cover), key=lambda row: row.ranks)
         started = time.monotonic()
-        done = run(prefix, [row for row in rows if arguments.only in row.name])
+        chosen_rows = [row for row in rows if arguments.only in row.name]
+        done = run(prefix, chosen_rows, lambda done: _write(arguments.json, done, total))
     minutes = (time.monotonic() - started) / 60
     different = sum(not row.equal for row in done)
     print(
         f"{len(done)} of {total} legal combinations in {minutes:.1f} minutes: "
         f"{len(done) - different} equal to one process within {TOLERANCE:g}, {different} different"
     )
-    if arguments.json is not None:
-        text = json.dumps(_report(done, total), indent=1)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
     sys.exit(1 if different else 0)
+
+
+def _write(path: Path | None, done: Sequence[Row], total: int) -> None:
+    """The report of the rows so far, so that a run of hours that is ended leaves what it found."""
+    if path is not None:
+        write_atomically(path, json.dumps(_report(done, total), indent=1) + "\n")
 
 
 def _report(done: Sequence[Row], total: int) -> dict[str, Any]:
