@@ -10,6 +10,7 @@ from roots.checkpoint.hf.config_map import Fields, Refusal
 from roots.checkpoint.megatron_limits import Arguments, Condition, always, rotates
 from roots.config.model import RESOLVED_FIELDS, ModelConfig
 
+_ZERO_CENTRED = ("apply_layernorm_1p", "layernorm_zero_centered_gamma")
 _POSITIONS = {"learned_absolute": "learned", "rope": "rotary", "none": "none"}
 
 
@@ -100,6 +101,11 @@ def _epsilon(arguments: Arguments) -> Any:
     return arguments.get("norm_epsilon", arguments.get("layernorm_epsilon", 1e-5))
 
 
+def _zero_centred(arguments: Arguments) -> bool:
+    """Older parsers store the name of the option, newer ones that of TransformerConfig."""
+    return any(arguments.get(name, False) for name in _ZERO_CENTRED)
+
+
 def _activation(arguments: Arguments) -> str:
     if arguments.get("swiglu", False):
         return "swiglu"
@@ -142,7 +148,7 @@ _MAPPED = (
     Mapped("qk_norm", ("qk_layernorm",), _flag("qk_layernorm")),
     Mapped("norm", ("normalization",), _norm),
     Mapped("norm_epsilon", ("norm_epsilon", "layernorm_epsilon"), _epsilon),
-    Mapped("norm_zero_centred", ("apply_layernorm_1p",), _flag("apply_layernorm_1p")),
+    Mapped("norm_zero_centred", _ZERO_CENTRED, _zero_centred),
     Mapped("activation", ("swiglu", "bias_gelu_fusion"), _activation),
     Mapped("bias", ("add_bias_linear",), _bias),
     Mapped("qkv_bias", ("add_qkv_bias", "add_bias_linear"), _qkv_bias),

@@ -40,6 +40,14 @@ def _stretched_as_llama3(arguments: Arguments) -> bool:
     return rotates(arguments) and bool(arguments.get("use_rope_scaling"))
 
 
+def _rotates_odd(arguments: Arguments) -> bool:
+    """It then turns one dimension more, ours one less."""
+    size = arguments.get("kv_channels")
+    if not size:
+        size = arguments.get("hidden_size", 0) // arguments.get("num_attention_heads", 1)
+    return rotates(arguments) and int(size * arguments["rotary_percent"]) % 2 == 1
+
+
 def _has_window(arguments: Arguments) -> bool:
     window = arguments.get("window_size")
     return window is not None and window[0] >= 0
@@ -78,6 +86,7 @@ class Limit:
 
 
 _OFF = (False, None)
+_EVEN = "must leave an even number of dimensions to rotate"
 _ARGUMENTS = (
     Limit("position_embedding_type", ("learned_absolute", "rope", "none")),
     Limit("normalization", ("LayerNorm", "RMSNorm")),
@@ -93,6 +102,7 @@ _ARGUMENTS = (
     Limit("window_attn_skip_freq", (None,), _has_window),
     Limit("rotary_interleaved", _OFF, rotates),
     Limit("no_rope_freq", (None, 0), rotates),
+    Limit("rotary_percent", (1.0,), _rotates_odd, _EVEN),
     Limit(
         "rotary_seq_len_interpolation_factor",
         (None, 1),
@@ -114,10 +124,23 @@ def _has_layer_norm(model: Mapping[str, Any]) -> bool:
     return bool(model["norm"] == "layer_norm")
 
 
+def _has_odd_rotation(model: Mapping[str, Any]) -> bool:
+    size = model["head_dim"] or model["hidden_size"] // model["num_heads"]
+    return model["position"] == "rotary" and int(size * model["rotary_fraction"]) % 2 == 1
+
+
+def _is_llama3(model: Mapping[str, Any]) -> bool:
+    return bool(model["rotary_scaling.kind"] == "llama3")
+
+
 _FIELDS = (
     Limit("architecture", ("decoder",)),
     Limit("position", ("learned", "rotary", "none")),
+    Limit("rotary_fraction", (1.0,), _has_odd_rotation, _EVEN),
     Limit("rotary_scaling.kind", ("none", "linear", "llama3")),
+    Limit("rotary_scaling.original_length", (8192,), _is_llama3),
+    Limit("rotary_scaling.low_frequency", (1.0,), _is_llama3),
+    Limit("rotary_scaling.high_frequency", (4.0,), _is_llama3),
     Limit("parallel_residual", (False,)),
     Limit("norm_position", ("pre",)),
     Limit("bias", (True,), _has_layer_norm, "must be True beside layer_norm"),

@@ -14,6 +14,7 @@ from roots.config.model import ModelConfig
 ROPE = {"position_embedding_type": "rope"}
 SWIGLU = {"swiglu": True}
 OFF = "must be one of False, None"
+EVEN = "must leave an even number of dimensions to rotate"
 # Of the parser of Megatron-LM; all others are fields of megatron-core's TransformerConfig.
 PARSED = {
     "position_embedding_type", "num_experts", "rotary_seq_len_interpolation_factor",
@@ -45,6 +46,8 @@ def _refused(arguments: dict[str, Any]) -> list[tuple[str, object, str]]:
         ("window_attn_skip_freq", 2, "must be None", {"window_size": (4, 0)}),
         ("rotary_interleaved", True, OFF, ROPE),
         ("no_rope_freq", 4, "must be one of None, 0", ROPE),
+        ("rotary_percent", 0.25, EVEN, {**ROPE, "hidden_size": 40, "num_attention_heads": 2}),
+        ("rotary_percent", 0.5, EVEN, {**ROPE, "kv_channels": 14}),
         (
             "rotary_seq_len_interpolation_factor",
             2,
@@ -72,6 +75,8 @@ def test_an_argument_without_a_field_is_refused(
     "harmless",
     [
         {"rotary_interleaved": True, "no_rope_freq": 2},
+        {"rotary_percent": 0.25, "kv_channels": 20},
+        {"rotary_percent": 0.5, "kv_channels": 20, **ROPE},
         {"window_attn_skip_freq": 2, "window_size": (-1, -1)},
         {"activation_func_clamp_value": 7.0, "glu_linear_offset": 1.0},
         {"use_te_activation_func": True, **SWIGLU},
@@ -81,6 +86,15 @@ def test_an_argument_without_a_field_is_refused(
 )
 def test_what_changes_no_number_is_not_refused(harmless: dict[str, Any]) -> None:
     assert _refused(harmless) == []
+
+
+def _llama3(**changed: float) -> dict[str, Any]:
+    scaling = {"kind": "llama3", "factor": 8.0, "original_length": 8192, **changed}
+    return {"position": "rotary", "rotary_scaling": scaling}
+
+
+def test_the_scaling_that_gpt_model_has_is_not_refused() -> None:
+    assert refused_fields(ModelConfig(**{"vocab_size": 96, **_llama3()}), 96) == []
 
 
 def test_the_tables_name_what_megatron_has() -> None:
@@ -102,6 +116,10 @@ def test_the_tables_name_what_megatron_has() -> None:
             "rotary_scaling.kind",
             "must be one of none, linear, llama3",
         ),
+        ({"position": "rotary", "head_dim": 20, "rotary_fraction": 0.25}, "rotary_fraction", EVEN),
+        (_llama3(original_length=4096), "rotary_scaling.original_length", "must be 8192"),
+        (_llama3(low_frequency=2.0), "rotary_scaling.low_frequency", "must be 1.0"),
+        (_llama3(high_frequency=8.0), "rotary_scaling.high_frequency", "must be 4.0"),
         ({"parallel_residual": True}, "parallel_residual", "must be False"),
         ({"norm_position": "post"}, "norm_position", "must be pre"),
         ({"bias": False}, "bias", "must be True beside layer_norm"),
@@ -136,6 +154,20 @@ def test_a_model_agrees_with_the_arguments_it_was_read_from() -> None:
     assert list(differing_fields(model, arguments)) == []
     other = model.model_copy(update={"num_kv_heads": 2, "window": 7, "init_std": 1.0})
     assert [item.key for item in differing_fields(other, arguments)] == ["num_kv_heads", "window"]
+
+
+@pytest.mark.parametrize("name", ["apply_layernorm_1p", "layernorm_zero_centered_gamma"])
+def test_norms_around_zero_have_two_names(name: str) -> None:
+    arguments = {"hidden_size": 48, "num_layers": 2, "num_attention_heads": 6, name: True}
+    assert megatron_model(arguments, 96)["norm_zero_centred"]
+    found = [
+        item
+        for item in differing_fields(ModelConfig(hidden_size=48, num_layers=2), arguments)
+        if item.key == "norm_zero_centred"
+    ]
+    assert [item.rule for item in found] == [
+        f"must be True, as the stored arguments have {name}=True"
+    ]
 
 
 def test_absent_arguments_are_not_compared() -> None:

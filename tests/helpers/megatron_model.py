@@ -43,6 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "unplaced": {
         "hidden_size": 24, "num_layers": 2, "num_attention_heads": 2, "ffn_hidden_size": 40,
         "position_embedding_type": "none", "normalization": "LayerNorm",
+        "layernorm_zero_centered_gamma": True,
         "swiglu": False, "add_bias_linear": True, "bias_gelu_fusion": False,
         "untie_embeddings_and_output_weights": False,
     },
@@ -146,6 +147,11 @@ def _save(kind: str, folder: Path) -> None:
         positions_BT = torch.arange(LENGTH).expand(2, LENGTH)
         later_11TT = torch.ones(LENGTH, LENGTH).triu(1).bool()[None, None]
         logits_BTV = model(tokens(), positions_BT, later_11TT)
+        if getattr(arguments, "layernorm_zero_centered_gamma", False):
+            # Its kernels then add 1 to what is stored; the norms of torch, used here, never do.
+            for module in model.modules():
+                if isinstance(module, torch.nn.LayerNorm):
+                    module.weight.sub_(1.0)
     place = folder / "iter_0000001"
     place.mkdir(parents=True)
     torch.save(logits_BTV[..., :VOCABULARY], folder / "logits.pt")
