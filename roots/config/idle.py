@@ -39,7 +39,7 @@ READINGS: tuple[Reading, ...] = (
     ),
     Reading(
         lambda model: model.position == "rotary",
-        ("rotary_base", "rotary_fraction", *(f"rotary_scaling.{n}" for n in ("kind", "factor"))),
+        ("rotary_base", "rotary_fraction", "rotary_scaling.kind"),
     ),
     Reading(_stretched_by("linear", "ntk", "yarn", "llama3"), ("rotary_scaling.factor",)),
     Reading(_stretched_by("yarn", "llama3"), ("rotary_scaling.original_length",)),

@@ -69,8 +69,17 @@ def plain(case: Case, upstream: float = 1.0) -> Result:
     return {"loss": loss.detach(), "dx": x.grad, "dweight": weight.grad}
 
 
-def ours(mesh: Mesh, case: Case, upstream: float = 1.0, chunk_tokens: int | None = None) -> Result:
-    """The parallel loss on one rank, with the gradient of the whole weight gathered."""
+def ours(
+    mesh: Mesh,
+    case: Case,
+    upstream: float = 1.0,
+    chunk_tokens: int | None = None,
+    sequence_dim: int | None = None,
+) -> Result:
+    """The parallel loss on one rank, with the gradient of the whole weight gathered.
+
+    With a `sequence_dim` the x of the case is this rank's slice.
+    """
     axis = mesh.tensor
     shard = even("head.weight", (PADDED, HIDDEN), 0, axis)
     x = case.x_BTH.clone().requires_grad_()
@@ -84,6 +93,7 @@ def ours(mesh: Mesh, case: Case, upstream: float = 1.0, chunk_tokens: int | None
         vocab_size=VOCAB,
         label_smoothing=case.label_smoothing,
         z_loss=case.z_loss,
+        sequence_dim=sequence_dim,
         chunk_tokens=chunk_tokens,
     )
     (loss * upstream).backward()

@@ -7,34 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from roots.parallel.loss import linear_cross_entropy
 from roots.parallel.mesh import Mesh
-from roots.parallel.shard import even, gather_full, slice_full
 from roots.parallel.topology import Topology
 from tests.helpers.distributed import run_distributed
-from tests.parallel.test_loss import HIDDEN, PADDED, VOCAB, Case, Result, make_case, plain
+from tests.parallel.test_loss import Case, Result, make_case, ours, plain
 
 
 def _on_rank(rank: int, world_size: int, case: Case, chunk_tokens: int | None) -> Result:
-    axis = Mesh.create(Topology(tensor=world_size)).tensor
-    shard = even("head.weight", (PADDED, HIDDEN), 0, axis)
-    x = case.x_BTH.chunk(world_size, dim=1)[rank].clone().requires_grad_()
-    weight = slice_full(case.weight_VH, shard).requires_grad_()
-    loss = linear_cross_entropy(
-        x,
-        weight,
-        case.labels_BT,
-        case.loss_weights_BT,
-        axis=axis,
-        vocab_size=VOCAB,
-        sequence_dim=1,
-        chunk_tokens=chunk_tokens,
-    )
-    loss.backward()
-    assert x.grad is not None
-    assert weight.grad is not None
-    dweight = gather_full(weight.grad, shard, axis)
-    return {"loss": loss.detach(), "dx": x.grad, "dweight": dweight}
+    mesh = Mesh.create(Topology(tensor=world_size))
+    mine = replace(case, x_BTH=case.x_BTH.chunk(world_size, dim=1)[rank])
+    return ours(mesh, mine, chunk_tokens=chunk_tokens, sequence_dim=1)
 
 
 @pytest.mark.parametrize("chunk_tokens", [None, 5])
