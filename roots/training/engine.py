@@ -39,6 +39,7 @@ from roots.training.deepspeed_json import (
     deepspeed_config,
     effective_zero_stage,
 )
+from roots.training.engine_average import average_over_one_replica
 from roots.training.engine_experts import announced_experts, files_of_a_dense_model
 from roots.training.engine_optimizer import choose_optimizer, parameter_groups
 from roots.training.engine_start import import_muon_uncompiled
@@ -310,9 +311,8 @@ def initialise_deepspeed(
         )
     if type(engine.optimizer) is BF16_Optimizer:
         _name_zero_stage(engine.optimizer)
-        if plan.data_parallel * config.parallel.context == 1:
-            # It flattens, widens and copies every gradient to average it over one replica.
-            engine.enable_backward_allreduce = False
+    if plan.data_parallel * config.parallel.context == 1:
+        average_over_one_replica(engine)
     return engine
 
 
