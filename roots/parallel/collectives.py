@@ -142,20 +142,34 @@ def shift_async(x: Tensor, axis: Axis) -> Pending:
     return Pending(works[0], finish, (sent,))
 
 
-def all_reduce_async(x: Tensor, axis: Axis) -> dist.Work | None:
-    """Start summing `x` over `axis` in place and return the work to wait for (None at size 1).
+def all_reduce_async(x: Tensor, axis: Axis) -> Pending | None:
+    """Start summing `x` over `axis` in place; what to wait for returns it (None at size 1).
 
     The exception to "never in place": for buffers that a layer has just made and owns alone.
     """
     if axis.group is None:
         return None
-    return dist.all_reduce(x, group=axis.group, async_op=True)
+    if _swaps(x, axis):
+        coming = shift_async(x, axis)
+        return Pending(coming.work, lambda: x.add_(coming.finish()), coming.inputs)
+    return Pending(dist.all_reduce(x, group=axis.group, async_op=True), lambda: x, ())
 
 
 def _all_reduce(x: Tensor, axis: Axis) -> Tensor:
+    if _swaps(x, axis):
+        return shift_async(x, axis).wait().add_(x)
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=axis.group)
     return total
+
+
+def _swaps(x: Tensor, axis: Axis) -> bool:
+    """Whether two ranks sum by sending each other all of `x`, each adding what comes to its own.
+
+    Gloo's all-reduce sends half of x, waits, and sends the other half summed: as many bytes in two
+    rounds, 1.6 times as long for 3 MB. A sum of two does not depend on their order.
+    """
+    return axis.size == 2 and x.device.type == "cpu"
 
 
 def _all_gather(x: Tensor, axis: Axis, dim: int) -> Tensor:
