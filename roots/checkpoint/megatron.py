@@ -2,7 +2,8 @@
 
 Such a folder holds `.metadata` and `*.distcp` (torch.distributed.checkpoint) and `common.pt`, in
 which a run of Megatron-LM has its arguments. Layers that are alike are stored as one tensor with
-the layers in front, of which one layer at a time is read.
+the layers in front, and experts as one with the experts in front of their own dimensions; of these
+one layer's and one expert's values at a time are read.
 """
 
 from __future__ import annotations
@@ -38,7 +39,15 @@ from roots.planner.parameters import count_parameters
 _ARCHITECTURE = "GPTModel"
 _TABLE = "embedding.word_embeddings.weight"
 _BODY = ("embedding.", "decoder.", "output_layer.")
-_STACKED = re.compile(r"decoder\.layers\.(\D.*)")
+_STACKS = (
+    re.compile(r"(decoder\.layers)\.(\D.*)"),
+    re.compile(r"(.*\.mlp\.experts\.experts)\.(\D.*)"),
+)
+# A norm of its own has the name that it has where it is fused into the product behind it.
+_FUSED_NORMS = {
+    ".input_layernorm.": ".self_attention.linear_qkv.layer_norm_",
+    ".pre_mlp_layernorm.": ".mlp.linear_fc1.layer_norm_",
+}
 _COMMON = "common.pt"
 
 
@@ -81,7 +90,9 @@ def import_megatron(
 
 
 class MegatronFiles:
-    """The tensors of the model, those of stacked layers by layer: decoder.layers.3.mlp..."""
+    """The tensors of the model, those of stacks one by one: decoder.layers.3.mlp..., and within
+    it experts.experts.5.linear_fc1...
+    """
 
     def __init__(self, folder: Path) -> None:
         """Read the metadata. Raises RootsError if there is none."""
@@ -97,36 +108,43 @@ class MegatronFiles:
             fix = "copy the folder again"
             raise RootsError(problem("metadata", str(folder / ".metadata"), rule, fix)) from None
         self.tensors: dict[str, TensorPlan] = {}
-        self._boxes: dict[str, tuple[str, int | None]] = {}
-        for name, stored in self._stored.tensors.items():
-            match = _STACKED.fullmatch(name)
-            if match is not None:
-                for layer in range(stored.shape[0]):
-                    full = f"decoder.layers.{layer}.{match[1]}"
-                    self._add(full, stored.shape[1:], stored.dtype, (name, layer))
-            elif name.startswith(_BODY):
-                self._add(name, stored.shape, stored.dtype, (name, None))
+        # Of every tensor the stored one that holds it, and its place in the first dimensions there.
+        self._boxes: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for stored_name, stored in self._stored.tensors.items():
+            if not stored_name.startswith(_BODY):
+                continue
+            for name, place in _members(stored_name, stored.shape):
+                shape = stored.shape[len(place) :]
+                self.tensors[name] = TensorPlan(name, shape, stored.dtype)
+                self._boxes[name] = (stored_name, place)
 
     def read(self, name: str) -> Tensor:
         """The values of one tensor."""
-        stored, layer = self._boxes[name]
+        stored, place = self._boxes[name]
         shape = self.tensors[name].shape
+        offsets, sizes = (*place, *[0] * len(shape)), (*[1] * len(place), *shape)
         try:
-            if layer is None:
-                return self._stored.read(stored, [0] * len(shape), shape)
-            offsets = [layer, *[0] * len(shape)]
-            return self._stored.read(stored, offsets, (1, *shape))[0]
+            return self._stored.read(stored, offsets, sizes).reshape(shape)
         except OSError as error:
             rule = f"of {self.place} is not readable ({error.strerror}: {error.filename})"
             raise RootsError(
                 problem(f"tensor {stored}", None, rule, "copy the folder again")
             ) from None
 
-    def _add(
-        self, name: str, shape: tuple[int, ...], dtype: torch.dtype, box: tuple[str, int | None]
-    ) -> None:
-        self.tensors[name] = TensorPlan(name, shape, dtype)
-        self._boxes[name] = box
+
+def _members(name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    """The tensors in a stored one: their names, and where in its first dimensions each is."""
+    for theirs, fused in _FUSED_NORMS.items():
+        name = name.replace(theirs, fused)
+    members: list[tuple[str, tuple[int, ...]]] = [(name, ())]
+    for stack in _STACKS:
+        members = [
+            (f"{match[1]}.{number}.{match[2]}", (*place, number)) if match else (each, place)
+            for each, place in members
+            for match in [stack.fullmatch(each)]
+            for number in (range(shape[len(place)]) if match else range(1))
+        ]
+    return members
 
 
 def _model_fields(config: Path | None, source: Path, table_rows: int) -> Fields:

@@ -7,10 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from roots.checkpoint.hf.config_map import Fields, Refusal
-from roots.checkpoint.megatron_limits import Arguments, Condition, always, rotates
+from roots.checkpoint.megatron_limits import (
+    Arguments,
+    Condition,
+    always,
+    experts_every,
+    layers_with_experts,
+    rotates,
+    routes,
+)
+from roots.config.idle import field_of
 from roots.config.model import RESOLVED_FIELDS, ModelConfig
 
+_SHARED_WIDTH = "moe_shared_expert_intermediate_size"
 _ZERO_CENTRED = ("apply_layernorm_1p", "layernorm_zero_centered_gamma")
+_COMPARED_AS = {
+    **RESOLVED_FIELDS,
+    "moe.ffn_hidden_size": "expert_ffn_size",
+    "moe.shared_ffn_hidden_size": "shared_ffn_size",
+    "moe.normalise_weights": "moe.normalises",
+}
 _POSITIONS = {"learned_absolute": "learned", "rope": "rotary", "none": "none"}
 
 
@@ -31,8 +47,13 @@ class Mapped:
 
 def megatron_model(arguments: Arguments, table_rows: int) -> Fields:
     """Fields of `model` from arguments of which none is refused."""
-    fields = {row.field: row.read(arguments) for row in _MAPPED if row.matters(arguments)}
-    return {**fields, "vocab_size": arguments.get("vocab_size") or table_rows}
+    fields: Fields = {"vocab_size": arguments.get("vocab_size") or table_rows}
+    for row in _MAPPED:
+        if row.matters(arguments):
+            section, _, name = row.field.rpartition(".")
+            place = fields.setdefault(section, {}) if section else fields
+            place[name] = row.read(arguments)
+    return fields
 
 
 def differing_fields(model: ModelConfig, arguments: Arguments) -> Iterator[Refusal]:
@@ -48,7 +69,7 @@ def differing_fields(model: ModelConfig, arguments: Arguments) -> Iterator[Refus
         expected = row.read(arguments)
         if expected is None and row.field in RESOLVED_FIELDS:
             continue
-        found = getattr(model, RESOLVED_FIELDS.get(row.field, row.field))
+        found = field_of(model, _COMPARED_AS.get(row.field, row.field))
         if isinstance(expected, dict):
             found = {key: getattr(found, key) for key in expected}
         if found != expected:
@@ -126,13 +147,45 @@ def _tied(arguments: Arguments) -> bool:
     return not arguments.get("untie_embeddings_and_output_weights", False)
 
 
+def _has_dense_layers(arguments: Arguments) -> bool:
+    return not routes(arguments) or not all(layers_with_experts(arguments))
+
+
+def _num_experts(arguments: Arguments) -> int:
+    return arguments.get("num_experts") or 0
+
+
+def _expert_width(arguments: Arguments) -> Any:
+    return arguments.get("moe_ffn_hidden_size") or arguments.get("ffn_hidden_size")
+
+
+def _shares(arguments: Arguments) -> bool:
+    return routes(arguments) and bool(arguments.get(_SHARED_WIDTH))
+
+
+def _balance(arguments: Arguments) -> float:
+    """The weight of their one loss, or of the first of several, which may count other tokens."""
+    given = arguments.get("moe_aux_loss_coeff") or 0.0
+    return float(given[0] if isinstance(given, (list, tuple)) else given)
+
+
+def _normalises(arguments: Arguments) -> bool:
+    """A softmax over the chosen logits sums to 1; one over all, before the choice, does not."""
+    return not arguments.get("moe_router_pre_softmax", False)
+
+
 _MAPPED = (
     Mapped("hidden_size", ("hidden_size",), _get("hidden_size")),
     Mapped("num_layers", ("num_layers",), _get("num_layers")),
     Mapped("num_heads", ("num_attention_heads",), _get("num_attention_heads")),
     Mapped("num_kv_heads", ("group_query_attention",), _kv_heads),
     Mapped("head_dim", ("kv_channels",), _get("kv_channels")),
-    Mapped("ffn_hidden_size", ("ffn_hidden_size",), _get("ffn_hidden_size")),
+    Mapped(
+        "ffn_hidden_size",
+        ("ffn_hidden_size",),
+        _get("ffn_hidden_size"),
+        matters=_has_dense_layers,
+    ),
     Mapped("sequence_length", ("max_position_embeddings",), _length, compared=False),
     Mapped("position", ("position_embedding_type",), _position),
     Mapped("rotary_base", ("rotary_base",), _get("rotary_base", 10000), matters=rotates),
@@ -153,6 +206,34 @@ _MAPPED = (
     Mapped("bias", ("add_bias_linear",), _bias),
     Mapped("qkv_bias", ("add_qkv_bias", "add_bias_linear"), _qkv_bias),
     Mapped("tied_embeddings", ("untie_embeddings_and_output_weights",), _tied),
+    Mapped("moe.num_experts", ("num_experts",), _num_experts),
+    Mapped("moe.top_k", ("moe_router_topk",), _get("moe_router_topk", 2), matters=routes),
+    Mapped(
+        "moe.ffn_hidden_size",
+        ("moe_ffn_hidden_size", "ffn_hidden_size"),
+        _expert_width,
+        matters=routes,
+    ),
+    Mapped("moe.every", ("moe_layer_freq",), experts_every, matters=routes),
+    Mapped("moe.normalise_weights", ("moe_router_pre_softmax",), _normalises, matters=routes),
+    Mapped(
+        "moe.num_shared_experts", (_SHARED_WIDTH,), lambda _: 1, compared=False, matters=_shares
+    ),
+    Mapped("moe.shared_ffn_hidden_size", (_SHARED_WIDTH,), _get(_SHARED_WIDTH), matters=_shares),
+    Mapped(
+        "moe.shared_expert_gate",
+        ("moe_shared_expert_gate",),
+        _flag("moe_shared_expert_gate"),
+        matters=_shares,
+    ),
+    Mapped("moe.balance_loss", ("moe_aux_loss_coeff",), _balance, compared=False, matters=routes),
+    Mapped(
+        "moe.z_loss",
+        ("moe_z_loss_coeff",),
+        lambda arguments: arguments.get("moe_z_loss_coeff") or 0.0,
+        compared=False,
+        matters=routes,
+    ),
     Mapped("dropout", ("hidden_dropout",), _get("hidden_dropout", 0.1), compared=False),
     Mapped(
         "attention_dropout", ("attention_dropout",), _get("attention_dropout", 0.1), compared=False

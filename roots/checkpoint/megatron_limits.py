@@ -28,6 +28,36 @@ def rotates(arguments: Arguments) -> bool:
     return arguments.get("position_embedding_type") == "rope"
 
 
+def routes(arguments: Arguments) -> bool:
+    """Whether some layers have experts."""
+    return bool(arguments.get("num_experts"))
+
+
+def layers_with_experts(arguments: Arguments) -> list[bool]:
+    """Of every layer whether it has experts: moe_layer_freq is a pattern, or N for one in N, the
+    first of them. None is known without num_layers."""
+    layers, given = arguments.get("num_layers") or 0, arguments.get("moe_layer_freq") or 1
+    if isinstance(given, int):
+        return [index % given == 0 for index in range(layers)]
+    return [bool(each) for each in given]
+
+
+def experts_every(arguments: Arguments) -> int | None:
+    """N where layers number N, 2 N, ... (from 1) have experts and no others; None if none fits."""
+    pattern = layers_with_experts(arguments)
+    every = pattern.index(True) + 1 if any(pattern) else 1
+    fits = pattern == [(index + 1) % every == 0 for index in range(len(pattern))]
+    return every if fits else None
+
+
+def _at_other_layers(arguments: Arguments) -> bool:
+    return routes(arguments) and experts_every(arguments) is None
+
+
+def _balanced_by_sinkhorn(arguments: Arguments) -> bool:
+    return routes(arguments) and "sinkhorn" in str(arguments["moe_router_load_balancing_type"])
+
+
 def _gated(arguments: Arguments) -> bool:
     return bool(arguments.get("swiglu") or arguments.get("quick_geglu"))
 
@@ -86,12 +116,28 @@ class Limit:
 
 
 _OFF = (False, None)
+_EVERY = "must give experts to layers N, 2 N, 3 N, ... (from 1) of one N, and to no others"
 _EVEN = "must leave an even number of dimensions to rotate"
 _ARGUMENTS = (
     Limit("position_embedding_type", ("learned_absolute", "rope", "none")),
     Limit("normalization", ("LayerNorm", "RMSNorm")),
     Limit("add_bias_linear", (True,), _has_layer_norms, "must be True beside LayerNorm"),
-    Limit("num_experts", (None, 0)),
+    Limit("add_bias_linear", (False,), routes, "must be False beside num_experts"),
+    Limit("moe_layer_freq", (1,), _at_other_layers, _EVERY),
+    Limit(
+        "moe_router_load_balancing_type",
+        ("aux_loss",),
+        _balanced_by_sinkhorn,
+        "must not be sinkhorn",
+    ),
+    Limit("moe_router_score_function", ("softmax",), routes),
+    Limit("moe_router_topk_scaling_factor", (None, 1.0), routes),
+    Limit("moe_router_num_groups", (None,), routes),
+    Limit("moe_router_enable_expert_bias", _OFF, routes),
+    Limit("moe_router_force_load_balancing", _OFF, routes),
+    Limit("moe_expert_capacity_factor", (None,), routes),
+    Limit("moe_apply_probs_on_input", _OFF, routes),
+    Limit("moe_latent_size", (None,), routes),
     Limit("mtp_num_layers", (None, 0)),
     Limit("multi_latent_attention", _OFF),
     Limit("experimental_attention_variant", (None,)),
@@ -129,6 +175,10 @@ def _has_odd_rotation(model: Mapping[str, Any]) -> bool:
     return model["position"] == "rotary" and int(size * model["rotary_fraction"]) % 2 == 1
 
 
+def _has_experts(model: Mapping[str, Any]) -> bool:
+    return bool(model["moe.num_experts"])
+
+
 def _is_llama3(model: Mapping[str, Any]) -> bool:
     return bool(model["rotary_scaling.kind"] == "llama3")
 
@@ -144,13 +194,13 @@ _FIELDS = (
     Limit("parallel_residual", (False,)),
     Limit("norm_position", ("pre",)),
     Limit("bias", (True,), _has_layer_norm, "must be True beside layer_norm"),
+    Limit("bias", (False,), _has_experts, "must be False beside model.moe.num_experts"),
     Limit("embedding_scale", (1.0,)),
     Limit("embedding_norm", (False,)),
     Limit("token_types", (0,)),
     Limit("head_transform", (False,)),
     Limit("head_bias", (False,)),
     Limit("head_scale", (1.0,)),
-    Limit("moe.num_experts", (0,)),
 )
 
 

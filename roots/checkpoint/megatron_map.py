@@ -24,17 +24,22 @@ def megatron_tensors(model: ModelConfig, table_rows: int) -> Iterator[Rule]:
         positions = same("embedding.position_embeddings.weight", model.sequence_length, hidden)
         yield Rule("embedding.positions.weight", (positions,))
     for index in range(model.num_layers):
-        yield from _layer(model, f"layers.{index}", f"decoder.layers.{index}")
+        ours, theirs = f"layers.{index}", f"decoder.layers.{index}"
+        yield from _attention(model, ours, theirs)
+        yield from _norm(model, f"{ours}.mlp_norm", f"{theirs}.mlp.linear_fc1.layer_norm_", hidden)
+        if model.has_experts(index):
+            yield from _experts(model, f"{ours}.mlp", f"{theirs}.mlp")
+        else:
+            yield from _mlp(model, f"{ours}.mlp", f"{theirs}.mlp", model.ffn_size)
     yield from _norm(model, "final_norm", "decoder.final_layernorm.", hidden)
     if not model.tied_embeddings:
         yield Rule("head.weight", (table(_HEAD),), rows)
 
 
-def _layer(model: ModelConfig, ours: str, theirs: str) -> Iterator[Rule]:
+def _attention(model: ModelConfig, ours: str, theirs: str) -> Iterator[Rule]:
     hidden = model.hidden_size
-    attention, mlp = f"{theirs}.self_attention", f"{theirs}.mlp"
+    attention = f"{theirs}.self_attention"
     yield from _norm(model, f"{ours}.attention_norm", f"{attention}.linear_qkv.layer_norm_", hidden)
-    yield from _norm(model, f"{ours}.mlp_norm", f"{mlp}.linear_fc1.layer_norm_", hidden)
     qkv = f"{attention}.linear_qkv"
     yield Rule(f"{ours}.attention.qkv.weight", _by_group(model, f"{qkv}.weight", hidden))
     if model.has_qkv_bias:
@@ -43,15 +48,37 @@ def _layer(model: ModelConfig, ours: str, theirs: str) -> Iterator[Rule]:
         for name, part in (("query_norm", "q_layernorm"), ("key_norm", "k_layernorm")):
             where = f"{attention}.{part}."
             yield from _norm(model, f"{ours}.attention.{name}", where, model.head_size)
-    inner = model.ffn_size * (2 if model.gated else 1)
-    for name, part, out_size, in_size in (
-        ("attention.output", f"{attention}.linear_proj", hidden, model.num_heads * model.head_size),
-        ("mlp.up", f"{mlp}.linear_fc1", inner, hidden),
-        ("mlp.down", f"{mlp}.linear_fc2", hidden, model.ffn_size),
-    ):
-        yield Rule(f"{ours}.{name}.weight", (same(f"{part}.weight", out_size, in_size),))
-        if model.bias:
-            yield Rule(f"{ours}.{name}.bias", (same(f"{part}.bias", out_size),))
+    sizes = (hidden, model.num_heads * model.head_size)
+    yield from _linear(model, f"{ours}.attention.output", f"{attention}.linear_proj", *sizes)
+
+
+def _mlp(model: ModelConfig, ours: str, theirs: str, width: int) -> Iterator[Rule]:
+    """An MLP of that inner width; an expert is one too, whose configs have no biases."""
+    inner, hidden = width * (2 if model.gated else 1), model.hidden_size
+    yield from _linear(model, f"{ours}.up", f"{theirs}.linear_fc1", inner, hidden)
+    yield from _linear(model, f"{ours}.down", f"{theirs}.linear_fc2", hidden, width)
+
+
+def _experts(model: ModelConfig, ours: str, theirs: str) -> Iterator[Rule]:
+    hidden, count = model.hidden_size, model.moe.num_experts
+    yield Rule(f"{ours}.router.weight", (same(f"{theirs}.router.weight", count, hidden),))
+    for number in range(count):
+        expert = f"{theirs}.experts.experts.{number}"
+        yield from _mlp(model, f"{ours}.experts.{number}", expert, model.expert_ffn_size)
+    if model.shared_ffn_size:
+        shared = f"{theirs}.shared_experts"
+        yield from _mlp(model, f"{ours}.shared", shared, model.shared_ffn_size)
+        if model.moe.shared_expert_gate:
+            gate = same(f"{shared}.gate_weight", 1, hidden)
+            yield Rule(f"{ours}.shared_gate.weight", (gate,))
+
+
+def _linear(
+    model: ModelConfig, ours: str, theirs: str, out_size: int, in_size: int
+) -> Iterator[Rule]:
+    yield Rule(f"{ours}.weight", (same(f"{theirs}.weight", out_size, in_size),))
+    if model.bias:
+        yield Rule(f"{ours}.bias", (same(f"{theirs}.bias", out_size),))
 
 
 def _by_group(model: ModelConfig, name: str, *rest: int) -> tuple[Part, ...]:

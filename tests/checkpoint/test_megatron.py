@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from roots.checkpoint.megatron import import_megatron
+from roots.checkpoint.megatron import _members, import_megatron
 from roots.cli.main import main
 from roots.device import Device
 from roots.errors import RootsError
@@ -50,6 +50,31 @@ def test_logits_are_those_of_gpt_model(kind: str, saved: Path, tmp_path: Path) -
         found = model.decoder(tokens_BT, torch.zeros_like(tokens_BT), torch.zeros(2).long())
     expected = torch.load(saved / kind / "logits.pt")
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_norms_of_their_own_have_the_names_of_fused_ones() -> None:
+    """With Transformer Engine, layers with experts have such a one; the folders here never do."""
+    name = "decoder.layers.pre_mlp_layernorm.weight"
+    assert _members(name, (2, 40)) == [
+        ("decoder.layers.0.mlp.linear_fc1.layer_norm_weight", (0,)),
+        ("decoder.layers.1.mlp.linear_fc1.layer_norm_weight", (1,)),
+    ]
+    assert _members("decoder.layers.7.input_layernorm.bias", (40,)) == [
+        ("decoder.layers.7.self_attention.linear_qkv.layer_norm_bias", ())
+    ]
+
+
+def test_experts_are_told_apart_within_their_layers() -> None:
+    stacked = "decoder.layers.mlp.experts.experts.linear_fc1.weight"
+    names = [
+        (f"decoder.layers.{layer}.mlp.experts.experts.{expert}.linear_fc1.weight", (layer, expert))
+        for layer in range(2)
+        for expert in range(3)
+    ]
+    assert _members(stacked, (2, 3, 8, 4)) == names
+    # Where layers differ, or every shard is stored by itself, there is less to take apart.
+    alone = "decoder.layers.1.mlp.experts.experts.2.linear_fc1.weight"
+    assert _members(alone, (8, 4)) == [(alone, ())]
 
 
 def test_config_serves_a_folder_without_arguments(saved: Path, tmp_path: Path) -> None:

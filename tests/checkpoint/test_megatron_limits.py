@@ -14,6 +14,13 @@ from roots.config.model import ModelConfig
 ROPE = {"position_embedding_type": "rope"}
 SWIGLU = {"swiglu": True}
 OFF = "must be one of False, None"
+EXPERTS = {
+    "num_experts": 8,
+    "num_layers": 4,
+    "add_bias_linear": False,
+    "normalization": "RMSNorm",
+}
+EVERY = "must give experts to layers N, 2 N, 3 N, ... (from 1) of one N, and to no others"
 EVEN = "must leave an even number of dimensions to rotate"
 # Of the parser of Megatron-LM; all others are fields of megatron-core's TransformerConfig.
 PARSED = {
@@ -35,7 +42,20 @@ def _refused(arguments: dict[str, Any]) -> list[tuple[str, object, str]]:
         ("position_embedding_type", "yarn", "must be one of learned_absolute, rope, none", {}),
         ("normalization", "DyT", "must be one of LayerNorm, RMSNorm", {}),
         ("add_bias_linear", False, "must be True beside LayerNorm", {}),
-        ("num_experts", 8, "must be one of None, 0", {}),
+        ("add_bias_linear", True, "must be False beside num_experts", EXPERTS),
+        ("moe_layer_freq", 2, EVERY, EXPERTS),
+        ("moe_layer_freq", [0, 1, 1, 0], EVERY, EXPERTS),
+        ("moe_layer_freq", [0, 0, 0, 0], EVERY, EXPERTS),
+        ("moe_router_load_balancing_type", "sinkhorn", "must not be sinkhorn", EXPERTS),
+        ("moe_router_load_balancing_type", ["sinkhorn"], "must not be sinkhorn", EXPERTS),
+        ("moe_router_score_function", "sigmoid", "must be softmax", EXPERTS),
+        ("moe_router_topk_scaling_factor", 2.5, "must be one of None, 1.0", EXPERTS),
+        ("moe_router_num_groups", 2, "must be None", EXPERTS),
+        ("moe_router_enable_expert_bias", True, OFF, EXPERTS),
+        ("moe_router_force_load_balancing", True, OFF, EXPERTS),
+        ("moe_expert_capacity_factor", 1.25, "must be None", EXPERTS),
+        ("moe_apply_probs_on_input", True, OFF, EXPERTS),
+        ("moe_latent_size", 64, "must be None", EXPERTS),
         ("mtp_num_layers", 1, "must be one of None, 0", {}),
         ("multi_latent_attention", True, OFF, {}),
         ("experimental_attention_variant", "dsa", "must be None", {}),
@@ -81,6 +101,11 @@ def test_an_argument_without_a_field_is_refused(
         {"activation_func_clamp_value": 7.0, "glu_linear_offset": 1.0},
         {"use_te_activation_func": True, **SWIGLU},
         {"add_bias_linear": False, "normalization": "RMSNorm"},
+        {**EXPERTS, "moe_layer_freq": 1},
+        {**EXPERTS, "moe_layer_freq": [0, 1, 0, 1]},
+        {**EXPERTS, "moe_layer_freq": [0, 0, 1, 0]},
+        {**EXPERTS, "moe_router_load_balancing_type": ["seq_aux_loss"]},
+        {"moe_router_score_function": "sigmoid", "moe_layer_freq": 3, "num_experts": None},
         {"openai_gelu": True, "apply_residual_connection_post_layernorm": True},
     ],
 )
@@ -129,7 +154,11 @@ def test_the_tables_name_what_megatron_has() -> None:
         ({"head_transform": True}, "head_transform", "must be False"),
         ({"head_bias": True}, "head_bias", "must be False"),
         ({"head_scale": 0.5}, "head_scale", "must be 1.0"),
-        ({"moe": {"num_experts": 4}}, "moe.num_experts", "must be 0"),
+        (
+            {"norm": "rms_norm", "moe": {"num_experts": 4}},
+            "bias",
+            "must be False beside model.moe.num_experts",
+        ),
         ({"vocab_size": 97}, "vocab_size", "must be at most 96, the rows of the stored table"),
     ],
 )
@@ -154,6 +183,39 @@ def test_a_model_agrees_with_the_arguments_it_was_read_from() -> None:
     assert list(differing_fields(model, arguments)) == []
     other = model.model_copy(update={"num_kv_heads": 2, "window": 7, "init_std": 1.0})
     assert [item.key for item in differing_fields(other, arguments)] == ["num_kv_heads", "window"]
+
+
+def test_experts_agree_with_the_arguments_they_were_read_from() -> None:
+    """Null, given or resolved: widths and weights that follow from others are the same model."""
+    arguments = {
+        **EXPERTS, "hidden_size": 48, "num_attention_heads": 6, "ffn_hidden_size": 100,
+        "moe_layer_freq": [0, 1, 0, 1], "moe_router_topk": 3, "moe_router_pre_softmax": False,
+        "moe_shared_expert_intermediate_size": 60, "moe_shared_expert_gate": True,
+        "moe_aux_loss_coeff": [0.01, 0.5], "moe_z_loss_coeff": None,
+    }  # fmt: skip
+    model = ModelConfig(**megatron_model(arguments, 96))
+    assert (model.moe.every, model.moe.top_k, model.expert_ffn_size) == (2, 3, 100)
+    assert (model.moe.normalises, model.shared_ffn_size, model.moe.balance_loss) == (True, 60, 0.01)
+    assert list(differing_fields(model, arguments)) == []
+    same = {"normalise_weights": None, "ffn_hidden_size": None, "z_loss": 0.1}
+    two = {"num_shared_experts": 2, "shared_ffn_hidden_size": 30}
+    equal = model.model_copy(update={"moe": model.moe.model_copy(update={**same, **two})})
+    assert list(differing_fields(equal, arguments)) == []
+    changed = {"top_k": 2, "normalise_weights": False, "every": 1, "shared_expert_gate": False}
+    other = model.model_copy(update={"moe": model.moe.model_copy(update=changed)})
+    assert [item.key for item in differing_fields(other, arguments)] == [
+        "moe.top_k",
+        "moe.every",
+        "moe.normalise_weights",
+        "moe.shared_expert_gate",
+    ]
+
+
+def test_the_width_of_an_mlp_that_no_layer_has_is_not_compared() -> None:
+    arguments = {**EXPERTS, "hidden_size": 48, "ffn_hidden_size": 100, "moe_ffn_hidden_size": 24}
+    model = ModelConfig(**megatron_model({**arguments, "num_attention_heads": 6}, 96))
+    assert model.expert_ffn_size == 24
+    assert list(differing_fields(model, arguments)) == []
 
 
 @pytest.mark.parametrize("name", ["apply_layernorm_1p", "layernorm_zero_centered_gamma"])

@@ -47,6 +47,22 @@ KINDS: dict[str, dict[str, Any]] = {
         "swiglu": False, "add_bias_linear": True, "bias_gelu_fusion": False,
         "untie_embeddings_and_output_weights": False,
     },
+    "experts": {
+        "hidden_size": 40, "num_layers": 3, "num_attention_heads": 4,
+        "num_query_groups": 2, "group_query_attention": True, "ffn_hidden_size": 56,
+        "position_embedding_type": "rope", "normalization": "RMSNorm", "swiglu": True,
+        "add_bias_linear": False, "untie_embeddings_and_output_weights": True,
+        "num_experts": 4, "moe_ffn_hidden_size": 24, "moe_router_topk": 2,
+        "moe_router_dtype": "fp32", "moe_aux_loss_coeff": 0.02, "moe_z_loss_coeff": 0.001,
+    },
+    "shared": {
+        "hidden_size": 32, "num_layers": 4, "num_attention_heads": 4, "ffn_hidden_size": 20,
+        "position_embedding_type": "rope", "normalization": "RMSNorm", "swiglu": True,
+        "add_bias_linear": False, "untie_embeddings_and_output_weights": False,
+        "num_experts": 6, "moe_router_topk": 3, "moe_router_pre_softmax": True,
+        "moe_router_dtype": "fp32", "moe_layer_freq": [0, 1, 0, 1],
+        "moe_shared_expert_intermediate_size": 28, "moe_shared_expert_gate": True,
+    },
 }  # fmt: skip
 
 
@@ -70,17 +86,36 @@ def tokens() -> torch.Tensor:
 
 def _without_gpu() -> None:
     from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
+    from megatron.core.transformer.moe import moe_utils
 
     torch.cuda.current_device = lambda: torch.device("cpu")
     torch.cuda.synchronize = lambda *_: None
     CudaRNGStatesTracker.fork = lambda *_, **__: contextlib.nullcontext()
+    # A name that stays undefined without Transformer Engine, and is asked whether it is None.
+    moe_utils.te_general_gemm = None
+
+
+def _specification(config: Any) -> Any:
+    """The layers by torch's own operators; those with experts may differ from those without."""
+    from megatron.core.models.gpt.gpt_layer_specs import (
+        get_gpt_decoder_block_spec,
+        get_gpt_layer_local_spec,
+    )
+
+    if config.num_moe_experts:
+        return get_gpt_decoder_block_spec(
+            config, use_transformer_engine=False, normalization=config.normalization
+        )
+    return get_gpt_layer_local_spec(
+        normalization=config.normalization, qk_layernorm=config.qk_layernorm
+    )
 
 
 def _model(arguments: argparse.Namespace) -> torch.nn.Module:
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
     from megatron.core.models.gpt.gpt_model import GPTModel
     from megatron.core.transformer.transformer_config import TransformerConfig
 
+    experts = {name: value for name, value in vars(arguments).items() if name.startswith("moe_")}
     fused = ("bias_activation_fusion", "masked_softmax_fusion", "apply_rope_fusion")
     config = TransformerConfig(
         num_layers=arguments.num_layers,
@@ -103,13 +138,13 @@ def _model(arguments: argparse.Namespace) -> torch.nn.Module:
         gradient_accumulation_fusion=False,
         bias_dropout_fusion=False,
         persist_layer_norm=False,
+        num_moe_experts=getattr(arguments, "num_experts", None),
+        **experts,
         **dict.fromkeys(fused, False),
     )
     return GPTModel(
         config=config,
-        transformer_layer_spec=get_gpt_layer_local_spec(
-            normalization=arguments.normalization, qk_layernorm=config.qk_layernorm
-        ),
+        transformer_layer_spec=_specification(config),
         vocab_size=arguments.padded_vocab_size,
         max_sequence_length=LENGTH,
         position_embedding_type=arguments.position_embedding_type,
