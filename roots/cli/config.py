@@ -25,8 +25,9 @@ def show(
 ) -> None:
     """Print the resolved config: every field, with the values this run would have."""
     from roots.config import dump_config, load_config
+    from roots.planner.stages import balanced_stages_have_experts
 
-    loaded = load_config(config, overrides or ())
+    loaded = load_config(config, overrides or (), rules=[balanced_stages_have_experts])
     text = json.dumps(loaded.model_dump(mode="json"), indent=2) if as_json else dump_config(loaded)
     typer.echo(text.rstrip("\n"))
 
@@ -40,9 +41,10 @@ def schema(
 ) -> None:
     """Print the JSON schema of a config, for editors."""
     from roots.config import RunConfig, load_config
+    from roots.planner.stages import balanced_stages_have_experts
 
     if config is not None:
-        load_config(config, overrides or ())
+        load_config(config, overrides or (), rules=[balanced_stages_have_experts])
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
 
 
@@ -57,8 +59,10 @@ def deepspeed(
     """Print the DeepSpeed JSON that ROOTS derives from a config."""
     from roots.config import load_config
     from roots.config.rules import batch_rule, fewest_ranks
+    from roots.planner.stages import balanced_stages_have_experts
     from roots.training.deepspeed_json import deepspeed_config
 
-    loaded = load_config(config, overrides or (), rules=[batch_rule(world_size)])
+    rules = [batch_rule(world_size), balanced_stages_have_experts]
+    loaded = load_config(config, overrides or (), rules=rules)
     ranks = world_size or fewest_ranks(loaded)
     typer.echo(json.dumps(deepspeed_config(loaded, loaded.plan_batch(ranks)), indent=2))

@@ -90,13 +90,10 @@ def evaluate(
 
 def _refuse_what_pairs_need(context: typer.Context) -> None:
     """Raise RootsError for options that --data has no use for. All of --data serve --pairs too."""
-    from roots.cli.given import useless_options
-    from roots.errors import RootsError
+    from roots.cli.given import refuse_useless
 
     rule = "has no effect with --data, which compares no texts"
-    fix = "leave it out, or give --pairs instead of --data"
-    if lines := list(useless_options(context, OF_PAIRS, rule, fix)):
-        raise RootsError(*lines)
+    refuse_useless(context, OF_PAIRS, rule, "leave it out, or give --pairs instead of --data")
 
 
 def _evaluate_data(
@@ -108,6 +105,7 @@ def _evaluate_data(
     from roots.data.batch import DocumentRules
     from roots.data.indexed import IndexedDataset
     from roots.device import current_device
+    from roots.evaluation.likelihood import finite
     from roots.evaluation.perplexity import evaluate_perplexity
     from roots.generation.load import load_model
 
@@ -127,8 +125,9 @@ def _evaluate_data(
         tokenizer=words,
     )
     if as_json:
-        document = {"checkpoint": str(model.checkpoint), "data": data, **asdict(result)}
-        typer.echo(json.dumps(document, indent=2))
+        figures = {name: finite(value) for name, value in asdict(result).items()}
+        document = {"checkpoint": str(model.checkpoint), "data": data, **figures}
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
         return
     bits = missing if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"
     typer.echo(f"checkpoint     {model.checkpoint}")

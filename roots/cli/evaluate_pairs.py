@@ -34,6 +34,7 @@ def evaluate_file(request: PairRequest, as_json: bool) -> None:
     from roots.data.objectives import begin_token
     from roots.data.pair_files import PairColumns, read_pairs
     from roots.device import current_device
+    from roots.evaluation.likelihood import finite
     from roots.evaluation.pairs import evaluate_pairs
     from roots.files import write_atomically
     from roots.generation.beam import BeamOptions
@@ -63,10 +64,11 @@ def evaluate_file(request: PairRequest, as_json: bool) -> None:
         write_atomically(request.written, "".join(f"{_line(text)}\n" for text in scores.written))
     if as_json:
         document = {"checkpoint": str(model.checkpoint), "pairs": scores.pairs}
-        document |= {"loss": scores.loss, "perplexity": scores.perplexity, "tokens": scores.tokens}
+        document |= {"loss": finite(scores.loss), "perplexity": finite(scores.perplexity)}
+        document |= {"tokens": scores.tokens}
         document |= {"beams": request.beams, "length_penalty": request.length_penalty}
         document |= {name: asdict(row) for name, row in rows.items()}
-        typer.echo(json.dumps(document, indent=2))
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
         return
     typer.echo(f"checkpoint     {model.checkpoint}")
     typer.echo(f"pairs          {scores.pairs} of {request.pairs}, {scores.tokens} tokens")

@@ -6,7 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import typer
 
-from roots.errors import problem
+from roots.errors import RootsError, problem
+
+
+def refuse_useless(context: typer.Context, names: Sequence[str], rule: str, fix: str) -> None:
+    """Raise RootsError with the problems of `useless_options`, if there are any."""
+    if lines := list(useless_options(context, names, rule, fix)):
+        raise RootsError(*lines)
 
 
 def useless_options(

@@ -31,6 +31,7 @@ TargetKey = Annotated[str, typer.Option(help="The same for the target.")]
 
 
 def preprocess(
+    context: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(help=".txt, .jsonl[.gz|.zst], .parquet, folders of them, any text file."),
@@ -55,6 +56,7 @@ def preprocess(
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Tokenize documents and append the end-of-document token to each, all or nothing."""
+    refuse_keys_of_the_other(context, pairs)
     if pairs:
         _preprocess_pairs(
             files,
@@ -90,6 +92,18 @@ def preprocess(
     )
     if summary.num_empty or summary.num_skipped:
         typer.echo(f"Left out: {summary.num_empty} empty, {summary.num_skipped} broken documents.")
+
+
+def refuse_keys_of_the_other(context: typer.Context, pairs: bool) -> None:
+    """Raise RootsError for keys of pairs among texts, and for that of texts among pairs."""
+    from roots.cli.given import refuse_useless
+
+    if pairs:
+        rule, fix = "has no effect with --pairs", "leave it out, or give --source-key, --target-key"
+        refuse_useless(context, ("text_key",), rule, fix)
+    else:
+        rule, fix = "has no effect without --pairs", "leave it out, or give --pairs"
+        refuse_useless(context, ("source_key", "target_key"), rule, fix)
 
 
 def _preprocess_pairs(

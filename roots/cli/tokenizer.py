@@ -9,7 +9,12 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from roots.cli.preprocess import OnErrorChoice, SourceKey, TargetKey
+from roots.cli.preprocess import (
+    OnErrorChoice,
+    SourceKey,
+    TargetKey,
+    refuse_keys_of_the_other,
+)
 
 tokenizer_app = typer.Typer(help="Make tokenizers.", no_args_is_help=True)
 
@@ -21,6 +26,7 @@ def _tokenizer() -> None:
 
 @tokenizer_app.command()
 def train(
+    context: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(help=".txt, .jsonl[.gz|.zst], .parquet, folders of them, any text file."),
@@ -50,6 +56,7 @@ def train(
     """Train a byte-level BPE tokenizer; every text can be encoded, whatever it is trained on."""
     from roots.tokenizer.train import save_tokenizer, train_bpe
 
+    refuse_keys_of_the_other(context, pairs)
     texts = _texts(files, text_key, (source_key, target_key) if pairs else None, on_error.value)
     trained = train_bpe(
         texts,

@@ -11,3 +11,8 @@ def perplexity_of(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
+
+
+def finite(value: float | None) -> float | None:
+    """The value where JSON can hold it, None where it is infinite or no number."""
+    return value if value is not None and math.isfinite(value) else None

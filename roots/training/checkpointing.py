@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from roots.checkpoint import folders, manifest, weights
 from roots.checkpoint.zero_universal import universal_checkpoint_info
+from roots.config.idle import idle_fields
 from roots.config.load import dump_config
 from roots.config.model import RESOLVED_FIELDS, ModelConfig
 from roots.config.run import RunConfig
@@ -165,11 +166,13 @@ class Checkpointer:
 
     def _model_differences(self, folder: Path, free: Set[str] = frozenset()) -> list[str]:
         fix = f"use the config stored as {folder / manifest.CONFIG_NAME}, or another run.name"
-        stored = dict(_resolved_fields(folders.read_config(folder).model))
+        model = folders.read_config(folder).model
+        stored = dict(_resolved_fields(model))
+        idle = idle_fields(model) & idle_fields(self.config.model)
         return [
             problem(f"model.{name}", value, f"is {stored[name]!r} in checkpoint {folder}", fix)
             for name, value in _resolved_fields(self.config.model)
-            if stored[name] != value and name not in {*_FREE_MODEL_FIELDS, *free}
+            if stored[name] != value and name not in {*_FREE_MODEL_FIELDS, *free, *idle}
         ]
 
     def _order_differences(self, folder: Path) -> list[str]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from roots.errors import RootsError, problem
-from roots.evaluation.likelihood import perplexity_of
+from roots.evaluation.likelihood import finite, perplexity_of
 from roots.files import publish, removed_on_error
 from roots.log import get_logger
 
@@ -211,7 +211,7 @@ def _known(record: StepRecord | EvaluationRecord) -> dict[str, float | int | boo
 
 def _json_value(value: float | int | bool | str) -> float | int | bool | str | None:
     """Replace what JSON cannot hold by None."""
-    return value if isinstance(value, str) or math.isfinite(value) else None
+    return value if isinstance(value, str) else finite(value)
 
 
 def _broken(path: Path, number: int, what: str) -> RootsError:

@@ -30,22 +30,22 @@ SEED = 4
 STAGES = (slice(0, 2), slice(2, None))
 
 
-def run_config(tokenizer: str | None = "bytes") -> RunConfig:
+def run_config(tokenizer: str | None = "bytes", init_std: float = 0.3) -> RunConfig:
     model = {
         "hidden_size": 32,
         "num_layers": 2,
         "num_heads": 4,
         "vocab_size": 257,
         "sequence_length": 24,
-        "init_std": 0.3,
+        "init_std": init_std,
     }
     training = {"precision": "fp32", "micro_batch_size": 2, "seed": SEED}
     return parse_config({"model": model, "training": training, "data": {"tokenizer": tokenizer}})
 
 
-def save_checkpoint(run: Path, tokenizer: str | None = "bytes") -> Path:
+def save_checkpoint(run: Path, tokenizer: str | None = "bytes", init_std: float = 0.3) -> Path:
     """What training leaves of a model that was cut over 2 tensor ranks and 2 stages."""
-    config = run_config(tokenizer)
+    config = run_config(tokenizer, init_std)
     folder = run / "checkpoints" / "step_00000007"
     folder.mkdir(parents=True)
     (folder / CONFIG_NAME).write_text(dump_config(config), encoding="utf-8")
@@ -184,6 +184,16 @@ def test_evaluate_without_the_tokenizer_leaves_out_bits_per_byte_alone(
     assert text.splitlines()[-1] == f"bits per byte  not computed ({reason})"
     given = call_json(capsys, "evaluate", checkpoint, "--data", prefix, "--tokenizer", "bytes")
     assert given["bits_per_byte"] == complete["bits_per_byte"]
+
+
+def test_a_figure_that_json_cannot_hold_is_null(
+    prefix: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save_checkpoint(tmp_path, init_std=1e4)
+    out = call(capsys, "evaluate", checkpoint, "--data", prefix, "--json")
+    report = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert report["loss"] > 1000.0
+    assert report["perplexity"] is None
 
 
 def test_mistakes_are_one_line_and_exit_code_2(

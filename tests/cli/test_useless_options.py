@@ -126,3 +126,29 @@ def test_greed_is_one_beam_and_not_several(
     # One beam is greedy, so this goes on, to the weights that the checkpoint lacks.
     (line,) = errors(capsys, *words, "1")
     assert line.startswith(f"checkpoint='{model}': holds no weights/")
+
+
+TEXTS = "has no effect without --pairs; leave it out, or give --pairs"
+PAIRS = "has no effect with --pairs; leave it out, or give --source-key, --target-key"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("preprocess", "--tokenizer", "bytes", "--out", "set"),
+        ("tokenizer", "train", "--vocab-size", "300", "--out", "words"),
+    ],
+    ids=["preprocess", "tokenizer"],
+)
+def test_keys_of_texts_and_of_pairs_exclude_each_other(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = tmp_path / "none.tsv"
+    found = errors(capsys, *command, none, "--source-key", "en", "--target-key", "2")
+    assert found == [f"--source-key='en': {TEXTS}", f"--target-key='2': {TEXTS}"]
+    found = errors(capsys, *command, none, "--pairs", "--text-key", "text")
+    assert found == [f"--text-key='text': {PAIRS}"]
+    # What fits goes on, to the file that is not there.
+    for words in (("--pairs", "--source-key", "en"), ("--text-key", "body")):
+        (line,) = errors(capsys, *command, none, *words)
+        assert str(none) in line

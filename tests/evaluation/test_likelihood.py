@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from roots.evaluation.likelihood import perplexity_of
+from roots.evaluation.likelihood import finite, perplexity_of
 
 
 def test_perplexity_is_the_exponential() -> None:
@@ -24,3 +24,13 @@ def test_perplexity_too_large_to_hold_is_infinite(loss: float) -> None:
 def test_perplexity_of_no_number_is_none() -> None:
     """A model that broke is not taken for a bad one."""
     assert math.isnan(perplexity_of(math.nan))
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, None])
+def test_what_json_cannot_hold_is_none(value: float | None) -> None:
+    assert finite(value) is None
+
+
+@pytest.mark.parametrize("value", [0, 1.5, -3, True])
+def test_what_json_can_hold_stays(value: float) -> None:
+    assert finite(value) is value

@@ -185,6 +185,15 @@ def test_changed_seed_and_batch_are_refused(prefix: Path, tmp_path: Path) -> Non
     assert f"training.global_batch_size=16: is 8 in checkpoint {folder}; {fix}" in text
 
 
+def test_fields_that_the_model_does_not_read_may_change(prefix: Path, tmp_path: Path) -> None:
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0")
+    assert config.model.position == "learned"
+    run_distributed(run, 1, config, 2)
+    other = changed(config, "model", rotary_base=5e5, relative_buckets=8)
+    assert run_distributed(run, 1, other) == [ExitCode.DONE]
+    assert [record["step"] for record in lines(config)] == list(range(1, STEPS + 1))
+
+
 def test_rewound_run_saves_anew_and_resumes_on_its_new_course(prefix: Path, tmp_path: Path) -> None:
     """The newer checkpoints of the course given up are kept aside, and never resumed from."""
     config = config_of(prefix, tmp_path, "run", "fp32-zero0", checkpoint={"every_steps": 2})

@@ -88,8 +88,13 @@ def test_a_balanced_stage_without_experts_is_told() -> None:
     assert lines_of({"pipeline": 2, "expert": 2}, {**HEAVY, **PAIR}) == []
 
 
-def test_training_asks_it_before_it_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "command",
+    [("train",), ("config", "show"), ("config", "schema"), ("config", "deepspeed")],
+    ids=" ".join,
+)
+def test_every_command_that_reads_a_config_asks_it(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run.yaml").write_text(
         "model: {hidden_size: 32, num_layers: 4, vocab_size: 61, token_types: 4000, "
@@ -98,5 +103,5 @@ def test_training_asks_it_before_it_starts(
         "parallel: {pipeline: 2, expert: 2}\n"
     )
     with pytest.raises(SystemExit):
-        cli.main(["train", str(tmp_path / "run.yaml")])
+        cli.main([*command, str(tmp_path / "run.yaml")])
     assert "='parameters': leaves pipeline stage 0 without experts" in capsys.readouterr().err
