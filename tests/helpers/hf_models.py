@@ -61,8 +61,14 @@ def build(case: Case, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def load(folder: Path) -> nn.Module:
-    """The model in a folder, as a user of transformers loads it."""
+    """The model in a folder, as a user of transformers loads it.
+
+    Its weights are moved out of the mapped file, where they begin at any address: matrix products
+    round by how their operands are aligned, so not even a model saved and loaded is bit-equal.
+    """
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
     return model.eval()
 
 

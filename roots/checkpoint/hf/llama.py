@@ -57,19 +57,23 @@ def _attention(model: ModelConfig, ours: str, theirs: str) -> Iterator[Rule]:
             yield Rule(f"{ours}.{name}.weight", (same(f"{theirs}.{part}.weight", head),))
 
 
+def mlp_tensors(model: ModelConfig, ours: str, theirs: str, inner: int) -> Iterator[Rule]:
+    """The rules of one gated MLP of that inner width."""
+    hidden, halves = model.hidden_size, [f"{theirs}.gate_proj", f"{theirs}.up_proj"]
+    up = tuple(same(f"{name}.weight", inner, hidden) for name in halves)
+    yield Rule(f"{ours}.up.weight", up)
+    yield Rule(f"{ours}.down.weight", (same(f"{theirs}.down_proj.weight", hidden, inner),))
+    if model.bias:
+        biases = tuple(same(f"{name}.bias", inner) for name in halves)
+        yield Rule(f"{ours}.up.bias", biases)
+        yield Rule(f"{ours}.down.bias", (same(f"{theirs}.down_proj.bias", hidden),))
+
+
 def _tensors(model: ModelConfig) -> Iterator[Rule]:
     yield from body_tensors(model)
-    hidden, inner = model.hidden_size, model.ffn_size
     for index in range(model.num_layers):
         ours, theirs = f"layers.{index}.mlp", f"model.layers.{index}.mlp"
-        halves = [f"{theirs}.gate_proj", f"{theirs}.up_proj"]
-        up = tuple(same(f"{name}.weight", inner, hidden) for name in halves)
-        yield Rule(f"{ours}.up.weight", up)
-        yield Rule(f"{ours}.down.weight", (same(f"{theirs}.down_proj.weight", hidden, inner),))
-        if model.bias:
-            biases = tuple(same(f"{name}.bias", inner) for name in halves)
-            yield Rule(f"{ours}.up.bias", biases)
-            yield Rule(f"{ours}.down.bias", (same(f"{theirs}.down_proj.bias", hidden),))
+        yield from mlp_tensors(model, ours, theirs, model.ffn_size)
 
 
 class LlamaBiases:

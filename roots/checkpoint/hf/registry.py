@@ -12,13 +12,18 @@ from roots.checkpoint.hf.gpt2 import GPT2
 from roots.checkpoint.hf.gpt_neox import GPT_NEOX
 from roots.checkpoint.hf.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from roots.checkpoint.hf.mixtral import MIXTRAL
+from roots.checkpoint.hf.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from roots.checkpoint.hf.t5 import T5
 from roots.config.idle import without_idle_fields
 from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
 
 # In the order in which an export tries them.
-FAMILIES: tuple[Family, ...] = (GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, T5, BERT)
+FAMILIES: tuple[Family, ...] = (
+    *(GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3),
+    *(MIXTRAL, QWEN3_MOE, QWEN2_MOE),
+    *(T5, BERT),
+)
 
 
 def family_of(tree: dict[str, Any], path: Path) -> Family:

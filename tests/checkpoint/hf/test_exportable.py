@@ -74,15 +74,24 @@ def experts(**fields: Any) -> dict[str, Any]:
 # A model, and for every line of its refusal: field, value, architecture, the value wanted.
 REFUSED: list[tuple[dict[str, Any], list[tuple[str, object, str, str]]]] = [
     (
-        experts(num_shared_experts=2, shared_ffn_hidden_size=48, shared_expert_gate=True),
+        experts(num_shared_experts=2, shared_ffn_hidden_size=48),
         [("moe.num_shared_experts", 2, "MixtralForCausalLM", "0")],
     ),
     (
+        experts(every=2, num_shared_experts=1),
+        [("moe.shared_expert_gate", False, "Qwen2MoeForCausalLM", "true")],
+    ),
+    (
         experts(every=2, top_k=1),
-        [
-            ("moe.every", 2, "MixtralForCausalLM", "1"),
-            ("moe.normalise_weights", False, "MixtralForCausalLM", "true"),
-        ],
+        [("qk_norm", False, "Qwen3MoeForCausalLM", "true")],
+    ),
+    (
+        {**experts(num_shared_experts=1, shared_expert_gate=True), "qk_norm": True},
+        [("moe.num_shared_experts", 1, "Qwen3MoeForCausalLM", "0")],
+    ),
+    (
+        {**experts(top_k=1), "qk_norm": True, "window": 8},
+        [("window", 8, "Qwen3MoeForCausalLM", "null")],
     ),
     (
         {"moe": {"num_experts": 4}},
@@ -127,6 +136,18 @@ def test_refusal_of_a_value_that_follows_from_another_names_both() -> None:
     assert caught.value.lines == (
         "model.head_scale=1.0: must be 0.0625 with model.tied_embeddings=true for "
         "T5ForConditionalGeneration; train with model.head_scale=0.0625 to export the model",
+    )
+
+
+def test_shared_experts_are_one_of_their_joint_width() -> None:
+    shared = experts(num_shared_experts=3, shared_ffn_hidden_size=20, shared_expert_gate=True)
+    family, tree = choose_family(ModelConfig(**shared))
+    assert family.architecture == "Qwen2MoeForCausalLM"
+    assert tree["shared_expert_intermediate_size"] == 60
+    assert (tree["moe_intermediate_size"], tree["norm_topk_prob"], tree["qkv_bias"]) == (
+        96,
+        True,
+        False,
     )
 
 

@@ -28,6 +28,9 @@ mistral = partial(of_llama, "MistralConfig", sliding_window=None)
 mixtral = partial(of_llama, "MixtralConfig", num_local_experts=5, intermediate_size=72)
 qwen2 = partial(of_llama, "Qwen2Config")
 qwen3 = partial(of_llama, "Qwen3Config")
+experts = {"num_experts": 5, "moe_intermediate_size": 24, "num_experts_per_tok": 2}
+qwen2_moe = partial(of_llama, "Qwen2MoeConfig", **experts, shared_expert_intermediate_size=36)
+qwen3_moe = partial(of_llama, "Qwen3MoeConfig", **experts)
 
 CASES = [
     Case("gpt2", gpt2),
@@ -60,6 +63,14 @@ CASES = [
         max_window_layers=0)),
     Case("qwen3", partial(qwen3, head_dim=16)),
     Case("qwen3-tied-odd", partial(qwen3, head_dim=6, tie_word_embeddings=True, vocab_size=131)),
+    Case("qwen2-moe", qwen2_moe),
+    Case("qwen2-moe-mixed-unbiased", partial(
+        qwen2_moe, num_hidden_layers=4, decoder_sparse_step=2, qkv_bias=False,
+        norm_topk_prob=True)),
+    Case("qwen3-moe", partial(qwen3_moe, norm_topk_prob=True)),
+    Case("qwen3-moe-mixed-tied", partial(
+        qwen3_moe, num_hidden_layers=3, decoder_sparse_step=2, tie_word_embeddings=True,
+        num_experts_per_tok=3, head_dim=12)),
 ]  # fmt: skip
 
 
