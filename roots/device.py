@@ -173,6 +173,21 @@ def memory_bytes(device: Device) -> int:
     """Peak memory of this process in bytes: allocated on the GPU, resident on a CPU."""
     if device.kind == "cuda":
         return torch.cuda.max_memory_allocated(device.index)
+    return _peak_resident_bytes()
+
+
+def _peak_resident_bytes() -> int:
+    """The largest resident size so far, of this program alone.
+
+    Linux starts a new program's ru_maxrss at that of the process that it came from.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

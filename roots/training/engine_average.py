@@ -17,8 +17,8 @@ def average_over_one_replica(engine: Any) -> None:
     parameters on one core. Their epilogue then takes whatever the gradients are, which without
     those copies are the ones that the backward pass wrote.
 
-    Left alone is who needs the detour itself: with offload the bucket leads to the host's buffer,
-    with fp32 sums of 16-bit gradients to those sums, and ZeRO 3 has buffers of its own.
+    Those that need the buckets for more than the average keep them: with offload they lead to the
+    host's buffer, with fp32 sums of 16-bit gradients to those sums; ZeRO 3 has others.
     """
     optimizer = engine.optimizer
     if type(optimizer) is BF16_Optimizer:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from roots import ops
+from roots.device import Device, memory_bytes
 from tests.bench.measure import describe_machine
 
 ROWS, VOCABULARY = 4096, 32768
@@ -52,11 +52,9 @@ def _step(side: str, logits: torch.Tensor, labels: torch.Tensor) -> None:
 
 
 def _peak(device: str, reset: bool = False) -> int:
-    if device == "cpu":
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if reset:
+    if reset and device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.max_memory_allocated()
+    return memory_bytes(Device(device, 0))
 
 
 def compare(dtype_name: str, device: str) -> dict[str, object]:

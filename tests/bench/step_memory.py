@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from roots.device import Device, launch_environment
+from roots.device import Device, launch_environment, memory_bytes
 from roots.parallel import process
 from roots.training.assemble import start_process
 from tests.bench.step_sides import SHAPES, SIDES, Precision, Shape, make_step, random_tokens
@@ -43,7 +43,7 @@ def growth(side: str, shape: Shape, precision: Precision, device: Device) -> int
     step = make_step(side, shape, precision, device)
     for _ in range(STEPS):
         step(tokens_BT)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return memory_bytes(device) - before
 
 
 def _resident_bytes() -> int:
