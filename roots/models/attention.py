@@ -42,7 +42,16 @@ class SelfAttention(nn.Module):
     over the context axis, that of ulysses_attention or ring_attention.
     """
 
-    def __init__(self, model: ModelConfig, *, name: str, axis: Axis, options: BuildOptions) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        name: str,
+        axis: Axis,
+        options: BuildOptions,
+        partial: bool = False,
+    ) -> None:
+        """`partial`: that of the output projection."""
         super().__init__()
         query_size, kv_size = model.num_heads * model.head_size, model.kv_heads * model.head_size
         chunks = [query_size, kv_size, kv_size]
@@ -64,6 +73,7 @@ class SelfAttention(nn.Module):
             axis=axis,
             bias=model.bias,
             skip_bias=True,
+            partial=partial,
             sequence_dim=options.sequence_dim,
             device=options.device,
             dtype=options.dtype,

@@ -59,6 +59,7 @@ class Block(nn.Module):
     Communication: forward two all-reduces over the tensor axis, backward two. With sequence
     parallelism x is this rank's part of the tokens, and each becomes an all-gather and a
     reduce-scatter; attention communicates over the context axis besides, experts as MoE says.
+    Parallel branches of which nothing is dropped are added first and summed over the axis once.
     """
 
     def __init__(
@@ -77,13 +78,21 @@ class Block(nn.Module):
         self.index = index
         options = options.of_block(index)
         self.attention_norm = Norm(model, name=f"{name}.attention_norm", axis=axis, options=options)
-        self.attention = SelfAttention(model, name=f"{name}.attention", axis=axis, options=options)
+        # What is dropped is a matter of each branch's sum, and experts sum theirs themselves.
+        self.sums_once = (
+            model.parallel_residual and model.dropout == 0.0 and not model.has_experts(index)
+        )
+        self.attention = SelfAttention(
+            model, name=f"{name}.attention", axis=axis, options=options, partial=self.sums_once
+        )
         self.mlp_norm = Norm(model, name=f"{name}.mlp_norm", axis=axis, options=options)
         self.mlp: MLP | MoE
         if model.has_experts(index):
             self.mlp = MoE(model, name=f"{name}.mlp", mesh=mesh, options=options)
         else:
-            self.mlp = MLP(model, name=f"{name}.mlp", axis=axis, options=options)
+            self.mlp = MLP(
+                model, name=f"{name}.mlp", axis=axis, options=options, partial=self.sums_once
+            )
         self.geometry = geometry
         self.parallel_residual = model.parallel_residual
         self.post_norm = model.norm_position == "post"
@@ -143,6 +152,8 @@ class Block(nn.Module):
             return x_BTH
         if self.parallel_residual:
             outputs = [(branch.name, branch.run(branch.norm(x_BTH))) for branch in branches]
+            if self.sums_once:
+                outputs = [(self.name, self._sum([output for _, output in outputs]))]
             for name, output in outputs:
                 x_BTH = self._add(x_BTH, output, masks, name)
             return x_BTH
@@ -151,6 +162,13 @@ class Block(nn.Module):
             output = branch.run(normal_BTH)
             normal_BTH, x_BTH = self._joined(x_BTH, output, masks, branch.name, following.norm)
         return self._add(x_BTH, branches[-1].run(normal_BTH), masks, branches[-1].name)
+
+    def _sum(self, outputs: Sequence[BranchOutput]) -> BranchOutput:
+        """All branches as one: the sum over the ranks of their parts, and the sum of the biases."""
+        parts, biases = zip(*outputs, strict=True)
+        y_BTH: Tensor = self.attention.output.summed(sum(parts[1:], parts[0]))
+        given = [bias for bias in biases if bias is not None]
+        return y_BTH, sum(given[1:], given[0]) if given else None
 
     def _joined(
         self,

@@ -34,8 +34,9 @@ class MLP(nn.Module):
         axis: Axis,
         options: BuildOptions,
         width: int | None = None,
+        partial: bool = False,
     ) -> None:
-        """`width`: the inner width, None for model.ffn_size."""
+        """`width`: the inner width, None for model.ffn_size; `partial`: that of `down`."""
         super().__init__()
         self.activate = Activation(model, options)
         ffn_size = model.ffn_size if width is None else width
@@ -59,6 +60,7 @@ class MLP(nn.Module):
             axis=axis,
             bias=model.bias,
             skip_bias=True,
+            partial=partial,
             sequence_dim=options.sequence_dim,
             device=options.device,
             dtype=options.dtype,

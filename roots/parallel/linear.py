@@ -99,11 +99,13 @@ class ColumnParallelLinear(nn.Module):
 class RowParallelLinear(nn.Module):
     """y_O = (sum over ranks of x_i W_Oi^T) + b_O: each rank holds a share of the input features.
 
-    With `skip_bias` the result is (y without bias, bias or None), for a fused bias add.
-    Values are uninitialised; models/init.py fills them.
+    With `skip_bias` the result is (y without bias, bias or None), for a fused bias add; then, with
+    `partial`, y is this rank's part of the sum alone, for a caller that has more to add before it
+    calls `summed`. Values are uninitialised; models/init.py fills them.
 
-    Communication: forward all-reduce of y; backward none. With sequence_dim: forward reduce-scatter
-    of y; backward all-gather of dy and all-reduce of db, because each rank adds b to its slice.
+    Communication: forward all-reduce of y, unless partial; backward none. With sequence_dim:
+    forward reduce-scatter of y; backward all-gather of dy and all-reduce of db, because each rank
+    adds b to its slice.
     Raises RootsError if in_size is not divisible by the size of the axis.
     """
 
@@ -116,13 +118,16 @@ class RowParallelLinear(nn.Module):
         axis: Axis,
         bias: bool,
         skip_bias: bool = False,
+        partial: bool = False,
         sequence_dim: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        assert skip_bias or not partial, f"{name}: a bias is added to the sum, not to its parts"
         self.axis = axis
         self.skip_bias = skip_bias
+        self.partial = partial
         self.sequence_dim = sequence_dim
         weight = even(f"{name}.weight", (out_size, in_size), 1, axis)
         self.weight = _parameter(weight, axis, device, dtype)
@@ -136,15 +141,20 @@ class RowParallelLinear(nn.Module):
             y = functional.linear(x, self.weight, None if self.skip_bias else self.bias)
             return (y, self.bias) if self.skip_bias else y
         bias: Tensor | None = self.bias
+        if bias is not None and self.sequence_dim is not None:
+            bias = copy_to(bias, self.axis)
         y = functional.linear(x, self.weight)
-        if self.sequence_dim is None:
-            y = reduce_from(y, self.axis)
-        else:
-            y = scatter_sum(y, self.axis, self.sequence_dim)
-            bias = None if bias is None else copy_to(bias, self.axis)
+        if not self.partial:
+            y = self.summed(y)
         if self.skip_bias:
             return y, bias
         return y if bias is None else y + bias
+
+    def summed(self, y: Tensor) -> Tensor:
+        """The sum over the ranks of their parts, or its slice along sequence_dim."""
+        if self.sequence_dim is None:
+            return reduce_from(y, self.axis)
+        return scatter_sum(y, self.axis, self.sequence_dim)
 
     def extra_repr(self) -> str:
         """Sizes, for printing the module."""

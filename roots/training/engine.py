@@ -39,8 +39,8 @@ from roots.training.deepspeed_json import (
     deepspeed_config,
     effective_zero_stage,
 )
-from roots.training.engine_average import average_over_one_replica
 from roots.training.engine_experts import announced_experts, files_of_a_dense_model
+from roots.training.engine_one_replica import spare_copies
 from roots.training.engine_optimizer import choose_optimizer, parameter_groups
 from roots.training.engine_start import import_muon_uncompiled
 from roots.training.engine_zero import refuse_what_is_not_served
@@ -312,7 +312,7 @@ def initialise_deepspeed(
     if type(engine.optimizer) is BF16_Optimizer:
         _name_zero_stage(engine.optimizer)
     if plan.data_parallel * config.parallel.context == 1:
-        average_over_one_replica(engine)
+        spare_copies(engine)
     return engine
 
 

@@ -1,4 +1,4 @@
-"""One replica's gradients go into no bucket, and every number stays what it was with one."""
+"""One replica's weights and gradients are not copied, and every number stays what it was."""
 
 from __future__ import annotations
 
@@ -41,15 +41,34 @@ def config_of(prefix: Path, precision: str, parallel: dict[str, Any]) -> RunConf
     )
 
 
-def average_all_the_same(engine: Engine, step: int) -> None:
+def copy_all_the_same(engine: Engine, step: int) -> None:
     """Undo, before the first step, what building the engine did for one replica."""
-    if step == 0:
-        del vars(engine.deepspeed.optimizer)[REPLACED]
+    if step > 0:
+        return
+    optimizer = engine.deepspeed.optimizer
+    del vars(optimizer)[REPLACED]
+    for master in optimizer.single_partition_of_fp32_groups:
+        master.data = master.data.clone()
+    optimizer._link_all_hp_params()
 
 
-def assert_averaged(engine: Engine, step: int) -> None:
-    """Fail where the engine is told to leave gradients as they are."""
+def shares_weights(engine: Engine) -> bool:
+    """Whether what the optimizer updates are the model's parameters."""
+    held = {each.untyped_storage().data_ptr() for each in engine.module.parameters()}
+    masters = engine.deepspeed.optimizer.single_partition_of_fp32_groups
+    return all(each.untyped_storage().data_ptr() in held for each in masters)
+
+
+def assert_weights_are_shared(engine: Engine, step: int) -> None:
+    """Fail where the optimizer has a copy of an fp32 model."""
+    assert shares_weights(engine) == (engine.config.training.precision == "fp32")
+
+
+def assert_copied(engine: Engine, step: int) -> None:
+    """Fail where the engine is told to use weights and gradients as they are."""
     assert REPLACED not in vars(engine.deepspeed.optimizer)
+    if hasattr(engine.deepspeed.optimizer, "single_partition_of_fp32_groups"):
+        assert not shares_weights(engine)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +83,12 @@ def assert_averaged(engine: Engine, step: int) -> None:
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else str(value),
 )
-def test_numbers_are_those_of_averaging(
+def test_numbers_are_those_of_copies(
     prefix: Path, precision: str, ranks: int, parallel: dict[str, Any]
 ) -> None:
     config = config_of(prefix, precision, parallel)
-    ours = run_distributed(train_curve, ranks, config)
-    theirs = run_distributed(train_curve, ranks, config, average_all_the_same)
+    ours = run_distributed(train_curve, ranks, config, assert_weights_are_shared)
+    theirs = run_distributed(train_curve, ranks, config, copy_all_the_same)
     for left, right in zip(ours, theirs, strict=True):
         assert left.losses == right.losses
         assert left.norms == right.norms
@@ -89,7 +108,7 @@ def test_numbers_are_those_of_averaging(
     ],
     ids=["two-replicas", "offload", "fp32-sums", "zero3"],
 )
-def test_who_needs_the_buckets_keeps_them(
+def test_who_needs_copies_keeps_them(
     prefix: Path, precision: str, ranks: int, parallel: dict[str, Any]
 ) -> None:
-    run_distributed(train_curve, ranks, config_of(prefix, precision, parallel), assert_averaged)
+    run_distributed(train_curve, ranks, config_of(prefix, precision, parallel), assert_copied)
