@@ -165,6 +165,8 @@ def _shares(arguments: Arguments) -> bool:
 
 def _balance(arguments: Arguments) -> float:
     """The weight of their one loss, or of the first of several, which may count other tokens."""
+    if arguments.get("moe_router_load_balancing_type") in ("none", ["none"]):
+        return 0.0
     given = arguments.get("moe_aux_loss_coeff") or 0.0
     return float(given[0] if isinstance(given, (list, tuple)) else given)
 
@@ -226,7 +228,13 @@ _MAPPED = (
         _flag("moe_shared_expert_gate"),
         matters=_shares,
     ),
-    Mapped("moe.balance_loss", ("moe_aux_loss_coeff",), _balance, compared=False, matters=routes),
+    Mapped(
+        "moe.balance_loss",
+        ("moe_aux_loss_coeff", "moe_router_load_balancing_type"),
+        _balance,
+        compared=False,
+        matters=routes,
+    ),
     Mapped(
         "moe.z_loss",
         ("moe_z_loss_coeff",),

@@ -133,6 +133,7 @@ _ARGUMENTS = (
     Limit("moe_router_score_function", ("softmax",), routes),
     Limit("moe_router_topk_scaling_factor", (None, 1.0), routes),
     Limit("moe_router_num_groups", (None,), routes),
+    Limit("moe_router_topk_limited_devices", (None,), routes),
     Limit("moe_router_enable_expert_bias", _OFF, routes),
     Limit("moe_router_force_load_balancing", _OFF, routes),
     Limit("moe_expert_capacity_factor", (None,), routes),

@@ -9,7 +9,7 @@
     exchange    forward all-to-all    backward all-to-all
 
 All are the identity on an axis of size 1, and none writes into its input. Gloo (of torch 2.13) has
-them all, in every dtype, in the forms used here: nothing is emulated.
+them all, in every dtype, in the forms used here; two CPU ranks sum by an exchange, which is faster.
 """
 
 from __future__ import annotations

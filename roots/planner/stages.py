@@ -40,8 +40,8 @@ def block_weights(model: ModelConfig) -> list[int]:
 
 
 def balanced_stages_have_experts(config: RunConfig) -> Iterable[str]:
-    """What `roots train` asks of stages that are balanced by parameters; the config's own rules
-    count only blocks, see experts_on_every_stage."""
+    """What `roots train` and `roots config` ask of stages that are balanced by parameters; the
+    config's own rules count only blocks, see experts_on_every_stage."""
     parallel, model = config.parallel, config.model
     if parallel.pipeline_partition != "parameters" or parallel.expert == 1:
         return []

@@ -32,9 +32,11 @@ def _leave_gradients(optimizer: Any) -> None:
 
     Both are passes over memory, the second over pages touched for the first time: 0.23 s. The
     optimizer then takes whatever the gradients are, which are those that the backward pass wrote.
-    Where it sums 16-bit gradients in fp32, buckets lead to the sums, and stay.
+    Where it sums 16-bit gradients in fp32, buckets lead to the sums, and stay. An empty bucket has
+    room for one element, not for the 500 million of DeepSpeed's default.
     """
     optimizer.reduce_independent_p_g_buckets_and_remove_grads = _leave
+    optimizer.reduce_bucket_size = 1
 
 
 def _leave(parameter: Any, group: int) -> None:

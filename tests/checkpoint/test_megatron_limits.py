@@ -51,6 +51,7 @@ def _refused(arguments: dict[str, Any]) -> list[tuple[str, object, str]]:
         ("moe_router_score_function", "sigmoid", "must be softmax", EXPERTS),
         ("moe_router_topk_scaling_factor", 2.5, "must be one of None, 1.0", EXPERTS),
         ("moe_router_num_groups", 2, "must be None", EXPERTS),
+        ("moe_router_topk_limited_devices", 2, "must be None", EXPERTS),
         ("moe_router_enable_expert_bias", True, OFF, EXPERTS),
         ("moe_router_force_load_balancing", True, OFF, EXPERTS),
         ("moe_expert_capacity_factor", 1.25, "must be None", EXPERTS),
@@ -216,6 +217,16 @@ def test_the_width_of_an_mlp_that_no_layer_has_is_not_compared() -> None:
     model = ModelConfig(**megatron_model({**arguments, "num_attention_heads": 6}, 96))
     assert model.expert_ffn_size == 24
     assert list(differing_fields(model, arguments)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight"), [("none", 0.0), (["none"], 0.0), ("seq_aux_loss", 0.5), (None, 0.5)]
+)
+def test_experts_that_nothing_balanced_are_not_balanced_from_now_on(
+    kind: object, weight: float
+) -> None:
+    arguments = {**EXPERTS, "moe_router_load_balancing_type": kind, "moe_aux_loss_coeff": 0.5}
+    assert megatron_model(arguments, 96)["moe"]["balance_loss"] == weight
 
 
 @pytest.mark.parametrize("name", ["apply_layernorm_1p", "layernorm_zero_centered_gamma"])

@@ -33,6 +33,8 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "fp16-zero1": (1, "fp16", {"zero_stage": 1}),
     "bf16-zero1-dp2": (2, "bf16", {"zero_stage": 1}),
     "fp16-zero2-dp2": (2, "fp16", {"zero_stage": 2}),
+    # One replica, whose optimizer updates the weights themselves.
+    "fp32-zero2": (1, "fp32", {"zero_stage": 2}),
     "fp32-zero3-dp2": (2, "fp32", {"zero_stage": 3}),
     "fp16-tp2": (2, "fp16", {"tensor": 2}),
     "fp32-pp2": (2, "fp32", {"pipeline": 2}),

@@ -93,7 +93,7 @@ def test_a_balanced_stage_without_experts_is_told() -> None:
     [("train",), ("config", "show"), ("config", "schema"), ("config", "deepspeed")],
     ids=" ".join,
 )
-def test_every_command_that_reads_a_config_asks_it(
+def test_every_command_that_shows_or_trains_a_config_asks_it(
     command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run.yaml").write_text(

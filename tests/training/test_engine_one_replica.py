@@ -47,6 +47,7 @@ def copy_all_the_same(engine: Engine, step: int) -> None:
         return
     optimizer = engine.deepspeed.optimizer
     del vars(optimizer)[REPLACED]
+    optimizer.reduce_bucket_size = 500_000_000
     for master in optimizer.single_partition_of_fp32_groups:
         master.data = master.data.clone()
     optimizer._link_all_hp_params()
@@ -60,7 +61,8 @@ def shares_weights(engine: Engine) -> bool:
 
 
 def assert_weights_are_shared(engine: Engine, step: int) -> None:
-    """Fail where the optimizer has a copy of an fp32 model."""
+    """Fail where the optimizer has a copy of an fp32 model, or room for gradients in a bucket."""
+    assert engine.deepspeed.optimizer.reduce_bucket_size == 1
     assert shares_weights(engine) == (engine.config.training.precision == "fp32")
 
 

@@ -79,7 +79,7 @@ class ExpertFields:
             "top_k": tree.get("num_experts_per_tok", self.top_k),
             "ffn_hidden_size": tree.get("moe_intermediate_size", self.width),
             "balance_loss": tree.get("router_aux_loss_coef", 0.001),
-            "normalise_weights": tree.get("norm_topk_prob", False),
+            "normalise_weights": bool(tree.get("norm_topk_prob", False)),
             "every": tree.get("decoder_sparse_step", 1),
         }
         if self.shared:
