@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 
 if TYPE_CHECKING:
-    from roots.data.preprocess import Progress
+    from roots.data.preprocess import Progress, Summary
 
 
 class OnErrorChoice(str, Enum):
@@ -80,6 +80,10 @@ def preprocess(
             num_workers=workers,
             on_progress=on_progress,
         )
+    _report_documents(out, summary, as_json)
+
+
+def _report_documents(out: Path, summary: Summary, as_json: bool) -> None:
     description = summary.description
     if as_json:
         report = {"prefix": str(out), "files": summary.files, **asdict(description)}
