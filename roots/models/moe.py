@@ -23,7 +23,7 @@ from roots.models.experts import Experts
 from roots.models.mlp import MLP
 from roots.models.options import BuildOptions
 from roots.models.routing import RouterRecord, route, with_auxiliary_losses
-from roots.parallel.collectives import copy_to, gather_from, gather_to, reduce_from, scatter_sum
+from roots.parallel.collectives import copy_to, gather_from, gather_to, sum_parts
 from roots.parallel.mesh import Axis, Mesh
 from roots.parallel.shard import attach, replicated
 
@@ -130,7 +130,7 @@ class MoE(nn.Module):
             copy_to(routing.weights_BTk, self.axis).flatten(0, 1),
             None if routing.kept_BTk is None else routing.kept_BTk.flatten(0, 1),
         )
-        y_BTH = self._summed(y_NH.view_as(all_BTH))
+        y_BTH = sum_parts(y_NH.view_as(all_BTH), self.axis, self.sequence_dim)
         if self.shared is None:
             return y_BTH, None
         shared_BTH, bias_H = self.shared(x_BTH)
@@ -145,9 +145,3 @@ class MoE(nn.Module):
         if self.sequence_dim is None:
             return copy_to(x_BTH, self.axis)
         return gather_to(x_BTH, self.axis, self.sequence_dim)
-
-    def _summed(self, y_BTH: Tensor) -> Tensor:
-        """The sum of the tensor ranks' parts, of this rank's tokens."""
-        if self.sequence_dim is None:
-            return reduce_from(y_BTH, self.axis)
-        return scatter_sum(y_BTH, self.axis, self.sequence_dim)

@@ -76,6 +76,16 @@ def scatter_sum(x: Tensor, axis: Axis, dim: int) -> Tensor:
     return x if axis.group is None else _ScatterSum.apply(x, axis, dim)
 
 
+def sum_parts(x: Tensor, axis: Axis, sequence_dim: int | None) -> Tensor:
+    """The sum of the ranks' partial `x`, or with sequence parallelism this rank's slice of it.
+
+    Communication: that of reduce_from, or with a `sequence_dim` of scatter_sum.
+    """
+    if sequence_dim is None:
+        return reduce_from(x, axis)
+    return scatter_sum(x, axis, sequence_dim)
+
+
 def exchange(x: Tensor, axis: Axis, split: int, join: int) -> Tensor:
     """Cut `x` along `split`, part i for rank i, and concatenate what comes along `join`.
 

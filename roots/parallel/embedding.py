@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from roots.parallel.collectives import reduce_from, scatter_sum
+from roots.parallel.collectives import sum_parts
 from roots.parallel.mesh import Axis
 from roots.parallel.shard import attach, even
 
@@ -53,9 +53,7 @@ class VocabParallelEmbedding(nn.Module):
         local_BT = (tokens_BT - self.first).masked_fill(foreign_BT, 0)
         x_BTH = functional.embedding(local_BT, self.weight)
         x_BTH = x_BTH.masked_fill(foreign_BT.unsqueeze(-1), 0.0)
-        if self.sequence_dim is not None:
-            return scatter_sum(x_BTH, self.axis, self.sequence_dim)
-        return reduce_from(x_BTH, self.axis)
+        return sum_parts(x_BTH, self.axis, self.sequence_dim)
 
     def extra_repr(self) -> str:
         """Sizes, for printing the module."""

@@ -23,9 +23,8 @@ from roots.parallel.collectives import (
     all_reduce_async,
     copy_to,
     gather_from,
-    reduce_from,
     reduce_scatter_async,
-    scatter_sum,
+    sum_parts,
 )
 from roots.parallel.mesh import Axis
 from roots.parallel.shard import Shard, attach, chunked, even, replicated
@@ -152,9 +151,7 @@ class RowParallelLinear(nn.Module):
 
     def summed(self, y: Tensor) -> Tensor:
         """The sum over the ranks of their parts, or its slice along sequence_dim."""
-        if self.sequence_dim is None:
-            return reduce_from(y, self.axis)
-        return scatter_sum(y, self.axis, self.sequence_dim)
+        return sum_parts(y, self.axis, self.sequence_dim)
 
     def extra_repr(self) -> str:
         """Sizes, for printing the module."""

@@ -75,8 +75,7 @@ def _sums(rank: int, world_size: int, sequence: bool, fields: dict[str, Any]) ->
 
         return call
 
-    linear.reduce_from = counted(linear.reduce_from)
-    linear.scatter_sum = counted(linear.scatter_sum)
+    linear.sum_parts = counted(linear.sum_parts)
     tokens_BT = torch.zeros(1, 8, dtype=torch.int64)
     with torch.no_grad():
         decoder(tokens_BT, tokens_BT, torch.zeros(1, dtype=torch.int64))

@@ -30,8 +30,7 @@ _CONFIG = {
 }
 _LAYER_BYTES = 4 * (4 * 512 * 512 + 3 * 512 * 1024)
 
-# What a command adds to the peak of a process that has imported all that it needs. Linux carries
-# ru_maxrss over from the parent, so the peak is that of the address space.
+# What a command adds to the peak of a process that has imported all that it needs.
 _MEASURE = """
 import sys
 from roots.checkpoint.hf.exporting import export_hf
@@ -39,13 +38,12 @@ from roots.checkpoint.hf.importing import import_hf
 run = {"import": import_hf, "export": export_hf}[sys.argv[1]]
 from pathlib import Path
 import torch
+from roots.device import Device, memory_bytes
 torch.zeros(1) + 1
-def peak():
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-before = peak()
+cpu = Device("cpu", 0)
+before = memory_bytes(cpu)
 run(Path(sys.argv[2]), Path(sys.argv[3]), shard_bytes=int(sys.argv[4]))
-print(peak() - before)
+print(memory_bytes(cpu) - before)
 """
 
 
