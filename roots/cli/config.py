@@ -57,12 +57,12 @@ def deepspeed(
     ] = 0,
 ) -> None:
     """Print the DeepSpeed JSON that ROOTS derives from a config."""
-    from roots.config import load_config
-    from roots.config.rules import batch_rule, fewest_ranks
+    from roots.config import load_config, plan_batch
+    from roots.config.rules.batch import batch_rule, fewest_ranks
     from roots.planner.stages import balanced_stages_have_experts
     from roots.training.deepspeed_json import deepspeed_config
 
     rules = [batch_rule(world_size), balanced_stages_have_experts]
     loaded = load_config(config, overrides or (), rules=rules)
     ranks = world_size or fewest_ranks(loaded)
-    typer.echo(json.dumps(deepspeed_config(loaded, loaded.plan_batch(ranks)), indent=2))
+    typer.echo(json.dumps(deepspeed_config(loaded, plan_batch(loaded, ranks)), indent=2))

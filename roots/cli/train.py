@@ -20,7 +20,8 @@ def train(
 ) -> None:
     """Train the model that CONFIG describes; start several ranks with launch/local.sh."""
     from roots.config import load_config
-    from roots.config.rules import batch_rule, has_training_data
+    from roots.config.rules.batch import batch_rule
+    from roots.config.rules.table import has_training_data
     from roots.device import launch_environment
     from roots.planner.stages import balanced_stages_have_experts
 

@@ -85,7 +85,9 @@ def report(verdict: Verdict) -> dict[str, Any]:
 def _print_table(verdict: Verdict) -> None:
     model, parallel = verdict.config.model, verdict.config.parallel
     losses = verdict.reference.losses
-    data = verdict.config.plan_batch(verdict.ranks).data_parallel
+    from roots.config.batch import plan_batch
+
+    data = plan_batch(verdict.config, verdict.ranks).data_parallel
     sequence = " with sequence" if parallel.sequence else ""
     schedule = f" ({parallel.pipeline_schedule})" if parallel.pipeline > 1 else ""
     expert = f", expert {parallel.expert}" if parallel.expert > 1 else ""

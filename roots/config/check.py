@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from roots.config.rules import RULES, Rule
+from roots.config.rules.table import RULES, Rule
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from roots.config.check import checked_config
-from roots.config.rules import Rule
+from roots.config.rules.table import Rule
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
 

@@ -1,15 +1,13 @@
-"""The whole config of a run, and the batch arithmetic that follows from it."""
+"""The whole config of a run: all its sections, and what follows from several of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from roots.config.data import DataConfig, OpsConfig, RunSection, TrackingConfig
 from roots.config.model import ModelConfig
 from roots.config.parallel import ParallelConfig
-from roots.config.rules import batch_problems, cross_section_problems
 from roots.config.section import Section
 from roots.config.training import (
     CheckpointConfig,
@@ -19,17 +17,6 @@ from roots.config.training import (
     ScheduleConfig,
     TrainingConfig,
 )
-from roots.errors import RootsError
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """How a global batch is cut: global = micro x accumulation x data_parallel (samples)."""
-
-    data_parallel: int
-    micro_batch_size: int
-    accumulation: int
-    global_batch_size: int
 
 
 class RunConfig(Section):
@@ -69,24 +56,3 @@ class RunConfig(Section):
         Padding that data.pad_multiple saves counts too, so that schedules follow from the config.
         """
         return self.training.global_batch_size * self.model.sequence_length
-
-    def problems(self) -> list[str]:
-        """Every violated cross-section rule, one line each."""
-        return cross_section_problems(self)
-
-    def plan_batch(self, world_size: int) -> BatchPlan:
-        """Derive data-parallel size and gradient accumulation for `world_size` ranks.
-
-        Raises RootsError with every problem of the config on that many ranks.
-        """
-        lines = [*self.problems(), *batch_problems(self, world_size)]
-        if lines:
-            raise RootsError(*lines)
-        data_parallel = world_size // (self.parallel.model_ranks * self.parallel.context)
-        micro = self.training.micro_batch_size
-        return BatchPlan(
-            data_parallel=data_parallel,
-            micro_batch_size=micro,
-            accumulation=self.training.global_batch_size // (micro * data_parallel),
-            global_batch_size=self.training.global_batch_size,
-        )

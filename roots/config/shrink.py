@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from roots.config.check import checked_config
-from roots.config.rules import batch_rule
+from roots.config.rules.batch import batch_rule
 from roots.config.run import RunConfig
 from roots.errors import RootsError
 

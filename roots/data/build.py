@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from roots.config.batch import BatchPlan
 from roots.config.data import DataSource
-from roots.config.run import BatchPlan, RunConfig
+from roots.config.run import RunConfig
 from roots.data.blend import Source
 from roots.data.gpt import split_documents
 from roots.data.indexed import IndexedDataset

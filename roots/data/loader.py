@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from roots.config.run import BatchPlan
+from roots.config.batch import BatchPlan
 from roots.data.batch import Batch
 from roots.data.sampler import DataState, places_in_step
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from roots.config.run import BatchPlan
+from roots.config.batch import BatchPlan
 from roots.errors import RootsError, problem
 from roots.seeding import derive_key
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from roots.config.model import ModelConfig
 from roots.config.partition import cut_blocks
-from roots.config.rules_experts import expert_stage_problems
+from roots.config.rules.experts import expert_stage_problems
 from roots.config.run import RunConfig
 from roots.planner.parameters import layer_parameters
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from roots.checkpoint import load_model_weights
+from roots.config.batch import BatchPlan, plan_batch
 from roots.config.load import dump_config
-from roots.config.run import BatchPlan, RunConfig
+from roots.config.run import RunConfig
 from roots.data.build import build_data
 from roots.device import (
     Device,
@@ -51,7 +52,7 @@ def run_training(config: RunConfig, local_rank: int = -1) -> ExitCode:
     if local_rank < 0:
         local_rank = environment.local_rank
     device = start_process(environment, local_rank)
-    plan = config.plan_batch(environment.world_size)
+    plan = plan_batch(config, environment.world_size)
     process.initialise(environment, device)
     code = train_loop(assemble(config, plan, device))
     # Only after success: with NCCL, leaving the group waits for ranks that may be gone.

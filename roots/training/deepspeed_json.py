@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from roots.config.run import BatchPlan, RunConfig
+from roots.config.batch import BatchPlan
+from roots.config.run import RunConfig
 
 NEVER = 2**31 - 1
 

@@ -23,7 +23,8 @@ from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
 
 from roots.checkpoint.weights import load_weights
-from roots.config.run import BatchPlan, RunConfig
+from roots.config.batch import BatchPlan
+from roots.config.run import RunConfig
 from roots.data.batch import Batch
 from roots.device import Device
 from roots.errors import ExitCode, RootsError, problem

@@ -42,7 +42,7 @@ class _Marker(DeepSpeedMoE):  # type: ignore[misc]  # deepspeed has no type hint
 def announced_experts(module: nn.Module, config: RunConfig, mesh: Mesh) -> Iterator[None]:
     """Within it deepspeed.initialize(module) learns of spread-out experts; every rank must call.
 
-    Each has some: see roots.config.rules_experts, expert_stage_problems.
+    Each has some: see roots.config.rules.experts, expert_stage_problems.
     """
     if mesh.expert.size == 1:
         yield

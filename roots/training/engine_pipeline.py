@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from roots.config.rules_experts import expert_stage_problems
-from roots.config.run import BatchPlan, RunConfig
+from roots.config.batch import BatchPlan
+from roots.config.rules.experts import expert_stage_problems
+from roots.config.run import RunConfig
 from roots.data.batch import Batch
 from roots.device import Device
 from roots.errors import RootsError

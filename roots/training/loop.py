@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from roots.config.run import BatchPlan, RunConfig
+from roots.config.batch import BatchPlan
+from roots.config.run import RunConfig
 from roots.data.batch import Batch
 from roots.data.build import DataSources
 from roots.device import Device, memory_bytes, synchronize

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from roots.config.batch import plan_batch
 from roots.config.run import RunConfig
 from roots.data.build import build_data
 from roots.device import launch_environment
@@ -31,7 +32,7 @@ def train_curve(config: RunConfig, *, tamper: Tamper | None = None, tensors: boo
     """
     environment = launch_environment()
     device = start_process(environment, environment.local_rank)
-    plan = config.plan_batch(environment.world_size)
+    plan = plan_batch(config, environment.world_size)
     process.initialise(environment, device)
     mesh = Mesh.create(topology_of(config, plan))
     data = build_data(config, plan, mesh.data.rank)

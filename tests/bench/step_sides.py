@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from roots.config import RunConfig, parse_config
+from roots.config.batch import plan_batch
 from roots.config.data import OpsConfig
 from roots.data.batch import Batch
 from roots.device import Device
@@ -93,7 +94,7 @@ def make_step(side: str, shape: Shape, precision: Precision, device: Device) -> 
 
 def engine_step(config: RunConfig, device: Device, world_size: int = 1) -> Step:
     """What `roots train` does with one global batch, as this rank of the process group."""
-    plan = config.plan_batch(world_size)
+    plan = plan_batch(config, world_size)
     engine = build_engine(config, plan, Mesh.create(topology_of(config, plan)), device)
 
     def step(tokens_BT: Tensor) -> float:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from roots.config import RunConfig, load_config, parse_config
-from roots.config.rules import batch_rule, has_training_data
+from roots.config.rules.batch import batch_rule
+from roots.config.rules.table import has_training_data
 from roots.errors import RootsError
 
 

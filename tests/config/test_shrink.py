@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from roots.config import load_config, parse_config
+from roots.config.batch import plan_batch
 from roots.config.shrink import VERIFY_STEPS, one_process, reduced_degrees, shrink
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -18,8 +19,8 @@ def test_every_config_of_ours_has_a_small_copy(path: Path) -> None:
     config = load_config(path)
     for ranks in (1, 2, 3, 8):
         small = shrink(config, ranks, DATA)
-        assert small.plan_batch(ranks).accumulation >= 2
-        assert one_process(small).plan_batch(1).global_batch_size == (
+        assert plan_batch(small, ranks).accumulation >= 2
+        assert plan_batch(one_process(small), 1).global_batch_size == (
             small.training.global_batch_size
         )
         assert small.model.hidden_size <= 128

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from roots.config import parse_config
+from roots.config.batch import plan_batch
 from roots.data.build import build_data
 from roots.errors import RootsError
 
@@ -22,7 +23,7 @@ def config_of(data, **sections):
 
 
 def build(config, **options):
-    return build_data(config, config.plan_batch(1), 0, **options)
+    return build_data(config, plan_batch(config, 1), 0, **options)
 
 
 def tokens_of(steps):

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from roots.config.run import BatchPlan
+from roots.config.batch import BatchPlan
 from roots.data.batch import Batch, DocumentRules
 from roots.data.blend import Blend, Source
 from roots.data.causal import CausalBatches

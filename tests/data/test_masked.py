@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from roots.config import parse_config
+from roots.config.batch import plan_batch
 from roots.data.build import build_data
 from roots.data.masked import mask_tokens
 
@@ -61,7 +62,7 @@ def test_batches_of_a_run(numbered, mask_token):
             "data": {"train": indexed.prefix, "mask_token": mask_token},
         }
     )
-    steps = [batches for batches, _ in build_data(config, config.plan_batch(1), 0).train.iterate()]
+    steps = [batches for batches, _ in build_data(config, plan_batch(config, 1), 0).train.iterate()]
     batch = steps[0][0]
     expected = MASK if mask_token is None else mask_token
     predicted = batch.loss_weights_BT > 0

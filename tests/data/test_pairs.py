@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from roots.config import parse_config
+from roots.config.batch import plan_batch
 from roots.data.build import build_data
 from roots.data.pairs import open_pairs
 from roots.errors import RootsError
@@ -48,7 +49,7 @@ def data_of(prefix, *, plan=(1, 4, 1), rank=0, steps=3, model=(), **data):
             "data": {"objective": "pairs", "train": prefix, "begin_token": BEGIN, **data},
         }
     )
-    batch_plan = config.plan_batch(plan[0])
+    batch_plan = plan_batch(config, plan[0])
     return build_data(config, batch_plan, rank).train
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from roots.config.run import BatchPlan
+from roots.config.batch import BatchPlan
 from roots.data.sampler import DataState, dropout_keys, places_in_step
 from roots.errors import RootsError
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from roots.config import parse_config
+from roots.config.batch import plan_batch
 from roots.config.spans import SpanPlan, plan_spans
 from roots.data.build import build_data
 from roots.data.span_corruption import corrupt_spans
@@ -80,7 +81,7 @@ def data_of(prefix, plan=(1, 4), rank=0, vocab_size=VOCAB, **data):
             "data": {"train": prefix, **data},
         }
     )
-    return build_data(config, config.plan_batch(plan[0]), rank).train
+    return build_data(config, plan_batch(config, plan[0]), rank).train
 
 
 def rows_of(batches):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from roots.config import RunConfig
+from roots.config.batch import plan_batch
 from roots.device import launch_environment
 from roots.errors import ExitCode
 from roots.training.assemble import assemble, start_process
@@ -40,7 +41,7 @@ def run(
     """Train `config`; the last rank alone receives the signal `number` after `stop_after` steps."""
     environment = launch_environment()
     device = start_process(environment, environment.local_rank)
-    assembled = assemble(config, config.plan_batch(world_size), device)
+    assembled = assemble(config, plan_batch(config, world_size), device)
     if stop_after is not None and rank == world_size - 1:
         callbacks = CallbackList([*assembled.callbacks, SignalAfter(stop_after, number)])
         assembled = replace(assembled, callbacks=callbacks)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from roots.checkpoint.hf.exporting import export_hf
 from roots.checkpoint.hf.importing import import_hf
 from roots.config import RunConfig
+from roots.config.batch import plan_batch
 from roots.data.build import build_data
 from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.hf_models import Case, build, gpt2, load, of_llama
@@ -54,7 +55,7 @@ def config_of(folder: Path, checkpoint: Path, name: str, parallel: dict[str, Any
 def first_loss_of(model: torch.nn.Module, config: RunConfig) -> float:
     """transformers' loss on the first global batch of a run."""
     data = build_data(
-        config, config.plan_batch(config.parallel.tensor * config.parallel.pipeline), 0
+        config, plan_batch(config, config.parallel.tensor * config.parallel.pipeline), 0
     )
     micro_batches, _ = next(iter(data.train.iterate(0)))
     losses = []

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from roots.config import RunConfig
+from roots.config.batch import plan_batch
 from roots.data.build import build_data
 from roots.data.indexed import IndexedWriter
 from roots.errors import ExitCode
@@ -61,7 +62,7 @@ def test_pairs_on_two_ranks_with_a_stop_have_the_losses_of_one_run(tmp_path: Pat
 
 def check_tokens_per_second(config: RunConfig) -> None:
     """They count the targets as they were padded, which here is less than the model's length."""
-    plan = config.plan_batch(1)
+    plan = plan_batch(config, 1)
     steps = build_data(config, plan, 0).train.iterate(0)
     lengths = [micro_batches[0].tokens_BT.shape[1] for micro_batches, _ in steps]
     assert max(lengths) < config.model.sequence_length

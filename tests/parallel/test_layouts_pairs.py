@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from roots.config import RunConfig, parse_config
-from roots.config.run import BatchPlan
+from roots.config.batch import BatchPlan, plan_batch
 from roots.data.batch import Batch
 from roots.data.sampler import dropout_keys, places_in_step
 from roots.device import launch_environment
@@ -113,7 +113,7 @@ def train_pairs(rank: int, world_size: int, config: RunConfig) -> Curve:
     """Train `config` as rank `rank`; every rank returns the same whole weights."""
     environment = launch_environment()
     device = start_process(environment, environment.local_rank)
-    plan = config.plan_batch(world_size)
+    plan = plan_batch(config, world_size)
     mesh = Mesh.create(topology_of(config, plan))
     engine = build_engine(config, plan, mesh, device)
     losses, norms = [], []

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from roots.config import RunConfig, parse_config
+from roots.config.batch import plan_batch
 from roots.training.deepspeed_json import (
     clips_outside_engine,
     deepspeed_config,
@@ -19,7 +20,7 @@ def config_of(precision: str = "fp32", **parallel: Any) -> RunConfig:
 
 
 def tree_of(config: RunConfig, ranks: int = 4) -> dict[str, Any]:
-    return deepspeed_config(config, config.plan_batch(ranks))
+    return deepspeed_config(config, plan_batch(config, ranks))
 
 
 @pytest.mark.parametrize(("precision", "stage"), [("fp32", 0), ("bf16", 1), ("fp16", 1)])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from roots.config import parse_config
-from roots.config.rules_data import DATA_RULES
+from roots.config.rules.data import DATA_RULES
 from roots.errors import RootsError
 from tests.helpers.refusals import refusals
 

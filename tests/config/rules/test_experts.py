@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from roots.config import parse_config
-from roots.config.rules_experts import EXPERT_RULES
+from roots.config.batch import plan_batch
+from roots.config.rules.experts import EXPERT_RULES
 from roots.errors import RootsError
 from tests.helpers.refusals import refusals
 
@@ -189,7 +190,7 @@ def test_expert_axis_that_does_not_divide_the_replicas_is_refused() -> None:
         "training": {"micro_batch_size": 1, "global_batch_size": 12},
     }
     with pytest.raises(RootsError) as caught:
-        parse_config(tree).plan_batch(world_size=12)
+        plan_batch(parse_config(tree), 12)
     assert caught.value.lines == (
         "parallel.expert=4: must divide the 6 ranks that hold the same dense parameters; "
         "set parallel.expert=2, or start a multiple of 4 times the ranks of one model",

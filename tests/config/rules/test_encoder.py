@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from roots.config import parse_config
-from roots.config.rules_encoder import ENCODER_RULES, folded_stages_send_x_alone
+from roots.config.rules.encoder import ENCODER_RULES, folded_stages_send_x_alone
+from roots.config.rules.table import cross_section_problems
 from roots.config.run import RunConfig
 from roots.errors import RootsError
 
@@ -73,7 +74,7 @@ def test_violated_rule_says_field_value_rule_and_fix(rule: Any) -> None:
         tree, line = CASES[rule.__name__]
         config = RunConfig.model_validate(tree)
     assert list(rule(config)) == [line]
-    assert line in config.problems()
+    assert line in cross_section_problems(config)
 
 
 def test_branches_beside_each_other_leave_no_place_for_the_source() -> None:

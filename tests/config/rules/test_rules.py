@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from roots.config import parse_config
-from roots.config.rules import RULES
-from roots.config.rules_data import DATA_RULES
-from roots.config.rules_encoder import ENCODER_RULES
-from roots.config.rules_experts import EXPERT_RULES
+from roots.config.batch import plan_batch
+from roots.config.rules.data import DATA_RULES
+from roots.config.rules.encoder import ENCODER_RULES
+from roots.config.rules.experts import EXPERT_RULES
+from roots.config.rules.table import RULES
 from roots.errors import RootsError
 from tests.helpers.refusals import refusals
 
@@ -226,7 +227,7 @@ def test_batch_plan_derives_data_parallel_size_and_accumulation() -> None:
             "training": {"micro_batch_size": 2, "global_batch_size": 24},
         }
     )
-    plan = config.plan_batch(world_size=12)
+    plan = plan_batch(config, 12)
     assert (plan.data_parallel, plan.accumulation) == (3, 4)
     assert plan.micro_batch_size * plan.accumulation * plan.data_parallel == 24
 
@@ -234,7 +235,7 @@ def test_batch_plan_derives_data_parallel_size_and_accumulation() -> None:
 def test_global_batch_that_does_not_divide_is_refused() -> None:
     config = parse_config({"training": {"micro_batch_size": 4, "global_batch_size": 12}})
     with pytest.raises(RootsError) as caught:
-        config.plan_batch(world_size=2)
+        plan_batch(config, 2)
     assert caught.value.lines == (
         "training.global_batch_size=12: must be a multiple of training.micro_batch_size=4 "
         "x data-parallel size 2 = 8; set it to 8 or 16",
@@ -244,7 +245,7 @@ def test_global_batch_that_does_not_divide_is_refused() -> None:
 def test_world_size_that_does_not_fit_the_layout_is_refused() -> None:
     config = parse_config({"parallel": {"tensor": 2, "pipeline": 2}})
     with pytest.raises(RootsError) as caught:
-        config.plan_batch(world_size=6)
+        plan_batch(config, 6)
     assert caught.value.lines == (
         "world size=6: must be a multiple of parallel.tensor x parallel.context x "
         "parallel.pipeline = 4; "

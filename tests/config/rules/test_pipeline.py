@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from roots.config import parse_config
+from roots.config.batch import plan_batch
 from roots.errors import RootsError
 
 
@@ -94,20 +95,20 @@ def test_dualpipev_needs_micro_batches_to_fill_the_v() -> None:
     training = {"micro_batch_size": 2, "global_batch_size": 12}
     config = parse_config({"parallel": parallel, "training": training})
     with pytest.raises(RootsError) as caught:
-        config.plan_batch(world_size=4)
+        plan_batch(config, 4)
     assert caught.value.lines == (
         "training.global_batch_size=12: gives 3 micro-batches a step, but "
         "parallel.pipeline_schedule=dualpipev needs at least 2 x parallel.pipeline = 4; "
         "set it to 16 or more, or parallel.pipeline_schedule=1f1b",
     )
-    assert config.plan_batch(world_size=2).accumulation == 6
+    assert plan_batch(config, 2).accumulation == 6
 
 
 def test_second_partition_divides_the_replicas() -> None:
     config = parse_config({"parallel": {"zero_stage": 3, "zero_hpz_partition_size": 4}})
-    assert config.plan_batch(world_size=4).data_parallel == 4
+    assert plan_batch(config, 4).data_parallel == 4
     with pytest.raises(RootsError) as caught:
-        config.plan_batch(world_size=2)
+        plan_batch(config, 2)
     assert caught.value.lines == (
         "parallel.zero_hpz_partition_size=4: must divide the 2 ranks that hold "
         "the same parameters; "
