@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from roots.checkpoint.stream import DTYPES
+from roots.checkpoint.dtypes import DTYPES
 from roots.errors import RootsError, problem
 from roots.parallel.shard import Shard
 

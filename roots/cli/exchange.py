@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
-    from roots.checkpoint.exchange import Exchanged
+    from roots.exchange.imported_checkpoint import Exchanged
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -72,11 +72,11 @@ def export(
     found = resolve_checkpoint(checkpoint)
     wanted = _torch_dtype(dtype)
     if kind is ExportFormat.GGUF:
-        from roots.checkpoint.gguf import export_gguf
+        from roots.exchange.gguf.exporting import export_gguf
 
         written = export_gguf(found, to, dtype=wanted, tokenizer=tokenizer)
     else:
-        from roots.checkpoint.hf.exporting import export_hf
+        from roots.exchange.hf.exporting import export_hf
 
         written = export_hf(found, to, dtype=wanted, shard_bytes=shard_bytes, tokenizer=tokenizer)
     _report(written, found, as_json)
@@ -101,11 +101,11 @@ def import_model(
     shard_bytes = _bytes(shard_size)
     wanted = _torch_dtype(dtype)
     if kind is ImportFormat.MEGATRON:
-        from roots.checkpoint.megatron import import_megatron
+        from roots.exchange.megatron.importing import import_megatron
 
         written = import_megatron(source, to, config=config, dtype=wanted, shard_bytes=shard_bytes)
     else:
-        from roots.checkpoint.hf.importing import import_hf
+        from roots.exchange.hf.importing import import_hf
 
         written = import_hf(source, to, dtype=wanted, shard_bytes=shard_bytes)
     _report(written, source, as_json)
@@ -146,6 +146,6 @@ def _bytes(text: str) -> int:
 
 
 def _torch_dtype(choice: DtypeChoice | None):  # noqa: ANN202 - a torch.dtype, not yet imported
-    from roots.checkpoint.stream import dtype_named
+    from roots.checkpoint.dtypes import dtype_named
 
     return None if choice is None else dtype_named(choice.value)

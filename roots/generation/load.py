@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from roots.checkpoint import load_model_weights, read_config, resolve_checkpoint
-from roots.checkpoint.hf.tokenizer_files import TOKENIZER_FOLDER, TOKENIZER_NAME
 from roots.config.run import RunConfig
 from roots.device import Device
 from roots.errors import RootsError, problem
+from roots.exchange.hf.tokenizer_files import TOKENIZER_FOLDER, TOKENIZER_NAME
 from roots.models.build import build_model
 from roots.models.decoder import Decoder
 from roots.models.encoder import Encoder

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from roots.checkpoint.hf.importing import import_hf
 from roots.data.objectives import begin_token
 from roots.device import Device
+from roots.exchange.hf.importing import import_hf
 from roots.generation.beam import BeamOptions, Hypothesis
 from roots.generation.load import load_model
 from roots.generation.write import write_targets

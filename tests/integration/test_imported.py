@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from roots.checkpoint.hf.exporting import export_hf
-from roots.checkpoint.hf.importing import import_hf
 from roots.config import RunConfig
 from roots.config.batch import plan_batch
 from roots.data.build import build_data
+from roots.exchange.hf.exporting import export_hf
+from roots.exchange.hf.importing import import_hf
 from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.hf_models import Case, build, gpt2, load, of_llama
 from tests.helpers.runs import VOCAB_SIZE, small_config, write_dataset

@@ -1,0 +1,1 @@
+"""Export for llama.cpp and its world."""

@@ -1,0 +1,104 @@
+"""Writing safetensors files tensor by tensor: what is held in memory is one tensor, not a file.
+
+A safetensors file is the length of its header (8 bytes, little-endian), the header as JSON (name ->
+dtype, shape, data_offsets), and the raw tensors one behind the other. Shapes and dtypes are known
+before any value is, so the header can go first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from roots.checkpoint.dtypes import DTYPE_NAMES
+from roots.files import sync_file
+
+_HEADER_ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """A tensor that is going to be written."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its values."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count * self.dtype.itemsize
+
+
+def split_by_bytes(plans: Iterable[TensorPlan], limit: int) -> list[list[TensorPlan]]:
+    """Cut `plans`, in their order, into files of at most `limit` bytes.
+
+    A tensor that is larger than the limit has a file of its own.
+    """
+    files: list[list[TensorPlan]] = []
+    room = 0
+    for plan in plans:
+        if not files or plan.num_bytes > room:
+            files.append([])
+            room = limit
+        files[-1].append(plan)
+        room -= plan.num_bytes
+    return files
+
+
+class SafetensorsWriter:
+    """An open safetensors file that takes its tensors in the order of `order`."""
+
+    def __init__(
+        self, path: Path, plans: Sequence[TensorPlan], metadata: Mapping[str, str]
+    ) -> None:
+        """Write the header. `plans` are all tensors of the file, `metadata` is free text."""
+        # Wide elements first: every tensor then starts at a multiple of its element's size.
+        self.order = sorted(plans, key=lambda plan: -plan.dtype.itemsize)
+        self._path = path
+        self._next = 0
+        self._file: BinaryIO = path.open("wb")
+        header = _header(self.order, metadata)
+        self._file.write(len(header).to_bytes(8, "little"))
+        self._file.write(header)
+
+    def __enter__(self) -> SafetensorsWriter:
+        return self
+
+    def __exit__(self, kind: object, *others: object) -> None:
+        self._file.close()
+        if kind is None:
+            assert self._next == len(self.order), f"{self._path}: tensors are missing"
+            sync_file(self._path)
+
+    def write(self, tensor: Tensor) -> None:
+        """Append the values of the next tensor of `order`."""
+        plan = self.order[self._next]
+        assert tuple(tensor.shape) == plan.shape, f"{plan.name}: {tuple(tensor.shape)}"
+        assert tensor.dtype == plan.dtype, f"{plan.name}: {tensor.dtype}"
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        self._file.write(raw.numpy().data)
+        self._next += 1
+
+
+def _header(plans: Sequence[TensorPlan], metadata: Mapping[str, str]) -> bytes:
+    tree: dict[str, Any] = {"__metadata__": dict(metadata)}
+    position = 0
+    for plan in plans:
+        tree[plan.name] = {
+            "dtype": DTYPE_NAMES[plan.dtype],
+            "shape": list(plan.shape),
+            "data_offsets": [position, position + plan.num_bytes],
+        }
+        position += plan.num_bytes
+    text = json.dumps(tree).encode()
+    return text + b" " * (-len(text) % _HEADER_ALIGNMENT)
