@@ -60,7 +60,7 @@ def deepspeed(
     from roots.config import load_config, plan_batch
     from roots.config.rules.batch import batch_rule, fewest_ranks
     from roots.planner.stages import balanced_stages_have_experts
-    from roots.training.deepspeed_json import deepspeed_config
+    from roots.training.engine.deepspeed_json import deepspeed_config
 
     rules = [batch_rule(world_size), balanced_stages_have_experts]
     loaded = load_config(config, overrides or (), rules=rules)

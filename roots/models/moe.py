@@ -1,7 +1,7 @@
 """Mixture of experts in place of a block's MLP.
 
 DeepSpeed trains the experts (gradients averaged over the ranks that hold the same ones, the norm,
-ZeRO's partitions: roots/training/engine_experts.py), but the layer is not its
+ZeRO's partitions: roots/training/engine/experts.py), but the layer is not its
 deepspeed.moe.layer.MoE. That one drops tokens or pads every expert to the fullest, and counts
 capacity and balance over whatever tokens a rank happens to hold, so that losses depend on the
 layout; its gate has one choice of weights, a router loss that the caller must add up, which a

@@ -1,7 +1,7 @@
 """Which of many tensors is the first to hold an infinity or NaN, without waiting for the device.
 
 One pass over the memory of all of them; the answer stays on their device. For telling which
-gradient overflowed (roots/training/overflow.py).
+gradient overflowed (roots/training/engine/overflow.py).
 """
 
 from __future__ import annotations

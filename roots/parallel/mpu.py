@@ -7,7 +7,7 @@ our pipeline axis, and "model parallel" is both together. Its "data parallel" is
 context x data: to the optimizer, ranks with other tokens of one sample are ranks with other
 samples. The names of sequence parallelism are absent on purpose: DeepSpeed tests for them with
 hasattr and then takes the degree to be 1. Groups of experts it keeps itself
-(roots/training/engine_experts.py).
+(roots/training/engine/experts.py).
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ from roots.parallel.together import together
 from roots.parallel.topology import Topology
 from roots.training.callback import CallbackList, MetricsCallback, ProgressCallback, TrackerCallback
 from roots.training.checkpointing import Checkpointer, ResumePoint
-from roots.training.engine import Engine, build_zero_engine
-from roots.training.engine_accelerator import prepare_accelerator
-from roots.training.engine_pipeline import build_pipeline_engine
+from roots.training.engine.accelerator import prepare_accelerator
+from roots.training.engine.pipeline import build_pipeline_engine
+from roots.training.engine.step import Engine, build_zero_engine
 from roots.training.loop import Run, train_loop
 from roots.training.metrics import EvaluationWriter, MetricsWriter
 from roots.training.peak import Peak, device_peak

@@ -23,8 +23,8 @@ from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, barrier, broadcast_object
 from roots.parallel.shard import shard_of
 from roots.parallel.together import together
-from roots.training.deepspeed_json import effective_zero_stage
-from roots.training.engine import Engine
+from roots.training.engine.deepspeed_json import effective_zero_stage
+from roots.training.engine.step import Engine
 
 _logger = get_logger(__name__)
 

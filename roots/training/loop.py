@@ -21,7 +21,7 @@ from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_reduce_max
 from roots.training.callback import CallbackList
 from roots.training.checkpointing import Checkpointer, ResumePoint
-from roots.training.engine import Engine, StepResult
+from roots.training.engine.step import Engine, StepResult
 from roots.training.metrics import StepRecord
 from roots.training.schedule import learning_rate
 from roots.training.signals import StopSignals

@@ -15,7 +15,7 @@ import torch
 
 from roots.config import parse_config
 from roots.device import Device
-from roots.training.engine_optimizer import choose_optimizer
+from roots.training.engine.optimizer import choose_optimizer
 
 TENSORS, SIZE, ROUNDS = 40, 750_000, 7
 BYTES = 28 * TENSORS * SIZE

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from roots.config import RunConfig
 from roots.log import get_logger
-from roots.training.engine import Engine
+from roots.training.engine.step import Engine
 from roots.training.verify_compare import Curve
 from roots.training.verify_curve import Tamper
 from roots.training.verify_curve import train_curve as train

@@ -18,7 +18,7 @@ from roots.device import launch_environment
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object
 from roots.training.assemble import build_engine, start_process, topology_of
-from roots.training.engine import Engine
+from roots.training.engine.step import Engine
 from tests.helpers.distributed import run_distributed
 from tests.helpers.pairs import BERT, T5, TRANSFORMER
 

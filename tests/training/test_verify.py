@@ -17,7 +17,7 @@ from roots.config import parse_config
 from roots.config.shrink import one_process, shrink
 from roots.errors import ExitCode, RootsError
 from roots.training import verify
-from roots.training.engine import Engine
+from roots.training.engine.step import Engine
 from roots.training.verify_compare import Comparison, Curve, Difference, compare
 from tests.helpers.distributed import run_distributed
 from tests.parallel.layouts import train_curve

@@ -35,20 +35,20 @@ from roots.parallel.mpu import DeepSpeedMpu
 from roots.parallel.placement import Placement
 from roots.parallel.process import all_reduce_mean
 from roots.parallel.shard import Shard, shard_of
-from roots.training.deepspeed_json import (
+from roots.training.engine.deepspeed_json import (
     clips_outside_engine,
     deepspeed_config,
     effective_zero_stage,
 )
-from roots.training.engine_experts import announced_experts, files_of_a_dense_model
-from roots.training.engine_one_replica import spare_copies
-from roots.training.engine_optimizer import choose_optimizer, parameter_groups
-from roots.training.engine_start import import_muon_uncompiled
-from roots.training.engine_zero import refuse_what_is_not_served
+from roots.training.engine.experts import announced_experts, files_of_a_dense_model
+from roots.training.engine.gradients import clip_gradients_, global_gradient_norm
+from roots.training.engine.one_replica import spare_copies
+from roots.training.engine.optimizer import choose_optimizer, parameter_groups
+from roots.training.engine.overflow import GradientWatch
+from roots.training.engine.start import import_muon_uncompiled
+from roots.training.engine.zero import refuse_what_is_not_served
 from roots.training.experts import ExpertLoad, RouterWatch
-from roots.training.gradients import clip_gradients_, global_gradient_norm
 from roots.training.inputs import model_inputs
-from roots.training.overflow import GradientWatch
 from roots.training.share import share_of
 
 _logger = get_logger(__name__)

@@ -8,7 +8,7 @@ from torch import nn
 
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import attach, replicated
-from roots.training.overflow import IN_THE_SUM, GradientWatch
+from roots.training.engine.overflow import IN_THE_SUM, GradientWatch
 
 
 def model_of(mesh: Mesh) -> nn.Module:

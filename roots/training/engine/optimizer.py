@@ -19,7 +19,7 @@ from roots.device import Device
 from roots.errors import RootsError, problem
 from roots.log import get_logger
 from roots.parallel.shard import expert_group_name, is_spread_expert
-from roots.training.engine_build import build_alone
+from roots.training.engine.operator_build import build_alone
 
 _logger = get_logger(__name__)
 

@@ -19,11 +19,11 @@ from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.parallel.pipeline import FoldedPipeline, Pipeline
 from roots.planner.stages import blocks_of_stages
-from roots.training.engine import Engine, initialise_deepspeed
-from roots.training.engine_accelerator import join_process_group
-from roots.training.engine_experts import announced_experts
+from roots.training.engine.accelerator import join_process_group
+from roots.training.engine.experts import announced_experts
+from roots.training.engine.overflow import GradientWatch
+from roots.training.engine.step import Engine, initialise_deepspeed
 from roots.training.inputs import model_inputs
-from roots.training.overflow import GradientWatch
 
 PipelineItem = tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]
 

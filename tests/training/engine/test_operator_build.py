@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from roots.training.engine_build import build_alone
+from roots.training.engine.operator_build import build_alone
 
 CPP = (
     '#include <torch/extension.h>\nPYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.attr("x") = 7; }\n'
@@ -20,7 +20,7 @@ CPP = (
 # Builds with torch's own loader under the lock, and says when the compiler is about to run.
 BUILD = """
 import sys, torch.utils.cpp_extension as ext
-from roots.training.engine_build import build_alone
+from roots.training.engine.operator_build import build_alone
 original = ext._write_ninja_file_and_build_library
 def slow(*args, **kwargs):
     print("building", flush=True)

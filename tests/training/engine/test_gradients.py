@@ -8,7 +8,7 @@ from torch import nn
 
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import attach, replicated
-from roots.training.gradients import clip_gradients_, global_gradient_norm
+from roots.training.engine.gradients import clip_gradients_, global_gradient_norm
 
 
 def parameter_with(gradient: torch.Tensor) -> nn.Parameter:

@@ -13,7 +13,7 @@ import torch
 from roots.config import RunConfig, parse_config
 from roots.device import Device
 from roots.errors import RootsError
-from roots.training.engine_optimizer import choose_optimizer, parameter_groups
+from roots.training.engine.optimizer import choose_optimizer, parameter_groups
 
 CPU = Device("cpu", 0)
 

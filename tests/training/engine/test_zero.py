@@ -10,7 +10,7 @@ from deepspeed.accelerator import get_accelerator
 from roots.config import RunConfig, parse_config
 from roots.device import Device
 from roots.errors import RootsError
-from roots.training.engine_zero import refuse_what_is_not_served
+from roots.training.engine.zero import refuse_what_is_not_served
 
 CPU = Device("cpu", 0)
 

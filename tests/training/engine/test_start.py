@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from roots.config import RunConfig
-from roots.training.engine_start import import_muon_uncompiled
+from roots.training.engine.start import import_muon_uncompiled
 from roots.training.verify_curve import train_curve
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import small_config, write_dataset

@@ -8,7 +8,7 @@ import pytest
 
 from roots.config import RunConfig, parse_config
 from roots.config.batch import plan_batch
-from roots.training.deepspeed_json import (
+from roots.training.engine.deepspeed_json import (
     clips_outside_engine,
     deepspeed_config,
     effective_zero_stage,

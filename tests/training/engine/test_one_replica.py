@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from roots.config import RunConfig
-from roots.training.engine import Engine
+from roots.training.engine.step import Engine
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import small_config, write_dataset
 from tests.parallel.layouts import train_curve
