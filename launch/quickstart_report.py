@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from roots.training.metrics import EVALUATIONS_FILE, read_evaluations, read_metrics
-from roots.training.plot import plot_losses
+from roots.training.callbacks.metrics import EVALUATIONS_FILE, read_evaluations, read_metrics
+from roots.training.callbacks.plot import plot_losses
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -30,17 +30,22 @@ from roots.parallel import process
 from roots.parallel.mesh import Mesh
 from roots.parallel.together import together
 from roots.parallel.topology import Topology
-from roots.training.callback import CallbackList, MetricsCallback, ProgressCallback, TrackerCallback
+from roots.training.callbacks.callback import (
+    CallbackList,
+    MetricsCallback,
+    ProgressCallback,
+    TrackerCallback,
+)
+from roots.training.callbacks.metrics import EvaluationWriter, MetricsWriter
+from roots.training.callbacks.peak import Peak, device_peak
+from roots.training.callbacks.progress import Progress
+from roots.training.callbacks.throughput import Throughput
+from roots.training.callbacks.trackers import build_trackers
 from roots.training.checkpointing import Checkpointer, ResumePoint
 from roots.training.engine.accelerator import prepare_accelerator
 from roots.training.engine.pipeline import build_pipeline_engine
 from roots.training.engine.step import Engine, build_zero_engine
 from roots.training.loop import Run, train_loop
-from roots.training.metrics import EvaluationWriter, MetricsWriter
-from roots.training.peak import Peak, device_peak
-from roots.training.progress import Progress
-from roots.training.throughput import Throughput
-from roots.training.trackers import build_trackers
 
 _logger = get_logger(__name__)
 

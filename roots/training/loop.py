@@ -19,13 +19,13 @@ from roots.errors import ExitCode
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_reduce_max
-from roots.training.callback import CallbackList
+from roots.training.callbacks.callback import CallbackList
+from roots.training.callbacks.metrics import StepRecord
+from roots.training.callbacks.throughput import Rates, Throughput
 from roots.training.checkpointing import Checkpointer, ResumePoint
 from roots.training.engine.step import Engine, StepResult
-from roots.training.metrics import StepRecord
 from roots.training.schedule import learning_rate
 from roots.training.signals import StopSignals
-from roots.training.throughput import Rates, Throughput
 
 _logger = get_logger(__name__)
 

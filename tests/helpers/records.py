@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from roots.training.metrics import StepRecord
+from roots.training.callbacks.metrics import StepRecord
 
 
 def step_record(step: int, **changes: object) -> StepRecord:

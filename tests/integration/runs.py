@@ -14,9 +14,9 @@ from roots.config.batch import plan_batch
 from roots.device import launch_environment
 from roots.errors import ExitCode
 from roots.training.assemble import assemble, start_process
-from roots.training.callback import Callback, CallbackList
+from roots.training.callbacks.callback import Callback, CallbackList
+from roots.training.callbacks.metrics import StepRecord
 from roots.training.loop import train_loop
-from roots.training.metrics import StepRecord
 
 
 class SignalAfter(Callback):

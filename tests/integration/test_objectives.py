@@ -14,7 +14,7 @@ from roots.config.batch import plan_batch
 from roots.data.build import build_data
 from roots.data.indexed import IndexedWriter
 from roots.errors import ExitCode
-from roots.training.metrics import read_evaluations, read_metrics
+from roots.training.callbacks.metrics import read_evaluations, read_metrics
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import VOCAB_SIZE, small_config, write_dataset
 from tests.integration.runs import run

@@ -18,7 +18,7 @@ from roots.errors import ExitCode
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import shard_of
-from roots.training.metrics import read_metrics
+from roots.training.callbacks.metrics import read_metrics
 from tests.helpers.decoders import build_decoder
 from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.runs import small_config, write_dataset

@@ -9,7 +9,7 @@ import pytest
 
 from roots.cli.main import main
 from roots.config import RunConfig
-from roots.training.metrics import read_evaluations
+from roots.training.callbacks.metrics import read_evaluations
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import small_config
 from tests.integration.runs import run

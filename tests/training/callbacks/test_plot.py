@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from roots.errors import RootsError
-from roots.training.metrics import EvaluationRecord, EvaluationWriter, MetricsWriter
-from roots.training.plot import plot_losses, smoothed
+from roots.training.callbacks.metrics import EvaluationRecord, EvaluationWriter, MetricsWriter
+from roots.training.callbacks.plot import plot_losses, smoothed
 from tests.helpers.records import step_record
 
 

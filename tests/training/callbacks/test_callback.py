@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from roots.training.callback import (
+from roots.training.callbacks.callback import (
     Callback,
     CallbackList,
     MetricsCallback,
     ProgressCallback,
     TrackerCallback,
 )
-from roots.training.metrics import (
+from roots.training.callbacks.metrics import (
     EvaluationWriter,
     MetricsWriter,
     read_evaluations,
     read_metrics,
 )
-from roots.training.progress import Progress
+from roots.training.callbacks.progress import Progress
 from tests.helpers.records import step_record
 
 HOOKS = (

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from roots.device import Device
-from roots.training.peak import DEVICE_TABLE, device_peak, sustained_rate, table_peak
+from roots.training.callbacks.peak import DEVICE_TABLE, device_peak, sustained_rate, table_peak
 
 
 # Names as the driver reports them.

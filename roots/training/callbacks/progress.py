@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from roots.training.metrics import StepRecord
+from roots.training.callbacks.metrics import StepRecord
 
 
 class Progress:

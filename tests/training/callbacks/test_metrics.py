@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from roots.errors import RootsError
-from roots.training.metrics import (
+from roots.training.callbacks.metrics import (
     EvaluationRecord,
     EvaluationWriter,
     MetricsWriter,

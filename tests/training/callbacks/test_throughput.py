@@ -9,8 +9,8 @@ from roots.config.model import ModelConfig
 from roots.data.batch import Batch
 from roots.data.rows import sequence_batch
 from roots.planner.flops import MFU_FORMULA, training_flops_per_token
-from roots.training.peak import Peak
-from roots.training.throughput import Throughput
+from roots.training.callbacks.peak import Peak
+from roots.training.callbacks.throughput import Throughput
 
 DECODER = ModelConfig()
 TRANSLATOR = ModelConfig(architecture="encoder_decoder", sequence_length=64, source_length=96)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from roots.config.model import ModelConfig
 from roots.data.batch import Batch
 from roots.planner.flops import MFU_FORMULA, mfu, training_flops_per_token
-from roots.training.peak import TERA, Peak
+from roots.training.callbacks.peak import TERA, Peak
 
 
 @dataclass(frozen=True)

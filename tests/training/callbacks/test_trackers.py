@@ -15,7 +15,7 @@ import pytest
 
 from roots.config import RunConfig
 from roots.errors import RootsError
-from roots.training.trackers import (
+from roots.training.callbacks.trackers import (
     TensorBoardTracker,
     Tracker,
     WandbTracker,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from roots.training.progress import Progress, format_duration
+from roots.training.callbacks.progress import Progress, format_duration
 from tests.helpers.records import step_record
 
 

@@ -11,9 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from roots.training.metrics import EvaluationRecord, EvaluationWriter, MetricsWriter, StepRecord
-from roots.training.progress import Progress
-from roots.training.trackers import Tracker
+from roots.training.callbacks.metrics import (
+    EvaluationRecord,
+    EvaluationWriter,
+    MetricsWriter,
+    StepRecord,
+)
+from roots.training.callbacks.progress import Progress
+from roots.training.callbacks.trackers import Tracker
 
 
 class Callback:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from roots.errors import RootsError, problem
-from roots.training.metrics import (
+from roots.training.callbacks.metrics import (
     EVALUATIONS_FILE,
     EvaluationRecord,
     StepRecord,

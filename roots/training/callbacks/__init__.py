@@ -1,0 +1,1 @@
+"""What hears of the steps of a run: records, trackers, progress, throughput."""
