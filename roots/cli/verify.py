@@ -13,8 +13,8 @@ import typer
 from roots.errors import ExitCode
 
 if TYPE_CHECKING:
-    from roots.training.verify import Verdict
-    from roots.training.verify_compare import Comparison, Difference
+    from roots.verify.compare import Comparison, Difference
+    from roots.verify.proof import Verdict
 
 
 def verify(
@@ -38,8 +38,8 @@ def verify(
     """
     from roots.config import load_config
     from roots.log import configure
-    from roots.training.verify import default_ranks, most_ranks
-    from roots.training.verify import verify as prove
+    from roots.verify.proof import default_ranks, most_ranks
+    from roots.verify.proof import verify as prove
 
     loaded = load_config(config, overrides or ())
     configure()

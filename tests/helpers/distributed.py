@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 _HOST = "127.0.0.1"
 # Activation checkpointing and DeepSpeed import torch._dynamo.
-_PRELOADED = ["torch._dynamo", "deepspeed", "roots.training.verify_curve", "pytest", __name__]
+_PRELOADED = ["torch._dynamo", "deepspeed", "roots.verify.curve", "pytest", __name__]
 
 
 class RankFailure(AssertionError):

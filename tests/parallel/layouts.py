@@ -1,4 +1,4 @@
-"""What one rank of a layout test does: roots.training.verify_curve, and what was warned of."""
+"""What one rank of a layout test does: roots.verify.curve, and what was warned of."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from roots.config import RunConfig
 from roots.log import get_logger
 from roots.training.engine.step import Engine
-from roots.training.verify_compare import Curve
-from roots.training.verify_curve import Tamper
-from roots.training.verify_curve import train_curve as train
+from roots.verify.compare import Curve
+from roots.verify.curve import Tamper
+from roots.verify.curve import train_curve as train
 
 
 @dataclass(frozen=True)

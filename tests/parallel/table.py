@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from roots.files import write_atomically
-from roots.training.verify import TOLERANCE
-from roots.training.verify_compare import Comparison, Curve, compare
+from roots.verify.compare import Comparison, Curve, compare
+from roots.verify.proof import TOLERANCE
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import write_dataset
 from tests.parallel.combinations import (

@@ -14,7 +14,7 @@ from roots.config import RunConfig
 from roots.parallel import linear
 from roots.parallel.mesh import Mesh
 from roots.parallel.topology import Topology
-from roots.training.verify_compare import compare
+from roots.verify.compare import compare
 from tests.helpers.decoders import small_decoder, small_model
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import small_config, write_dataset

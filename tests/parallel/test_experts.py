@@ -13,7 +13,7 @@ from torch import Tensor
 from roots.config import RunConfig
 from roots.parallel.shard import shard_of
 from roots.training.engine.step import Engine
-from roots.training.verify_compare import compare
+from roots.verify.compare import compare
 from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.runs import small_config, write_dataset
 from tests.parallel.layouts import (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from roots.config import RunConfig
-from roots.training.verify_compare import compare
+from roots.verify.compare import compare
 from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.runs import small_config, write_dataset
 from tests.parallel.layouts import (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from roots.config import RunConfig
-from roots.training.verify_compare import compare
+from roots.verify.compare import compare
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import small_config, write_dataset
 from tests.parallel.layouts import LoggedCurve as Curve

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from roots.training.verify import TOLERANCE
-from roots.training.verify_compare import Curve
+from roots.verify.compare import Curve
+from roots.verify.proof import TOLERANCE
 from tests.helpers.runs import write_dataset
 from tests.parallel.combinations import AXES, MODELS, Combination, covering, legal
 from tests.parallel.table import compare_row, reference_curve

@@ -1,7 +1,7 @@
 """One step of training through DeepSpeed: forward, backward, loss scaling, clipping, update.
 
 `Engine` is what the loop sees; `ZeroEngine` drives deepspeed.initialize's engine for models of one
-stage, `PipelineEngine` (engine_pipeline.py) DeepSpeed's 1F1B schedule for several.
+stage, `PipelineEngine` (pipeline.py) DeepSpeed's 1F1B schedule for several.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 
 from roots.config import RunConfig
 from roots.training.engine.start import import_muon_uncompiled
-from roots.training.verify_curve import train_curve
+from roots.verify.curve import train_curve
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import small_config, write_dataset
 

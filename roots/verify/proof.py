@@ -26,7 +26,7 @@ from roots.config.shrink import one_process, reduced_degrees, shrink
 from roots.data.indexed import IndexedWriter
 from roots.device import device_count, rank_environment
 from roots.errors import ExitCode, RootsError, problem
-from roots.training.verify_compare import Comparison, Curve, compare
+from roots.verify.compare import Comparison, Curve, compare
 
 TOLERANCE = 1e-5
 TIMEOUT_SECONDS = 600.0
@@ -113,7 +113,7 @@ def launch(config: RunConfig, ranks: int, folder: Path, on_gpus: bool) -> list[C
         for rank in range(ranks):
             with open(_log_of(folder, rank), "wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "roots.training.verify_rank", str(folder)],
+                    [sys.executable, "-m", "roots.verify.rank", str(folder)],
                     env=rank_environment(rank, ranks, port, on_gpus),
                     stdout=log,
                     stderr=subprocess.STDOUT,

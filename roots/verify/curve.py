@@ -16,7 +16,7 @@ from roots.parallel.mesh import Mesh
 from roots.training.assemble import build_engine, start_process, topology_of
 from roots.training.engine.step import Engine
 from roots.training.schedule import learning_rate
-from roots.training.verify_compare import Curve, Piece
+from roots.verify.compare import Curve, Piece
 
 # What DeepSpeed and roots.training.engine.gradients add to the norm before they compare it.
 _CLIP_EPSILON = 1e-6

@@ -16,9 +16,9 @@ from roots.cli import main as cli
 from roots.config import parse_config
 from roots.config.shrink import one_process, shrink
 from roots.errors import ExitCode, RootsError
-from roots.training import verify
 from roots.training.engine.step import Engine
-from roots.training.verify_compare import Comparison, Curve, Difference, compare
+from roots.verify import proof as verify
+from roots.verify.compare import Comparison, Curve, Difference, compare
 from tests.helpers.distributed import run_distributed
 from tests.parallel.layouts import train_curve
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from roots.parallel.shard import Shard, chunked, even, replicated
-from roots.training.verify_compare import Curve, Piece, compare
+from roots.verify.compare import Curve, Piece, compare
 from tests.helpers.decoders import fake_axis
 
 TOLERANCE = 1e-5

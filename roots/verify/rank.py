@@ -1,4 +1,4 @@
-"""One process of `roots verify`: python -m roots.training.verify_rank FOLDER."""
+"""One process of `roots verify`: python -m roots.verify.rank FOLDER."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from roots.errors import RootsError
 from roots.files import write_atomically
 from roots.log import configure
 from roots.parallel import process
-from roots.training.verify import curve_file, error_file
-from roots.training.verify_curve import train_curve
+from roots.verify.curve import train_curve
+from roots.verify.proof import curve_file, error_file
 
 
 def main() -> None:
