@@ -31,8 +31,8 @@ class PairRequest:
 
 def evaluate_file(request: PairRequest, as_json: bool) -> None:
     """Print loss and scores of the model's texts, and of copying and of a unigram table."""
-    from roots.data.objectives import begin_token
-    from roots.data.pair_files import PairColumns, read_pairs
+    from roots.data.objectives.choice import begin_token
+    from roots.data.preprocessing.pair_files import PairColumns, read_pairs
     from roots.device import current_device
     from roots.evaluation.likelihood import finite
     from roots.evaluation.pairs import evaluate_pairs

@@ -135,7 +135,7 @@ def _sample(
 def _search(
     model: LoadedModel, words: Tokenizer, prompts: list[str], options: BeamOptions
 ) -> list[dict[str, object]]:
-    from roots.data.objectives import begin_token
+    from roots.data.objectives.choice import begin_token
     from roots.generation.continue_beams import continue_by_beams
     from roots.generation.generate import check_tokenizer
     from roots.generation.write import write_targets

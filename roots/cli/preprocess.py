@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 
 if TYPE_CHECKING:
-    from roots.data.preprocess import Progress, Summary
+    from roots.data.preprocessing.texts import Progress, Summary
 
 
 class OnErrorChoice(str, Enum):
@@ -68,7 +68,7 @@ def preprocess(
             as_json=as_json,
         )
         return
-    from roots.data.preprocess import preprocess as run
+    from roots.data.preprocessing.texts import preprocess as run
 
     with _progress_bar(shown=not as_json) as on_progress:
         summary = run(
@@ -120,8 +120,8 @@ def _preprocess_pairs(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    from roots.data.pair_files import PairColumns
-    from roots.data.preprocess_pairs import preprocess_pairs
+    from roots.data.preprocessing.pair_files import PairColumns
+    from roots.data.preprocessing.pairs import preprocess_pairs
 
     with _progress_bar(shown=not as_json) as on_progress:
         summary = preprocess_pairs(

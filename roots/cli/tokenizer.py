@@ -93,9 +93,13 @@ def _texts(
         get_logger("tokenizer").warning("skipped: %s", line)
 
     if columns is not None:
-        from roots.data.pair_files import PairColumns, find_pair_files, read_pair_texts
+        from roots.data.preprocessing.pair_files import (
+            PairColumns,
+            find_pair_files,
+            read_pair_texts,
+        )
 
         return read_pair_texts(find_pair_files(files), PairColumns(*columns), on_error, report)
-    from roots.data.readers import find_files, read_texts
+    from roots.data.preprocessing.readers import find_files, read_texts
 
     return read_texts(find_files(files), text_key, on_error, report)

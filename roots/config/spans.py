@@ -1,6 +1,6 @@
 """What the config says of span corruption: how text is cut, and which tokens hide the spans.
 
-See roots/data/span_corruption.py for what is made of it.
+See roots/data/objectives/span_corruption.py for what is made of it.
 """
 
 from __future__ import annotations

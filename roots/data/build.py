@@ -12,8 +12,8 @@ from roots.data.blend import Source
 from roots.data.gpt import split_documents
 from roots.data.indexed import IndexedDataset
 from roots.data.loader import StepReader, TrainSource, ValidSource
-from roots.data.objectives import batch_maker
-from roots.data.pairs import open_pairs
+from roots.data.objectives.choice import batch_maker
+from roots.data.objectives.pairs import open_pairs
 from roots.errors import RootsError, problem
 from roots.tokenizer.tokenizer import load_tokenizer
 

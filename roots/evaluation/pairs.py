@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from roots.data.rows import sequence_batch
+from roots.data.objectives.rows import sequence_batch
 from roots.errors import RootsError, problem
 from roots.evaluation.likelihood import perplexity_of
 from roots.evaluation.texts import TextScores, score_texts

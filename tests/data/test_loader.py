@@ -11,8 +11,8 @@ import torch
 from roots.config.batch import BatchPlan
 from roots.data.batch import Batch, DocumentRules
 from roots.data.blend import Blend, Source
-from roots.data.causal import CausalBatches
 from roots.data.loader import StepReader, TrainSource, ValidSource
+from roots.data.objectives.causal import CausalBatches
 
 SIZE, STEPS, VOCAB_SIZE = 12, 6, 400
 

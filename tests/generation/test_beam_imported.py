@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from roots.data.objectives import begin_token
+from roots.data.objectives.choice import begin_token
 from roots.device import Device
 from roots.exchange.hf.importing import import_hf
 from roots.generation.beam import BeamOptions, Hypothesis

@@ -7,7 +7,7 @@ import pytest
 
 from roots.config.model import ModelConfig
 from roots.data.batch import Batch
-from roots.data.rows import sequence_batch
+from roots.data.objectives.rows import sequence_batch
 from roots.planner.flops import MFU_FORMULA, training_flops_per_token
 from roots.training.callbacks.peak import Peak
 from roots.training.callbacks.throughput import Throughput

@@ -9,11 +9,11 @@ from roots.config.run import RunConfig
 from roots.config.spans import sentinel_tokens, span_plan
 from roots.data.batch import DocumentRules
 from roots.data.blend import Blend, Source
-from roots.data.causal import CausalBatches
 from roots.data.loader import BatchMaker
-from roots.data.masked import MaskedBatches
-from roots.data.pairs import PairBatches, PairShape
-from roots.data.span_corruption import SpanCorruptionBatches
+from roots.data.objectives.causal import CausalBatches
+from roots.data.objectives.masked import MaskedBatches
+from roots.data.objectives.pairs import PairBatches, PairShape
+from roots.data.objectives.span_corruption import SpanCorruptionBatches
 from roots.errors import RootsError, problem
 from roots.tokenizer.tokenizer import load_tokenizer
 

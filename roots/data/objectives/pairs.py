@@ -26,9 +26,9 @@ from roots.data.blend import (
 )
 from roots.data.gpt import cache_folder
 from roots.data.indexed import IndexedDataset, Tokens
+from roots.data.objectives.rows import sequence_batch
 from roots.data.permutation import place_in_order
-from roots.data.preprocess_pairs import SIDES, side_prefix
-from roots.data.rows import sequence_batch
+from roots.data.preprocessing.pairs import SIDES, side_prefix
 from roots.data.sampler import dropout_keys
 from roots.errors import RootsError, problem
 from roots.log import get_logger

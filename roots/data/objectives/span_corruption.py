@@ -27,7 +27,7 @@ from roots.config.spans import SpanPlan
 from roots.data.batch import Batch
 from roots.data.blend import Blend
 from roots.data.indexed import Int64s, Tokens
-from roots.data.rows import sequence_batch
+from roots.data.objectives.rows import sequence_batch
 from roots.data.sampler import dropout_keys
 from roots.seeding import derive_key, random_bits
 

@@ -1,6 +1,6 @@
 """Text files to a dataset of tokens: parallel, in bounded memory, all or nothing.
 
-One process reads and writes, the others parse and tokenize (see roots.data.workers). Batches are
+One process reads and writes, the others parse and tokenize (see roots.data.preprocessing.workers). Batches are
 written in the order in which they were read: the dataset is the same for any number of workers.
 Only the tokens of a text file that is cut into batches are held until it ends.
 """
@@ -17,8 +17,14 @@ import numpy as np
 
 from roots.data.description import TokensDescription
 from roots.data.indexed import IndexedWriter, Int64s, Tokens
-from roots.data.readers import OnError, RawBatch, find_files, parse_batch, read_batches
-from roots.data.workers import default_workers, worker_pool
+from roots.data.preprocessing.readers import (
+    OnError,
+    RawBatch,
+    find_files,
+    parse_batch,
+    read_batches,
+)
+from roots.data.preprocessing.workers import default_workers, worker_pool
 from roots.errors import RootsError, problem
 from roots.log import get_logger
 from roots.tokenizer.tokenizer import Tokenizer, load_tokenizer

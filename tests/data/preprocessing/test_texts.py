@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from roots.data.indexed import IndexedDataset
-from roots.data.preprocess import preprocess
+from roots.data.preprocessing.texts import preprocess
 from roots.errors import RootsError
 
 END = 256
@@ -50,7 +50,7 @@ def test_files_and_folders_of_several_kinds(tmp_path):
 
 
 def test_long_text_file_is_one_document_of_several_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("roots.data.readers._BATCH_BYTES", 100)
+    monkeypatch.setattr("roots.data.preprocessing.readers._BATCH_BYTES", 100)
     folder = tmp_path / "texts"
     folder.mkdir()
     texts = ["".join(f"{name} {i}\n" for i in range(200)) for name in "ab"] + ["short"]
@@ -68,7 +68,7 @@ def test_long_text_file_is_one_document_of_several_pieces(tmp_path, monkeypatch)
 
 
 def test_text_with_broken_pieces_is_left_out_as_one_document(tmp_path, monkeypatch):
-    monkeypatch.setattr("roots.data.readers._BATCH_BYTES", 4)
+    monkeypatch.setattr("roots.data.preprocessing.readers._BATCH_BYTES", 4)
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "a.txt").write_bytes(b"one\ntwo\nbad\xff\nsix\nbad\xff\nend\n")
@@ -94,7 +94,7 @@ def test_dataset_does_not_depend_on_the_number_of_workers(tmp_path):
 def test_reading_stays_close_to_writing(tmp_path, monkeypatch):
     """Batches are read only as they are needed, so memory does not grow with the file."""
     path = write_jsonl(tmp_path / "a.jsonl", ["x"] * 20_000)
-    import roots.data.preprocess as module
+    import roots.data.preprocessing.texts as module
 
     read, written, largest = [0], [0], [0]
     real = module.read_batches
@@ -160,7 +160,7 @@ def test_disk_that_is_full(tmp_path, monkeypatch):
     def add(self, tokens, lengths):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("roots.data.preprocess.IndexedWriter.add", add)
+    monkeypatch.setattr("roots.data.preprocessing.texts.IndexedWriter.add", add)
     path = write_jsonl(tmp_path / "a.jsonl", ["a"])
     with pytest.raises(RootsError) as caught:
         preprocess([path], tmp_path / "out", "bytes", num_workers=0)
@@ -173,7 +173,7 @@ def test_disk_that_is_full(tmp_path, monkeypatch):
 
 KILLED = """
 import os, sys
-from roots.data.preprocess import preprocess
+from roots.data.preprocessing.texts import preprocess
 if __name__ == "__main__":
     die = lambda progress: os._exit(9)
     preprocess(sys.argv[1:2], sys.argv[2], "bytes", num_workers=0, on_progress=die)
@@ -194,7 +194,7 @@ def test_killed_run_leaves_only_temporaries_which_the_next_replaces(tmp_path):
 
 def test_worker_that_dies(tmp_path, monkeypatch):
     path = write_jsonl(tmp_path / "a.jsonl", ["a"])
-    monkeypatch.setattr("roots.data.workers._tokenize_in_worker", die)
+    monkeypatch.setattr("roots.data.preprocessing.workers._tokenize_in_worker", die)
     with pytest.raises(RootsError) as caught:
         preprocess([path], tmp_path / "out", "bytes", num_workers=1)
     assert str(caught.value) == (
@@ -223,8 +223,8 @@ def test_progress_is_in_bytes_of_all_files(tmp_path):
 
 def test_workers_do_not_import_torch(tmp_path):
     script = (
-        "import sys; import roots.data.preprocess, roots.cli.preprocess, roots.cli.tokenizer; "
+        "import sys; import roots.data.preprocessing.texts, roots.cli.preprocess, roots.cli.tokenizer; "
         "sys.exit('torch' in sys.modules)"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", script], cwd=root, check=False).returncode == 0

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from roots.data.readers import find_files, parse_batch, read_batches, read_texts
+from roots.data.preprocessing.readers import find_files, parse_batch, read_batches, read_texts
 from roots.errors import RootsError
 
 TEXTS = ["first", "second line\n", "d\u00e9j\u00e0 vu", "x" * 5000]
@@ -47,7 +47,7 @@ def test_text_file_is_one_document(tmp_path):
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
 def test_long_text_file_is_cut_at_ends_of_lines(tmp_path, monkeypatch, ending):
-    monkeypatch.setattr("roots.data.readers._BATCH_BYTES", 10)
+    monkeypatch.setattr("roots.data.preprocessing.readers._BATCH_BYTES", 10)
     content = "\ufeffone\n\ntwo and three\n\ufeff\u00e9t\u00e9 four five\nsix seven eight".encode()
     path = tmp_path / f"a.txt{ending}"
     if ending == ".zst":
@@ -66,14 +66,14 @@ def test_long_text_file_is_cut_at_ends_of_lines(tmp_path, monkeypatch, ending):
 
 @pytest.mark.parametrize("content", [b"", b"0123456789", b"0123456789\n", b"\n" * 10])
 def test_text_of_one_piece_does_not_go_on(tmp_path, monkeypatch, content):
-    monkeypatch.setattr("roots.data.readers._BATCH_BYTES", 10)
+    monkeypatch.setattr("roots.data.preprocessing.readers._BATCH_BYTES", 10)
     (tmp_path / "a.txt").write_bytes(content)
     (batch,) = read_batches(tmp_path / "a.txt")
     assert (batch.items, batch.goes_on) == ([content], False)
 
 
 def test_broken_piece_of_a_text_is_named_with_its_line_and_ends_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("roots.data.readers._BATCH_BYTES", 4)
+    monkeypatch.setattr("roots.data.preprocessing.readers._BATCH_BYTES", 4)
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\ntwo\ncaf\xe9\nbad\xff\nend\n")
     assert read(path, on_error="skip") == (

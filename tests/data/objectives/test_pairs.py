@@ -10,7 +10,7 @@ import torch
 from roots.config import parse_config
 from roots.config.batch import plan_batch
 from roots.data.build import build_data
-from roots.data.pairs import open_pairs
+from roots.data.objectives.pairs import open_pairs
 from roots.errors import RootsError
 
 BEGIN, END = 7, 0

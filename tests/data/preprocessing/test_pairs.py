@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from roots.data.indexed import IndexedDataset
-from roots.data.preprocess_pairs import preprocess_pairs
+from roots.data.preprocessing.pairs import preprocess_pairs
 from roots.errors import RootsError
 from roots.tokenizer.tokenizer import ByteTokenizer
 

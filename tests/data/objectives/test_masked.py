@@ -8,7 +8,7 @@ import pytest
 from roots.config import parse_config
 from roots.config.batch import plan_batch
 from roots.data.build import build_data
-from roots.data.masked import mask_tokens
+from roots.data.objectives.masked import mask_tokens
 
 MASK, END = 999, 0
 

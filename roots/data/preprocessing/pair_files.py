@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from roots.data.readers import OnError, RawBatch, read_lines, texts_of_line
+from roots.data.preprocessing.readers import OnError, RawBatch, read_lines, texts_of_line
 from roots.errors import RootsError, problem
 
 _KINDS = {".tsv": "tsv", ".jsonl": "jsonl"}

@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from roots.data.pair_files import PairColumns, find_pair_files, read_pairs
+from roots.data.preprocessing.pair_files import PairColumns, find_pair_files, read_pairs
 from roots.errors import RootsError
 
 PAIRS = [('a "b', "\u00fc c"), ("d", "e\\t")]

@@ -9,7 +9,7 @@ from roots.config import parse_config
 from roots.config.batch import plan_batch
 from roots.config.spans import SpanPlan, plan_spans
 from roots.data.build import build_data
-from roots.data.span_corruption import corrupt_spans
+from roots.data.objectives.span_corruption import corrupt_spans
 from roots.errors import RootsError
 
 VOCAB, END = 500, 499

@@ -17,16 +17,16 @@ import numpy as np
 
 from roots.data.description import TokensDescription
 from roots.data.indexed import IndexedWriter, Int64s, Tokens, paths_of
-from roots.data.pair_files import (
+from roots.data.preprocessing.pair_files import (
     PairBatch,
     PairColumns,
     find_pair_files,
     parse_pairs,
     read_pair_batches,
 )
-from roots.data.preprocess import Progress, SkippedLines, unwritable
-from roots.data.readers import OnError
-from roots.data.workers import default_workers, worker_pool
+from roots.data.preprocessing.readers import OnError
+from roots.data.preprocessing.texts import Progress, SkippedLines, unwritable
+from roots.data.preprocessing.workers import default_workers, worker_pool
 from roots.errors import RootsError, problem
 from roots.tokenizer.tokenizer import Tokenizer, load_tokenizer
 

@@ -1,0 +1,1 @@
+"""What is learned from tokens: from samples to batches, a file for each objective."""

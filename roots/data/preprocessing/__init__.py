@@ -1,0 +1,1 @@
+"""Files of text to datasets of tokens: reading, tokenizing in parallel, writing."""
