@@ -16,7 +16,7 @@ from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
 from roots.generation.limits import StopReason, check_lengths, position_limit, room_after
 from roots.generation.sampling import SamplingOptions, choose_tokens
-from roots.models.cache import KVCache
+from roots.models.attention.cache import KVCache
 from roots.models.decoder import Decoder
 from roots.tokenizer.tokenizer import Tokenizer
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from roots.generation.beam import BeamOptions, Hypothesis, beam_search, row_limits
 from roots.generation.limits import position_limit, room_after
-from roots.models.cache import KVCache
+from roots.models.attention.cache import KVCache
 from roots.models.encoder_decoder import EncoderDecoder, Source
 
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
-from roots.models.attention import SelfAttention
-from roots.models.cache import LayerCache
-from roots.models.geometry import Geometry, GeometryMemo, LengthMemo
+from roots.models.attention.cache import LayerCache
+from roots.models.attention.geometry import Geometry, GeometryMemo, LengthMemo
+from roots.models.attention.self_attention import SelfAttention
 from roots.models.mlp import MLP
-from roots.models.moe import MoE
+from roots.models.moe.layer import MoE
 from roots.models.norm import Norm
 from roots.models.options import BuildOptions
 from roots.ops import bias_dropout_add

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from torch import nn
 
 from roots.config.model import ModelConfig
+from roots.models.attention.geometry import GeometryMemo, LengthMemo
 from roots.models.block import Block
 from roots.models.decoder import Decoder, Parts
 from roots.models.embedding import Embedding, EncoderEmbedding, PairEmbedding
 from roots.models.encoder import Encoder
 from roots.models.encoder_decoder import EncoderDecoder, SourceEncoder
-from roots.models.geometry import GeometryMemo, LengthMemo
 from roots.models.head import HeadTransform, TiedHead, TokenTable
 from roots.models.norm import FinalNorm
 from roots.models.options import BuildOptions

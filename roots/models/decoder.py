@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
+from roots.models.attention.cache import KVCache
 from roots.models.block import Stream
-from roots.models.cache import KVCache
 from roots.models.embedding import Embedding
 
 

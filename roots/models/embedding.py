@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from roots.config.model import ModelConfig
+from roots.models.attention.geometry import token_positions
+from roots.models.attention.score_bias import RelativeTable
 from roots.models.block import Stream
-from roots.models.geometry import token_positions
 from roots.models.head import TokenTable
 from roots.models.norm import Norm
 from roots.models.options import BuildOptions
-from roots.models.score_bias import RelativeTable
 from roots.ops import dropout
 from roots.parallel.collectives import copy_to
 from roots.parallel.mesh import Axis

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
-from roots.models.cache import KVCache
+from roots.models.attention.cache import KVCache
 from roots.models.decoder import Parts, Stack
 from roots.models.embedding import PairEmbedding
 

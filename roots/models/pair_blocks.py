@@ -8,10 +8,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from roots.config.model import ModelConfig
+from roots.models.attention.cache import LayerCache
+from roots.models.attention.cross_attention import CrossAttention
+from roots.models.attention.geometry import Geometry, GeometryMemo, LengthMemo
 from roots.models.block import Block, Branch, BranchOutput, Stream
-from roots.models.cache import LayerCache
-from roots.models.cross_attention import CrossAttention
-from roots.models.geometry import Geometry, GeometryMemo, LengthMemo
 from roots.models.norm import Norm
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh

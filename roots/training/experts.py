@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from roots.models.moe import MoE
+from roots.models.moe.layer import MoE
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, all_reduce_sum
 

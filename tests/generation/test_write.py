@@ -14,7 +14,7 @@ from roots.generation.continue_beams import continue_by_beams
 from roots.generation.generate import GenerationOptions, continue_tokens
 from roots.generation.sampling import SamplingOptions
 from roots.generation.write import write_targets
-from roots.models.cache import KVCache
+from roots.models.attention.cache import KVCache
 from tests.helpers.decoders import small_decoder, small_model
 from tests.helpers.encoder_decoders import small_encoder_decoder
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from roots.config.data import OpsConfig
 from roots.config.model import ModelConfig
+from roots.models.attention.geometry import GeometryMemo
 from roots.models.block import Block
-from roots.models.geometry import GeometryMemo
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh

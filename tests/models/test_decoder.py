@@ -13,7 +13,8 @@ from torch import Tensor
 from roots.config.data import OpsConfig
 from roots.errors import RootsError
 from roots.log import get_logger, log_once
-from roots.models import attention, block, embedding
+from roots.models import block, embedding
+from roots.models.attention import self_attention as attention
 from roots.models.decoder import Decoder
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import gather_full, shard_of

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
-from roots.models import attention, block, cross_attention, embedding
-from roots.models.biased_attention import biased_attention
+from roots.models import block, embedding
+from roots.models.attention import cross_attention
+from roots.models.attention import self_attention as attention
+from roots.models.attention.biased_attention import biased_attention
+from roots.models.attention.cache import KVCache
 from roots.models.build import model_layers
-from roots.models.cache import KVCache
 from roots.models.encoder_decoder import Source
 from roots.models.init import initialise
 from roots.models.options import BuildOptions
@@ -309,7 +311,7 @@ def test_tensor_parallel_model_equals_one_process(name: str) -> None:
 
 
 def test_alibi_slopes_belong_to_global_heads() -> None:
-    from roots.models.score_bias import alibi_bias, alibi_slopes, distances
+    from roots.models.attention.score_bias import alibi_bias, alibi_slopes, distances
 
     steps = distances(2, 5, torch.device("cpu"))
     assert steps.tolist() == [[-3, -2, -1, 0, 1], [-4, -3, -2, -1, 0]]

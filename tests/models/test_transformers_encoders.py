@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
-from roots.models.score_bias import distances, relative_buckets
+from roots.models.attention.score_bias import distances, relative_buckets
 from roots.parallel.shard import shard_of
 from tests.helpers.decoders import random_inputs, small_model
 from tests.helpers.pairs import (

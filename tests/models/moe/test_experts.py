@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from roots.models.experts import grouped_linear, plan_dispatch
-from roots.models.moe import MoE
-from roots.models.routing import Routing, route
+from roots.models.moe.experts import grouped_linear, plan_dispatch
+from roots.models.moe.layer import MoE
+from roots.models.moe.routing import Routing, route
 from tests.helpers.decoders import small_decoder, small_model
 
 MOE: dict[str, Any] = {"num_experts": 5, "top_k": 2, "ffn_hidden_size": 24}

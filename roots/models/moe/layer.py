@@ -6,8 +6,8 @@ deepspeed.moe.layer.MoE. That one drops tokens or pads every expert to the fulle
 capacity and balance over whatever tokens a rank happens to hold, so that losses depend on the
 layout; its gate has one choice of weights, a router loss that the caller must add up, which a
 pipeline stage cannot do, and names in checkpoints that depend on the expert-parallel degree. Here
-routing is a function of the sequence (roots/models/routing.py), tokens are sorted rather than
-padded (roots/models/experts.py), and auxiliary losses enter the gradient where they arise.
+routing is a function of the sequence (roots/models/moe/routing.py), tokens are sorted rather than
+padded (roots/models/moe/experts.py), and auxiliary losses enter the gradient where they arise.
 
 Legend: B micro-batch, T tokens, H hidden, E experts, k experts of a token.
 """
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from roots.config.model import ModelConfig
-from roots.models.experts import Experts
 from roots.models.mlp import MLP
+from roots.models.moe.experts import Experts
+from roots.models.moe.routing import RouterRecord, route, with_auxiliary_losses
 from roots.models.options import BuildOptions
-from roots.models.routing import RouterRecord, route, with_auxiliary_losses
 from roots.parallel.collectives import copy_to, gather_from, gather_to, sum_parts
 from roots.parallel.mesh import Axis, Mesh
 from roots.parallel.shard import attach, replicated

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from roots.models.rotary import rotary_frequencies
+from roots.models.attention.rotary import rotary_frequencies
 from tests.helpers.decoders import small_model
 
 KINDS: list[dict[str, Any]] = [

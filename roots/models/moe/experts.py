@@ -58,7 +58,7 @@ class Experts(nn.Module):
     def forward(
         self, x_NH: Tensor, experts_Nk: Tensor, weights_Nk: Tensor, kept_Nk: Tensor | None
     ) -> Tensor:
-        """x_NH and the routing of every token (see roots.models.routing) -> y_NH."""
+        """x_NH and the routing of every token (see roots.models.moe.routing) -> y_NH."""
         num_experts = self.num_local * self.expert_axis.size
         plan = plan_dispatch(experts_Nk, kept_Nk, num_experts)
         sent_Se = plan.counts_E.view(-1, self.num_local)

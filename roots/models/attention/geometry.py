@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from roots.config.model import ModelConfig
+from roots.models.attention.rotary import rotary_frequencies
+from roots.models.attention.score_bias import alibi_bias, distances, relative_buckets
 from roots.models.options import BuildOptions
-from roots.models.rotary import rotary_frequencies
-from roots.models.score_bias import alibi_bias, distances, relative_buckets
 from roots.ops import KeyRanges, table_of_frequencies
 from roots.parallel.mesh import Axis
 from roots.parallel.placement import Placement

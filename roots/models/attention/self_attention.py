@@ -14,12 +14,12 @@ from functools import partial
 from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
-from roots.models.biased_attention import biased_attention
-from roots.models.cache import LayerCache
-from roots.models.geometry import Geometry
+from roots.models.attention.biased_attention import biased_attention
+from roots.models.attention.cache import LayerCache
+from roots.models.attention.geometry import Geometry
+from roots.models.attention.score_bias import relative_bias
 from roots.models.norm import head_norms
 from roots.models.options import BuildOptions
-from roots.models.score_bias import relative_bias
 from roots.ops import AttentionDropout, attention, rotary
 from roots.parallel.linear import ColumnParallelLinear, RowParallelLinear
 from roots.parallel.mesh import Axis

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from roots.models.geometry import GeometryMemo, token_positions
+from roots.models.attention.geometry import GeometryMemo, token_positions
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.parallel.placement import Placement

@@ -11,8 +11,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
-from roots.models.cache import LayerCache
-from roots.models.geometry import Geometry
+from roots.models.attention.cache import LayerCache
+from roots.models.attention.geometry import Geometry
 from roots.models.norm import head_norms
 from roots.models.options import BuildOptions
 from roots.ops import AttentionDropout, attention

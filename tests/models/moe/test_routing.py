@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from roots.config.moe import MoEConfig
-from roots.models.routing import (
+from roots.models.moe.routing import (
     RouterRecord,
     balance_loss,
     expert_counts,

@@ -1,0 +1,1 @@
+"""Attention: projections, positions, which keys a query sees, and the cache."""
