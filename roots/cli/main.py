@@ -9,7 +9,7 @@ import typer
 
 from roots.cli.config import config_app
 from roots.cli.evaluate import evaluate
-from roots.cli.exchange import export, import_model
+from roots.cli.export_import import export, import_model
 from roots.cli.generate import generate
 from roots.cli.info import info
 from roots.cli.preprocess import preprocess

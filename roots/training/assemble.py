@@ -28,7 +28,7 @@ from roots.models.init import initialise, materialise
 from roots.models.options import BuildOptions
 from roots.parallel import process
 from roots.parallel.mesh import Mesh
-from roots.parallel.together import together
+from roots.parallel.shared_errors import together
 from roots.parallel.topology import Topology
 from roots.training.callbacks.callback import (
     CallbackList,

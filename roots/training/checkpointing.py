@@ -11,18 +11,18 @@ from safetensors import SafetensorError
 
 from roots.checkpoint import folders, manifest, weights
 from roots.checkpoint.zero_universal import universal_checkpoint_info
-from roots.config.idle import idle_fields
 from roots.config.load import dump_config
 from roots.config.model import RESOLVED_FIELDS, ModelConfig
 from roots.config.run import RunConfig
 from roots.config.section import Section
+from roots.config.unread_fields import idle_fields
 from roots.errors import RootsError, problem
 from roots.files import write_atomically
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, barrier, broadcast_object
 from roots.parallel.shard import shard_of
-from roots.parallel.together import together
+from roots.parallel.shared_errors import together
 from roots.training.engine.deepspeed_json import effective_zero_stage
 from roots.training.engine.step import Engine
 

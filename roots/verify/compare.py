@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from roots.parallel.shard import Shard, slice_full
-from roots.training.experts import ExpertLoad
+from roots.training.router_statistics import ExpertLoad
 
 
 class Piece(NamedTuple):

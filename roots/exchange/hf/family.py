@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from roots.config.idle import field_names, field_of, idle_fields, with_fields
 from roots.config.model import RESOLVED_FIELDS, ModelConfig
+from roots.config.unread_fields import field_names, field_of, idle_fields, with_fields
 from roots.exchange.hf.config_map import Entry, Fields, Refusal, Tree, shown, trained_with
 from roots.exchange.hf.tensor_map import Rule
 

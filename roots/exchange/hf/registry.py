@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from roots.config.idle import without_idle_fields
 from roots.config.model import ModelConfig
+from roots.config.unread_fields import without_idle_fields
 from roots.errors import RootsError, problem
 from roots.exchange.hf.bert import BERT
 from roots.exchange.hf.config_map import Fields, Refusal

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from roots.config.idle import field_of
 from roots.config.model import RESOLVED_FIELDS, ModelConfig
+from roots.config.unread_fields import field_of
 from roots.exchange.hf.config_map import Fields, Refusal
 from roots.exchange.megatron.limits import (
     Arguments,

@@ -17,7 +17,7 @@ from torch.autograd import Function
 from roots.config.model import ModelConfig
 from roots.models.mlp import Activation
 from roots.models.options import BuildOptions
-from roots.parallel.exchange import exchange_counts, exchange_rows
+from roots.parallel.all_to_all import exchange_counts, exchange_rows
 from roots.parallel.mesh import Axis
 from roots.parallel.shard import attach_expert, chunked, even
 

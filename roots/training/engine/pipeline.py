@@ -23,7 +23,7 @@ from roots.training.engine.accelerator import join_process_group
 from roots.training.engine.experts import announced_experts
 from roots.training.engine.overflow import GradientWatch
 from roots.training.engine.step import Engine, initialise_deepspeed
-from roots.training.inputs import model_inputs
+from roots.training.micro_batch import model_inputs
 
 PipelineItem = tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]
 

@@ -47,9 +47,8 @@ from roots.training.engine.optimizer import choose_optimizer, parameter_groups
 from roots.training.engine.overflow import GradientWatch
 from roots.training.engine.start import import_muon_uncompiled
 from roots.training.engine.zero import refuse_what_is_not_served
-from roots.training.experts import ExpertLoad, RouterWatch
-from roots.training.inputs import model_inputs
-from roots.training.share import share_of
+from roots.training.micro_batch import model_inputs, share_of
+from roots.training.router_statistics import ExpertLoad, RouterWatch
 
 _logger = get_logger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from roots.config.idle import idle_fields, with_fields
 from roots.config.model import ModelConfig
+from roots.config.unread_fields import idle_fields, with_fields
 from roots.errors import RootsError
 from roots.exchange.hf.registry import choose_family
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from roots.parallel.exchange import exchange_counts, exchange_rows
+from roots.parallel.all_to_all import exchange_counts, exchange_rows
 from roots.parallel.mesh import Mesh
 from roots.parallel.topology import Topology
 from tests.helpers.distributed import run_distributed

@@ -8,7 +8,7 @@ import pytest
 
 from roots.errors import ExitCode, RootsError
 from roots.parallel.mesh import Mesh
-from roots.parallel.together import together
+from roots.parallel.shared_errors import together
 from roots.parallel.topology import Topology
 from tests.helpers.distributed import run_distributed
 

@@ -1,7 +1,10 @@
-"""What one context rank takes of a micro-batch: some tokens of every sample."""
+"""From a micro-batch to what a model takes: a context rank's share, and the fields that are read."""
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from roots.config.model import ModelConfig
 from roots.data.batch import Batch
 from roots.parallel.placement import Placement
 
@@ -19,4 +22,19 @@ def share_of(batch: Batch, place: Placement) -> Batch:
         tokens_BT=place.take(batch.tokens_BT, 1),
         labels_BT=place.take(batch.labels_BT, 1),
         loss_weights_BT=place.take(batch.loss_weights_BT, 1) * place.context.size,
+    )
+
+
+def model_inputs(model: ModelConfig, batch: Batch) -> tuple[Tensor, ...]:
+    """What the forward of the model, or the first stage of a pipeline, takes before the labels."""
+    if model.architecture == "encoder":
+        return batch.tokens_BT, batch.source_lengths_B, batch.dropout_keys_B
+    if model.architecture == "decoder":
+        return batch.tokens_BT, batch.document_starts_BT, batch.dropout_keys_B
+    return (
+        batch.tokens_BT,
+        batch.source_BS,
+        batch.document_starts_BT,
+        batch.source_lengths_B,
+        batch.dropout_keys_B,
     )

@@ -8,7 +8,7 @@ import torch
 from roots.data.batch import Batch
 from roots.parallel.mesh import Axis, Mesh
 from roots.parallel.placement import Placement
-from roots.training.share import share_of
+from roots.training.micro_batch import share_of
 
 
 def batch() -> Batch:

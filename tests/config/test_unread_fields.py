@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from roots.config.idle import (
+from roots.config.model import RESOLVED_FIELDS, ModelConfig
+from roots.config.rules.table import cross_section_problems
+from roots.config.run import RunConfig
+from roots.config.unread_fields import (
     default_of,
     field_names,
     field_of,
@@ -20,9 +23,6 @@ from roots.config.idle import (
     with_fields,
     without_idle_fields,
 )
-from roots.config.model import RESOLVED_FIELDS, ModelConfig
-from roots.config.rules.table import cross_section_problems
-from roots.config.run import RunConfig
 from tests.helpers.decoders import random_inputs, small_model
 from tests.helpers.pairs import BERT, T5, TRANSFORMER, built, perturb, random_pairs, random_rows
 
