@@ -13,7 +13,7 @@ RotaryKind = Literal["none", "linear", "ntk", "yarn", "llama3"]
 
 
 class RotaryScaling(Section):
-    """How the rotary frequencies are stretched; the formulas stand in roots/models/attention/rotary.py."""
+    """How rotary frequencies are stretched; formulas: roots/models/attention/rotary.py."""
 
     kind: RotaryKind = Field(
         "none",

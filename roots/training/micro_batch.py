@@ -1,4 +1,4 @@
-"""From a micro-batch to what a model takes: a context rank's share, and the fields that are read."""
+"""From a micro-batch to what a model takes: a rank's share of it, and the fields that are read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Text files to a dataset of tokens: parallel, in bounded memory, all or nothing.
 
-One process reads and writes, the others parse and tokenize (see roots.data.preprocessing.workers). Batches are
-written in the order in which they were read: the dataset is the same for any number of workers.
+One process reads and writes, the others parse and tokenize (see workers.py). Batches are written
+in the order in which they were read: the dataset is the same for any number of workers.
 Only the tokens of a text file that is cut into batches are held until it ends.
 """
 

@@ -223,7 +223,7 @@ def test_progress_is_in_bytes_of_all_files(tmp_path):
 
 def test_workers_do_not_import_torch(tmp_path):
     script = (
-        "import sys; import roots.data.preprocessing.texts, roots.cli.preprocess, roots.cli.tokenizer; "
+        "import sys, roots.data.preprocessing.texts, roots.cli.preprocess, roots.cli.tokenizer; "
         "sys.exit('torch' in sys.modules)"
     )
     root = Path(__file__).parents[3]
