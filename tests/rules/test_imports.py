@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +106,37 @@ def test_layers_hold() -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "4 kept, 0 broken" in result.stdout
+
+
+def test_no_circle_of_imports() -> None:
+    edges = {module: set(_imports_of(module)) for module in MODULES}
+    while ends := {module for module in edges if not edges[module] & edges.keys()}:
+        for module in ends:
+            del edges[module]
+    assert not edges, (
+        f"these files import each other in a circle, or lead into one: {sorted(edges)}"
+    )
+
+
+def test_circles_would_be_seen() -> None:
+    assert "roots.config.run" in _imports_of("roots.config.rules.table")
+    assert "roots.parallel.process" in _imports_of("roots.training.assemble")
+
+
+def _module_of(path: Path) -> str:
+    return name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {_module_of(path): path for path in files(".py", below=("roots",))}
+
+
+def _imports_of(module: str) -> set[str]:
+    """The files of ROOTS that a file names in an import, wherever in it that stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {item.name for item in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            inner = {f"{node.module}.{item.name}" for item in node.names}
+            names |= inner & MODULES.keys() or {node.module}
+    return (names & MODULES.keys()) - {module}

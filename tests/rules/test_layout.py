@@ -22,14 +22,24 @@ TEST_FOLDERS_WITHOUT_PACKAGE = {
     "simulator",
 }
 CONFIGS = files(".yaml", below=("configs",))
+TEST_FILES = [path for path in (ROOT / "tests").rglob("test_*.py") if path.parent.name != "tests"]
+MAX_MODULES = 20
 UNWANTED_NAMES = re.compile(r"(utils?|helpers?|misc|common|managers?)\.py")
 
 
 def test_packages_and_tests_mirror_each_other() -> None:
     packages = {path.parent.name for path in (ROOT / "roots").glob("*/__init__.py")}
-    tested = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
-    assert packages - tested == set(), "these packages have no tests"
-    assert tested - packages - TEST_FOLDERS_WITHOUT_PACKAGE == set(), "these tests have no package"
+    tests = {path.relative_to(ROOT / "tests").parts[0] for path in TEST_FILES}
+    assert packages - tests == set(), "these packages have no tests"
+    assert tests - packages - TEST_FOLDERS_WITHOUT_PACKAGE == set(), "these tests have no package"
+
+
+def test_rooms_hold_at_most_about_twenty_modules() -> None:
+    rooms: dict[str, int] = {}
+    for path in files(".py", below=("roots",)):
+        rooms[name_of(path.parent)] = rooms.get(name_of(path.parent), 0) + 1
+    full = {room: count for room, count in rooms.items() if count > MAX_MODULES}
+    assert not full, f"a prefix that several of their files share wants a room of its own: {full}"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: name_of(path))
