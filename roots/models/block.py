@@ -11,6 +11,7 @@ heads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -118,7 +119,8 @@ class Block(nn.Module):
         geometry = self._geometry(x_BTH, marks, cache)
         attention = self._attention(geometry, dropout_keys_B, cache, tables)
         masks = (dropout_keys_B, geometry.stream_positions_Z)
-        return self._through(x_BTH, (attention, self._mlp()), masks)
+        mlp = Branch("mlp", self.mlp_norm, self.mlp)
+        return self._through(x_BTH, (attention, mlp), masks)
 
     def _attention(
         self,
@@ -128,18 +130,14 @@ class Block(nn.Module):
         tables: Sequence[Tensor],
     ) -> Branch:
         """Self-attention; `tables` holds the relative table of the stack, if there is one."""
-        relative_En = tables[0] if tables else None
-
-        def attend(normal_BTH: Tensor) -> BranchOutput:
-            output: BranchOutput = self.attention(
-                normal_BTH, dropout_keys_B, geometry, cache, relative_En
-            )
-            return output
-
+        attend = partial(
+            self.attention,
+            dropout_keys_B=dropout_keys_B,
+            geometry=geometry,
+            cache=cache,
+            relative_En=tables[0] if tables else None,
+        )
         return Branch("attention", self.attention_norm, attend)
-
-    def _mlp(self) -> Branch:
-        return Branch("mlp", self.mlp_norm, self.mlp)
 
     def _geometry(self, x_BTH: Tensor, marks: Tensor, cache: LayerCache | None) -> Geometry:
         return self.geometry(marks, None if cache is None else cache.length)

@@ -5,13 +5,15 @@ Legend: B micro-batch, T target tokens, S source tokens, H hidden.
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from roots.config.model import ModelConfig
 from roots.models.attention.cache import LayerCache
 from roots.models.attention.cross_attention import CrossAttention
 from roots.models.attention.geometry import Geometry, GeometryMemo, LengthMemo
-from roots.models.block import Block, Branch, BranchOutput, Stream
+from roots.models.block import Block, Branch, Stream
 from roots.models.norm import Norm
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
@@ -92,12 +94,15 @@ class CrossBlock(Block):
     def _transform(self, x_BTH: Tensor, *others: Tensor, cache: LayerCache | None = None) -> Tensor:
         memory_BSH, *tables, starts_BT, lengths_B, keys_B = others
         source = self.source_geometry(lengths_B, x_BTH.shape[1])
-
-        def read(normal_BTH: Tensor) -> BranchOutput:
-            output: BranchOutput = self.cross(normal_BTH, memory_BSH, keys_B, source, cache)
-            return output
-
         geometry = self._geometry(x_BTH, starts_BT, cache)
         attention = self._attention(geometry, keys_B, cache, tables)
-        branches = (attention, Branch("cross", self.cross_norm, read), self._mlp())
-        return self._through(x_BTH, branches, (keys_B, None))
+        read = partial(
+            self.cross,
+            memory_BSH=memory_BSH,
+            dropout_keys_B=keys_B,
+            geometry=source,
+            cache=cache,
+        )
+        cross = Branch("cross", self.cross_norm, read)
+        mlp = Branch("mlp", self.mlp_norm, self.mlp)
+        return self._through(x_BTH, (attention, cross, mlp), (keys_B, None))
