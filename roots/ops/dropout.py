@@ -29,6 +29,7 @@ from torch import Tensor
 
 from roots.errors import RootsError, problem
 from roots.ops.dispatch import AUTO, Implementation, always_supported, request_for, select
+from roots.ops.library.constant import constant_in_graphs
 from roots.ops.native import Kernel, native
 from roots.seeding import derive_key, random_bits
 
@@ -223,7 +224,7 @@ def _signed(bits: int) -> int:
     return bits - (1 << 32) if bits >= 1 << 31 else bits
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _site_key(site: str) -> int:
     """The 64-bit key of a site; a constant to torch.compile, which cannot trace a hash of text."""
     return _cached_site_key(site)

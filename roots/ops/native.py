@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from roots.ops.dispatch import DTYPES, Implementation, Request, always_supported, dtype_name
+from roots.ops.library.constant import constant_in_graphs
 from roots.ops.library.load import load
 
 Backend = Literal["cpu", "cuda", "simulator"]
@@ -53,11 +54,9 @@ def native(
     simulator's, cannot do besides. by_name_only: when "auto" passes "roots" over.
     """
 
+    @constant_in_graphs
     def missing(backend: Backend) -> list[str]:
         return library_reasons(backend, kernels)
-
-    # What torch.compiler.assume_constant_result sets, without importing dynamo; see load.
-    vars(missing)["_dynamo_marked_constant"] = True
 
     def roots_reasons(request: Request) -> list[str]:
         found = _dtype_reasons(request) + reasons(request)

@@ -38,6 +38,24 @@ def test_starts_without_heavy_modules(statement: str) -> None:
     assert json.loads(_run(["-c", script])) == []
 
 
+# What compiles graphs costs more than a second of a start that compiles none.
+COMPILER = ("torch._dynamo", "torch._inductor", "sympy")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "roots.ops",
+        "roots.generation.load",
+        "roots.training.assemble",
+        "roots.exchange.hf.importing",
+    ],
+)
+def test_starts_without_the_compiler(module: str) -> None:
+    script = _SCRIPT.format(statement=f"import {module}", heavy=COMPILER)
+    assert json.loads(_run(["-c", script])) == []
+
+
 def test_probe_sees_a_heavy_module() -> None:
     assert json.loads(_run(["-c", _SCRIPT.format(statement="import numpy", heavy=HEAVY)])) == [
         "numpy"

@@ -25,6 +25,7 @@ from roots.errors import RootsError
 from roots.log import get_logger
 from roots.ops.library.build import Plan
 from roots.ops.library.cache import Cache, is_complete
+from roots.ops.library.constant import constant_in_graphs
 from roots.ops.library.stamp import Stamp, read_stamp, source_hash
 from roots.ops.library.targets import ARCHITECTURES, Backend, library_name, make_target
 from roots.ops.library.toolchain import BuildError, find_toolchain
@@ -42,16 +43,13 @@ class Loaded:
     reason: str
 
 
+@constant_in_graphs
 def load(backend: Backend) -> str:
     """Load the library of `backend`; "" when it is loaded, else the reason as a full sentence.
 
     The CUDA library needs the CPU library, which defines the schemas of both.
     """
     return loaded(backend).reason
-
-
-# What torch.compiler.assume_constant_result sets, without the seconds that importing dynamo takes.
-vars(load)["_dynamo_marked_constant"] = True
 
 
 @functools.cache
