@@ -28,7 +28,7 @@ except ModuleNotFoundError:
 
 LIBRARY = Path("roots", "ops", "library")
 CSRC = Path("csrc")
-BUILD_CHOICES = {"": ("cpu", "cuda"), "cpu": ("cpu",), "none": ()}
+BUILD_CHOICES = {"": ("cpu", "cuda"), "all": ("cpu", "cuda"), "cpu": ("cpu",), "none": ()}
 
 
 class BuildExtensions(build_ext):
@@ -38,7 +38,7 @@ class BuildExtensions(build_ext):
         """Compile everything into the package: of this checkout, or of the wheel in the making."""
         choice = os.environ.get("ROOTS_BUILD", "")
         if choice not in BUILD_CHOICES:
-            known = "cpu, none, or nothing for all that can be built"
+            known = "all (the default: whatever can be built), cpu or none"
             sys.exit(f"setup.py: ROOTS_BUILD={choice!r} is not known; set it to {known}")
         super().run()
         in_place = self.inplace or getattr(self, "editable_mode", False)

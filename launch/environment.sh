@@ -89,25 +89,43 @@ check_disk() {
         fail "$((free_kib / 1024 / 1024)) GiB free in $ROOTS_HOME: $need_gib GiB are needed; free some space or use another disk"
 }
 
-# make_environment EXTRAS: .venv with pinned versions and the compiled parts. A second call finds nothing to do.
+# kernels_here: what a run on this machine can use: "all", or without a GPU "cpu", which saves minutes of nvcc.
+# ROOTS_BUILD, if it is set, decides instead.
+kernels_here() {
+    if [[ -n "${ROOTS_BUILD:-}" ]]; then
+        echo "$ROOTS_BUILD"
+    elif has_gpu; then
+        echo all
+    else
+        echo cpu
+    fi
+}
+
+# make_environment EXTRAS KERNELS: .venv with pinned versions and the compiled parts, with what takes time told in
+# lines. A second call finds nothing to do.
 make_environment() {
-    local extras="$1" key stamp="$ROOTS_VENV/.roots-environment"
+    local extras="$1" kernels="$2" key stamp="$ROOTS_VENV/.roots-environment"
     key="$(environment_key "$extras")"
-    if [[ -f "$stamp" ]] && grep -qxF "$key" "$stamp"; then return; fi
+    if [[ -f "$stamp" ]] && grep -qxF -e "$key $kernels" -e "$key all" "$stamp"; then return; fi
     check_machine
     if [[ ! -x "$ROOTS_VENV/bin/python" ]]; then
         "${PYTHON:-python3}" -m venv "$ROOTS_VENV" || fail "could not make $ROOTS_VENV"
     fi
     local PATH="$ROOTS_VENV/bin:$PATH"
+    # Python compiles a module when it is first imported; of thousands of modules most never are.
+    local -x PIP_NO_COMPILE=1
+    echo "  - build tools"
     # The build tools come first and builds see this environment: an isolated build would fetch a torch of its own.
     pip_install setuptools wheel pybind11 numpy ninja packaging
+    echo "  - torch (the largest download)"
     install_torch
     # The kernels for a GPU are compiled with the rest, so their compiler comes before it.
     if has_gpu && ! has_nvcc; then pip_install nvidia-cuda-nvcc nvidia-cuda-cccl; fi
-    pip_install --no-build-isolation -e "${ROOTS_HOME}[${extras}]"
+    echo "  - other packages, then compiling: index builder, kernels for $kernels"
+    ROOTS_BUILD="$kernels" pip_install --no-build-isolation -e "${ROOTS_HOME}[${extras}]"
     # One line for each set of extras that this environment is known to hold; other sources void them all.
     if [[ -f "$stamp" ]] && ! grep -qF "${key%% *}" "$stamp"; then rm "$stamp"; fi
-    printf '%s\n' "$key" >>"$stamp"
+    printf '%s %s\n' "$key" "$kernels" >>"$stamp"
 }
 
 # environment_key EXTRAS: a hash over everything that the environment is made from, then the extras.

@@ -5,7 +5,8 @@
 #
 # Needs Debian or Ubuntu with Python 3.10 or newer, a C++ compiler and 8 GiB of disk. Makes .venv and runs/quickstart and
 # touches nothing else (DeepSpeed keeps what it compiles in the user's cache). A second run skips what is done; what
-# depends on something that has changed is made again. PYTHON and CXX choose the interpreter and the compiler.
+# depends on something that has changed is made again. PYTHON and CXX choose the interpreter and the compiler, and
+# ROOTS_BUILD=all compiles the CUDA kernels on a machine without a GPU too.
 # Exit code: 2 for a machine that lacks something, else that of the step that failed.
 set -euo pipefail
 
@@ -28,7 +29,7 @@ main() {
     cd "$ROOTS_HOME"
     check_machine
     say "environment: .venv with pinned versions, the compiled index builder and kernels"
-    make_environment plots
+    make_environment plots "$(kernels_here)"
     export VIRTUAL_ENV="$ROOTS_VENV"
     use_python
     mkdir -p "$FOLDER/stamps"
@@ -47,6 +48,22 @@ main() {
     cat "$FOLDER/report.txt" "$FOLDER/evaluation.txt"
     printf '\n'
     cat "$FOLDER/continuations.txt"
+    tell_next
+}
+
+# tell_next: what can be done with what now is there.
+tell_next() {
+    local layout
+    mapfile -t layout <"$FOLDER/layout.txt"
+    cat <<NEXT
+
+all of it lies in $FOLDER; to go on:
+  source .venv/bin/activate
+  roots generate $FOLDER/model --prompt "import os" --max-new-tokens 64
+  roots evaluate $FOLDER/model --data $FOLDER/data/valid
+  roots export $FOLDER/model --to exported        # for transformers
+  launch/local.sh ${layout[0]} $CONFIG ${layout[*]:1} training.steps=1200
+NEXT
 }
 
 say() {

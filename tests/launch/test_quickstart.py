@@ -121,7 +121,7 @@ def test_step_that_fills_the_disk_is_told_in_one_line(tmp_path: Path, full: bool
     python.chmod(0o755)
     constraints = machine.checkout / "docker" / "constraints.txt"
     key = hashlib.sha256(constraints.read_bytes()).hexdigest()[:16]
-    (machine.checkout / ".venv" / ".roots-environment").write_text(f"{key} plots\n", "utf-8")
+    (machine.checkout / ".venv" / ".roots-environment").write_text(f"{key} plots cpu\n", "utf-8")
     for name in ("pyproject.toml", "setup.py", "csrc/data/index.cpp"):
         path = machine.checkout / name
         path.parent.mkdir(parents=True, exist_ok=True)
