@@ -74,6 +74,12 @@ def launch_environment(environment: Mapping[str, str] | None = None) -> LaunchEn
     )
 
 
+def slurm_job() -> str:
+    """The Slurm job of this process and how often it was requeued, "ID.RESTARTS"; "" without."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    return f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else ""
+
+
 def set_environment(values: Mapping[str, str], overwrite: bool = True) -> None:
     """Set environment variables that libraries read at import or at their first use."""
     for name, value in values.items():

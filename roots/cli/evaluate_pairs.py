@@ -30,7 +30,23 @@ class PairRequest:
 
 
 def evaluate_file(request: PairRequest, as_json: bool) -> None:
-    """Print loss and scores of the model's texts, and of copying and of a unigram table."""
+    """Print loss and scores of the model's texts, and of copying and of a unigram table.
+
+    The file of texts belongs to this process from before the work until it is written.
+    """
+    from contextlib import ExitStack
+
+    from roots.lock import Place, lock_beside, owned
+
+    with ExitStack() as stack:
+        if request.written is not None:
+            fix = "wait for that process, or name another file"
+            place = Place("--written", "the texts go there", fix, value=str(request.written))
+            stack.enter_context(owned(lock_beside(request.written), place))
+        _evaluate(request, as_json)
+
+
+def _evaluate(request: PairRequest, as_json: bool) -> None:
     from roots.data.objectives.choice import begin_token
     from roots.data.preprocessing.pair_files import PairColumns, read_pairs
     from roots.device import current_device

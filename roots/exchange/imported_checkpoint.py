@@ -22,6 +22,7 @@ from roots.exchange.hf.model_files import TensorSource
 from roots.exchange.hf.tensor_map import Part, Rule
 from roots.exchange.safetensors_writer import SafetensorsWriter, TensorPlan, split_by_bytes
 from roots.files import sync_folder, write_atomically
+from roots.lock import Place, lock_beside, owned
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
 _MAX_LINES = 12
@@ -45,14 +46,31 @@ class Exchanged:
 def new_folder(target: Path, option: str = "--to") -> Iterator[Path]:
     """A temporary folder that becomes `target` when all went well, and vanishes otherwise.
 
-    Raises RootsError if `target` exists and is not empty.
+    Raises RootsError if `target` exists and is not empty, or another process is making it.
     """
+    _refuse_full(target, option)
+    fix = "wait for that process, or name another folder"
+    place = Place(option, "the folder is made there", fix, value=str(target))
+    with owned(lock_beside(target), place):
+        _refuse_full(target, option)
+        with _made_beside(target, option) as temporary:
+            yield temporary
+
+
+def _refuse_full(target: Path, option: str) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         rule = "exists already, and nothing is overwritten"
         raise RootsError(problem(option, str(target), rule, "name a new folder"))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+
+@contextlib.contextmanager
+def _made_beside(target: Path, option: str) -> Iterator[Path]:
+    """The work of `new_folder`, for the one process that owns `target`."""
+    temporary = target.with_name(f".{target.name}.partial")
     try:
-        temporary.mkdir(parents=True)
+        # What a process left that was killed here.
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
         yield temporary
         if target.exists():
             target.rmdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from torch import nn
@@ -46,6 +47,7 @@ from roots.training.engine.accelerator import prepare_accelerator
 from roots.training.engine.pipeline import build_pipeline_engine
 from roots.training.engine.step import Engine, build_zero_engine
 from roots.training.loop import Run, train_loop
+from roots.training.ownership import own_run_folder
 
 _logger = get_logger(__name__)
 
@@ -59,7 +61,8 @@ def run_training(config: RunConfig, local_rank: int = -1) -> ExitCode:
     device = start_process(environment, local_rank)
     plan = plan_batch(config, environment.world_size)
     process.initialise(environment, device)
-    code = train_loop(assemble(config, plan, device))
+    with ExitStack() as stack:
+        code = train_loop(assemble(config, plan, device, stack))
     # Only after success: with NCCL, leaving the group waits for ranks that may be gone.
     process.shutdown()
     return code
@@ -86,10 +89,14 @@ def start_process(environment: LaunchEnvironment, local_rank: int) -> Device:
     return device
 
 
-def assemble(config: RunConfig, plan: BatchPlan, device: Device) -> Run:
-    """Build every part of the run. Called by all ranks; an error of one is raised on all."""
+def assemble(config: RunConfig, plan: BatchPlan, device: Device, stack: ExitStack) -> Run:
+    """Build every part of the run. Called by all ranks; an error of one is raised on all.
+
+    The run folder is this run's own until `stack` closes.
+    """
     mesh = Mesh.create(topology_of(config, plan))
-    checkpointer = Checkpointer(config, mesh)
+    ownership = own_run_folder(config, mesh, stack)
+    checkpointer = Checkpointer(config, mesh, ownership)
     found = checkpointer.find()
     reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
     data = together(mesh.world, lambda: build_data(config, plan, mesh.data.rank, needs_data=reads))

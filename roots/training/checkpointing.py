@@ -18,6 +18,7 @@ from roots.config.section import Section
 from roots.config.unread_fields import idle_fields
 from roots.errors import RootsError, problem
 from roots.files import write_atomically
+from roots.lock import Ownership
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, barrier, broadcast_object
@@ -50,9 +51,10 @@ class ResumePoint:
 class Checkpointer:
     """Saves to and resumes from RUN/checkpoints. Every method is called by all ranks."""
 
-    def __init__(self, config: RunConfig, mesh: Mesh) -> None:
+    def __init__(self, config: RunConfig, mesh: Mesh, ownership: Ownership | None = None) -> None:
         self.config = config
         self.mesh = mesh
+        self._ownership = ownership
         self.root = config.run_directory / folders.CHECKPOINTS_FOLDER
         self.layout = manifest.Layout(
             tensor=mesh.tensor.size,
@@ -209,6 +211,8 @@ class Checkpointer:
 
     def _make_room(self, step: int) -> None:
         if self.mesh.rank == 0:
+            if self._ownership is not None:
+                self._ownership.check()
             self.root.mkdir(parents=True, exist_ok=True)
             for path in folders.discard_unfinished(self.root):
                 _logger.warning("removed %s, a save that did not end", path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,12 @@ def run(
     """Train `config`; the last rank alone receives the signal `number` after `stop_after` steps."""
     environment = launch_environment()
     device = start_process(environment, environment.local_rank)
-    assembled = assemble(config, plan_batch(config, world_size), device)
-    if stop_after is not None and rank == world_size - 1:
-        callbacks = CallbackList([*assembled.callbacks, SignalAfter(stop_after, number)])
-        assembled = replace(assembled, callbacks=callbacks)
-    return train_loop(assembled)
+    with ExitStack() as stack:
+        assembled = assemble(config, plan_batch(config, world_size), device, stack)
+        if stop_after is not None and rank == world_size - 1:
+            callbacks = CallbackList([*assembled.callbacks, SignalAfter(stop_after, number)])
+            assembled = replace(assembled, callbacks=callbacks)
+        return train_loop(assembled)
 
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
