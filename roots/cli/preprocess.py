@@ -8,12 +8,21 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypedDict
 
 import typer
 
 if TYPE_CHECKING:
     from roots.data.preprocessing.texts import Progress, Summary
+
+
+class Choices(TypedDict, total=False):
+    """Options that texts and pairs share, by the names of the functions that take them."""
+
+    on_error: Literal["stop", "skip"]
+    num_workers: int | None
+    begin_token: str | None
+    end_token: str | None
 
 
 class OnErrorChoice(str, Enum):
@@ -49,37 +58,38 @@ def preprocess(
     on_error: Annotated[
         OnErrorChoice, typer.Option(help="Whether a broken line ends the run or is left out.")
     ] = OnErrorChoice.STOP,
+    begin_token: Annotated[
+        Optional[str],  # noqa: UP045  # typer evaluates this on Python 3.10 too
+        typer.Option(
+            metavar="TOKEN",
+            help="What begins every document, or `none`; default: as the tokenizer says.",
+        ),
+    ] = None,
+    end_token: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="TOKEN",
+            help="What ends every document, as `<|endoftext|>`; default: the tokenizer's end "
+            "token, which in that of a chat model ends a turn.",
+        ),
+    ] = None,
     workers: Annotated[
-        Optional[int],  # noqa: UP045  # typer evaluates this on Python 3.10 too
+        Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Tokenizing processes; 0: none besides this one."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
-    """Tokenize documents and append the end-of-document token to each, all or nothing."""
+    """Tokenize documents, each between its begin and end tokens, all or nothing."""
     refuse_keys_of_the_other(context, pairs)
+    choices: Choices = {"on_error": on_error.value, "num_workers": workers}
+    choices |= {"begin_token": begin_token, "end_token": end_token}
     if pairs:
-        _preprocess_pairs(
-            files,
-            out,
-            tokenizer,
-            columns=(source_key, target_key),
-            on_error=on_error.value,
-            workers=workers,
-            as_json=as_json,
-        )
+        _preprocess_pairs(files, out, tokenizer, (source_key, target_key), choices, as_json)
         return
     from roots.data.preprocessing.texts import preprocess as run
 
     with _progress_bar(shown=not as_json) as on_progress:
-        summary = run(
-            files,
-            out,
-            tokenizer,
-            text_key=text_key,
-            on_error=on_error.value,
-            num_workers=workers,
-            on_progress=on_progress,
-        )
+        summary = run(files, out, tokenizer, text_key=text_key, on_progress=on_progress, **choices)
     _report_documents(out, summary, as_json)
 
 
@@ -94,6 +104,9 @@ def _report_documents(out: Path, summary: Summary, as_json: bool) -> None:
         f"{out}: {description.tokens} tokens in {description.documents} documents "
         f"from {summary.files} files"
     )
+    # Bytes leave no choice.
+    if description.tokenizer != "bytes":
+        typer.echo(f"Every document is {summary.documents}.")
     if summary.num_empty or summary.num_skipped:
         typer.echo(f"Left out: {summary.num_empty} empty, {summary.num_skipped} broken documents.")
 
@@ -114,10 +127,8 @@ def _preprocess_pairs(
     files: list[Path],
     out: Path,
     tokenizer: str,
-    *,
     columns: tuple[str, str],
-    on_error: Literal["stop", "skip"],
-    workers: int | None,
+    choices: Choices,
     as_json: bool,
 ) -> None:
     from roots.data.preprocessing.pair_files import PairColumns
@@ -129,9 +140,8 @@ def _preprocess_pairs(
             out,
             tokenizer,
             columns=PairColumns(*columns),
-            on_error=on_error,
-            num_workers=workers,
             on_progress=on_progress,
+            **choices,
         )
     source, target = summary.source, summary.target
     if as_json:

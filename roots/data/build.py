@@ -108,19 +108,28 @@ def _parts(source: Source, split: tuple[float, float, float]) -> tuple[range, ..
 def _check_tokenizers(sources: Sequence[Source], configured: str | None) -> None:
     """Refuse data of different tokenizers, or of another than `data.tokenizer`.
 
-    As far as the side files tell: a dataset without one passes.
+    As far as the side files tell: a dataset without one passes. What ends a document is the choice
+    of whoever preprocesses, the same one for all.
     """
-    origin, expected = "", ""
-    if configured is not None:
-        origin, expected = f"data.tokenizer {configured}", load_tokenizer(configured).fingerprint
+    tokenizer = None if configured is None else load_tokenizer(configured)
     datasets = [(source.indexed, source.target) for source in sources]
+    first: IndexedDataset | None = None
     for indexed in [dataset for pair in datasets for dataset in pair if dataset is not None]:
-        description = indexed.description
-        if description is None:
+        made = indexed.description
+        if made is None:
             continue
-        if not expected:
-            origin, expected = indexed.prefix, description.tokenizer
-        elif description.tokenizer != expected:
-            rule = f"was made with another tokenizer than {origin}"
-            fix = "preprocess the text with the same one"
+        first = indexed if first is None else first
+        known = first.description
+        assert known is not None, "the first dataset is one that says how it was made"
+        fix = "preprocess the text with the same one"
+        if tokenizer is not None and not tokenizer.has_ids_of(made.tokenizer):
+            rule = f"was made with another tokenizer than data.tokenizer {configured}"
+            raise RootsError(problem(indexed.prefix, None, rule, fix))
+        if known.end_of_document != made.end_of_document:
+            rule = f"must be {known.end_of_document}, as in {first.prefix}"
+            fix = "preprocess the text with the same --end-token"
+            shown = f"{indexed.prefix} end_of_document"
+            raise RootsError(problem(shown, made.end_of_document, rule, fix))
+        if tokenizer is None and known.tokenizer != made.tokenizer:
+            rule = f"was made with another tokenizer than {first.prefix}"
             raise RootsError(problem(indexed.prefix, None, rule, fix))

@@ -1,8 +1,9 @@
 """What .bin/.idx cannot say about a dataset: the side file PREFIX.json.
 
 A JSON object with `format` "roots-tokens", `version` 1, `tokenizer` (fingerprint), `vocab_size`,
-`end_of_document` (id), `max_token_id`, `documents`, `tokens`. Optional at reading: datasets of
-other programs have none, and then token ids are checked as samples are read.
+`end_of_document` (id), `max_token_id`, `documents`, `tokens`, `begin_tokens` (ids in front of every
+document; older files do not say, and have none). Optional at reading: datasets of other programs
+have none, and then token ids are checked as samples are read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from roots.errors import RootsError, problem
+from roots.tokenizer.special_tokens import DocumentTokens
 
 _FORMAT = "roots-tokens"
 _VERSION = 1
@@ -28,6 +30,12 @@ class TokensDescription:
     max_token_id: int
     documents: int
     tokens: int
+    begin_tokens: tuple[int, ...] = ()
+
+    @property
+    def around(self) -> DocumentTokens:
+        """What stands around every document."""
+        return DocumentTokens(self.begin_tokens, self.end_of_document)
 
 
 def description_path(prefix: str | Path) -> Path:
@@ -62,7 +70,12 @@ def read_description(prefix: str | Path) -> TokensDescription | None:
         raise RootsError(problem(f"{path} version", content.get("version"), rule, fix))
     names = [field.name for field in fields(TokensDescription)]
     values: dict[str, Any] = {name: content.get(name) for name in names}
+    if values["begin_tokens"] is None:
+        values["begin_tokens"] = []
     for name, value in values.items():
-        if not isinstance(value, str if name == "tokenizer" else int):
+        kind = {"tokenizer": str, "begin_tokens": list}.get(name, int)
+        ids = value if isinstance(value, list) else []
+        if not isinstance(value, kind) or not all(isinstance(token, int) for token in ids):
             raise RootsError(problem(f"{path} {name}", value, "has the wrong type", fix))
+    values["begin_tokens"] = tuple(values["begin_tokens"])
     return TokensDescription(**values)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -226,7 +226,9 @@ class IndexedWriter:
         self._lengths.frombytes(lengths.astype(np.int32).tobytes())
         self.num_tokens += len(tokens)
 
-    def finish(self, tokenizer: str, end_of_document: int) -> TokensDescription:
+    def finish(
+        self, tokenizer: str, end_of_document: int, begin_tokens: Sequence[int] = ()
+    ) -> TokensDescription:
         """Write the index and the side file, and give all three their names, the index last.
 
         An older dataset of this prefix loses its index first, so that no moment shows new tokens
@@ -242,6 +244,7 @@ class IndexedWriter:
             max_token_id=self.max_token_id,
             documents=self.num_documents,
             tokens=self.num_tokens,
+            begin_tokens=tuple(begin_tokens),
         )
         self._file.close()
         self._write_index(_partial(self.idx_path))

@@ -96,7 +96,7 @@ def predicted_bytes(indexed: IndexedDataset, tokenizer: Tokenizer, rules: Docume
     Raises RootsError if the dataset's side file names another tokenizer.
     """
     made_by = indexed.description.tokenizer if indexed.description else tokenizer.fingerprint
-    if made_by != tokenizer.fingerprint:
+    if not tokenizer.has_ids_of(made_by):
         rule = f"was made with another tokenizer (fingerprint {made_by})"
         fix = "give the tokenizer of the dataset, or preprocess the text with the model's"
         raise RootsError(problem("data", indexed.prefix, rule, fix))

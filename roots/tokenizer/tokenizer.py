@@ -5,16 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import tokenizers
 
 from roots.errors import RootsError, problem
+from roots.tokenizer.fingerprint import digest_of_ids
+from roots.tokenizer.special_tokens import (
+    END_OF_DOCUMENT,
+    NO_TOKEN,
+    DocumentTokens,
+    SpecialTokens,
+    Vocabulary,
+    read_special_tokens,
+)
 
-END_OF_DOCUMENT = "<|endoftext|>"
-# What other models call it, asked for when tokenizer_config.json names no eos_token.
-_KNOWN_END_TOKENS = (END_OF_DOCUMENT, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
+_IDS = "ids"
 
 
 class Tokenizer(Protocol):
@@ -25,12 +33,22 @@ class Tokenizer(Protocol):
         """Number of ids, special tokens included."""
 
     @property
+    def special(self) -> SpecialTokens:
+        """What begins and ends texts."""
+
+    @property
     def end_of_document(self) -> int:
         """Id of the token that ends every document of a dataset."""
 
     @property
     def fingerprint(self) -> str:
-        """Equal for two tokenizers if and only if they map text to ids alike."""
+        """Equal for two tokenizers that map text to ids and end documents alike."""
+
+    def has_ids_of(self, fingerprint: str) -> bool:
+        """Whether one with that fingerprint maps text to ids alike, whatever ends documents."""
+
+    def name_of(self, token: int) -> str:
+        """What an id is called, for messages."""
 
     def encode(self, text: str, special_tokens: bool = False) -> list[int]:
         """Ids of `text`. Names of special tokens inside it are plain text unless asked for."""
@@ -47,7 +65,16 @@ class ByteTokenizer:
 
     vocab_size = 257
     end_of_document = 256
+    special = SpecialTokens(DocumentTokens((), 256), (256,), frozenset({256}))
     fingerprint = "bytes"
+
+    def has_ids_of(self, fingerprint: str) -> bool:
+        """Bytes have but one fingerprint."""
+        return fingerprint == self.fingerprint
+
+    def name_of(self, token: int) -> str:
+        """Return END_OF_DOCUMENT, or the byte in hexadecimal digits."""
+        return END_OF_DOCUMENT if token == self.end_of_document else f"0x{token:02x}"
 
     def encode(self, text: str, special_tokens: bool = False) -> list[int]:
         """Return the UTF-8 bytes of `text`; END_OF_DOCUMENT in it is one id if asked for."""
@@ -72,30 +99,56 @@ class ByteTokenizer:
 class JsonTokenizer:
     """A tokenizer.json of Hugging Face `tokenizers`."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read folder/tokenizer.json and, for the name of the end token, tokenizer_config.json.
+    def __init__(
+        self, folder: Path, *, begin_token: str | None = None, end_token: str | None = None
+    ) -> None:
+        """Read folder/tokenizer.json and what the files beside it say of special tokens.
 
-        Raises RootsError for a missing folder or file, for one that does not parse, and where no
-        token can end a document.
+        begin_token: name of what begins every document, NO_TOKEN for nothing; None: as they say
+        end_token:   name of what ends every document; None: as they say
+        Raises RootsError for a missing folder or file, for one that does not parse, for special
+        tokens that contradict each other or are unknown, and where none can end a document.
         """
-        source = _tokenizer_file(folder)
+        source = tokenizer_file(folder)
         content = source.read_bytes()
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
-        except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
-            raise RootsError(
-                problem(
-                    str(source),
-                    None,
-                    f"does not hold a tokenizer ({_first_line(error)})",
-                    "make it with `roots tokenizer train`, or copy the file again",
-                )
-            ) from None
-        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self._tokenizer = _parsed(source, content)
+        self._digest_of_bytes = hashlib.blake2b(content, digest_size=16).hexdigest()
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = frozenset(i for i, token in added.items() if token.special)
+        vocabulary = Vocabulary(ids, special)
         # Ids may have holes, and the embedding must cover the largest one.
-        self.vocab_size = max(vocabulary.values()) + 1
-        self.end_of_document = _end_of_document(source, vocabulary)
-        self.fingerprint = hashlib.blake2b(content, digest_size=16).hexdigest()
+        self.vocab_size = max(ids.values()) + 1
+        front = _front(self._tokenizer)
+        self.special = read_special_tokens(source, vocabulary, front, begin_token, end_token)
+
+    @property
+    def end_of_document(self) -> int:
+        """Id of the token that ends every document of a dataset."""
+        return self.special.documents.end
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what decides ids, and the token that ends a document."""
+        return f"{_IDS}-{self._digest_of_ids}-{self.end_of_document}"
+
+    def has_ids_of(self, fingerprint: str) -> bool:
+        """Whether one with that fingerprint maps text to ids alike, whatever ends documents.
+
+        A fingerprint of before version 1 of these, a digest of the file's bytes, is known too.
+        """
+        kind, _, rest = fingerprint.partition("-")
+        if kind == _IDS:
+            return rest.rpartition("-")[0] == self._digest_of_ids
+        return fingerprint == self._digest_of_bytes
+
+    def name_of(self, token: int) -> str:
+        """Return its text in the vocabulary, or the number of an id that has none."""
+        return self._tokenizer.id_to_token(token) or str(token)
+
+    @cached_property
+    def _digest_of_ids(self) -> str:
+        return digest_of_ids(json.loads(self._tokenizer.to_str()))
 
     def encode(self, text: str, special_tokens: bool = False) -> list[int]:
         """Return the ids of `text`, without anything added around it."""
@@ -113,15 +166,28 @@ class JsonTokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=not special_tokens)
 
 
-def load_tokenizer(where: str | Path) -> Tokenizer:
+def load_tokenizer(
+    where: str | Path, *, begin_token: str | None = None, end_token: str | None = None
+) -> Tokenizer:
     """Load a tokenizer: `bytes`, a folder with tokenizer.json, or the file itself.
 
-    Raises RootsError in one line where that fails.
+    The two names, as options of preprocess, choose what begins and ends every document; see
+    JsonTokenizer. Raises RootsError in one line where that fails.
     """
-    return ByteTokenizer() if str(where) == "bytes" else JsonTokenizer(Path(where))
+    if str(where) != "bytes":
+        return JsonTokenizer(Path(where), begin_token=begin_token, end_token=end_token)
+    for option, value, known in (
+        ("--begin-token", begin_token, NO_TOKEN),
+        ("--end-token", end_token, END_OF_DOCUMENT),
+    ):
+        if value not in (None, known):
+            rule = f"must be {known} with the tokenizer `bytes`, which has no other"
+            raise RootsError(problem(option, value, rule, "leave it out"))
+    return ByteTokenizer()
 
 
-def _tokenizer_file(folder: Path) -> Path:
+def tokenizer_file(folder: Path) -> Path:
+    """The tokenizer.json in a folder, or the file itself. Raises RootsError if there is none."""
     fix = "make one with `roots tokenizer train --vocab-size V --out DIR FILES...`, or use bytes"
     if not folder.exists():
         raise RootsError(problem("tokenizer", str(folder), "no such folder", fix))
@@ -131,35 +197,39 @@ def _tokenizer_file(folder: Path) -> Path:
     return source
 
 
-def _end_of_document(source: Path, vocabulary: dict[str, int]) -> int:
-    named = _eos_token(source.with_name("tokenizer_config.json"))
-    for token in _KNOWN_END_TOKENS if named is None else (named,):
-        if token in vocabulary:
-            return vocabulary[token]
-    rule = "has no token that ends a document" if named is None else "does not know its eos_token"
-    raise RootsError(
-        problem(
-            str(source),
-            None,
-            rule if named is None else f"{rule} {named!r}",
-            "name one of its tokens as eos_token in tokenizer_config.json beside it",
-        )
-    )
+def _parsed(source: Path, content: bytes) -> tokenizers.Tokenizer:
+    """The tokenizer in a file, without what its last use has left there.
 
-
-def _eos_token(config: Path) -> str | None:
-    """Return `eos_token` of tokenizer_config.json, None without the file or the field."""
-    if not config.is_file():
-        return None
+    Truncation and padding are how somebody called it, and dropout of merges how a model was trained
+    (Provilkov et al. 2020): none says which ids a text has.
+    """
     try:
-        content = json.loads(config.read_bytes())
-        token = content.get("eos_token")
-    except (ValueError, AttributeError) as error:
-        rule = f"is not a JSON object ({_first_line(error)})"
-        raise RootsError(problem(str(config), None, rule, "repair or remove it")) from None
-    if isinstance(token, dict):  # the long form of an added token
-        token = token.get("content")
-    return token if isinstance(token, str) else None
+        tokenizer = tokenizers.Tokenizer.from_str(content.decode())
+    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
+        raise RootsError(
+            problem(
+                str(source),
+                None,
+                f"does not hold a tokenizer ({_first_line(error)})",
+                "make it with `roots tokenizer train`, or copy the file again",
+            )
+        ) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
+    return tokenizer
+
+
+def _front(tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
+    """The ids that the post-processor puts in front of a text, whatever kinds it is made of."""
+    for text in ("a", "1", "."):
+        plain = tokenizer.encode(text, add_special_tokens=False).ids
+        whole = tokenizer.encode(text, add_special_tokens=True).ids
+        for start in range(len(whole)):
+            if plain and whole[start : start + len(plain)] == plain:
+                return tuple(whole[:start])
+    return ()
 
 
 def _first_line(error: Exception) -> str:

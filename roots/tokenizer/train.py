@@ -12,7 +12,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from roots.errors import RootsError, problem
 from roots.files import write_atomically
-from roots.tokenizer.tokenizer import END_OF_DOCUMENT, JsonTokenizer
+from roots.tokenizer.special_tokens import END_OF_DOCUMENT
+from roots.tokenizer.tokenizer import JsonTokenizer
 
 NUM_BYTES = 256
 

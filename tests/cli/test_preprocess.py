@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from roots.cli.preprocess import preprocess
 from roots.data.indexed import IndexedDataset
 from roots.errors import RootsError
+from tests.helpers.words import write_words
 
 
 @pytest.fixture
@@ -38,6 +39,13 @@ def test_report_for_people(run, tmp_path):
     assert len(IndexedDataset(tmp_path / "out")) == 2
 
 
+def test_report_says_what_every_document_is(run, tmp_path):
+    words = str(write_words(tmp_path / "words"))
+    result = run("--on-error", "skip", "--tokenizer", words, "--end-token", "<turn>")
+    assert "Every document is '<bos>' (1), its text, '<turn>' (3).\n" in result.stdout
+    assert IndexedDataset(tmp_path / "out").description.end_of_document == 3
+
+
 def test_report_for_machines(run, tmp_path):
     result = run("--on-error", "skip", "--json", "--workers", "0")
     assert json.loads(result.stdout) == {
@@ -49,6 +57,7 @@ def test_report_for_machines(run, tmp_path):
         "max_token_id": 256,
         "documents": 2,
         "tokens": 8,
+        "begin_tokens": [],
         "empty": 1,
         "skipped": 1,
     }

@@ -22,12 +22,13 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
         name: str = "corpus",
         vocab_size: int = 1000,
         tokenizer: str = "test",
+        end: int = 0,
     ) -> Path:
         prefix = tmp_path / name
         with IndexedWriter(prefix, vocab_size) as writer:
             for document in documents:
                 writer.add(np.array(document, dtype=np.int64))
-            writer.finish(tokenizer, end_of_document=0)
+            writer.finish(tokenizer, end_of_document=end)
         return prefix
 
     return write

@@ -8,6 +8,8 @@ from roots.config import parse_config
 from roots.config.batch import plan_batch
 from roots.data.build import build_data
 from roots.errors import RootsError
+from roots.tokenizer.tokenizer import load_tokenizer
+from tests.helpers.words import write_words
 
 
 def config_of(data, **sections):
@@ -134,6 +136,25 @@ def test_datasets_of_different_tokenizers(write_dataset):
         f"{prefixes[1]}: was made with another tokenizer than {prefixes[0]}; "
         "preprocess the text with the same one"
     )
+
+
+def test_datasets_whose_documents_end_otherwise(write_dataset, tmp_path):
+    words = write_words(tmp_path / "words")
+    prefixes = []
+    for name, end in (("one", "<turn>"), ("two", "<eos>")):
+        tokenizer = load_tokenizer(words, end_token=end)
+        made = {"tokenizer": tokenizer.fingerprint, "end": tokenizer.end_of_document}
+        prefixes.append(str(write_dataset([[1, 2, 0]] * 99, name, **made)))
+    # What preprocess was told ends a document need not be what the tokenizer says by itself.
+    config = {"train": prefixes[0], "tokenizer": str(words)}
+    assert len(list(build(config_of(config)).train.iterate())) == 3
+    for data in ({"train": prefixes}, {"train": prefixes, "tokenizer": str(words)}):
+        with pytest.raises(RootsError) as caught:
+            build(config_of(data))
+        assert str(caught.value) == (
+            f"{prefixes[1]} end_of_document=2: must be 3, as in {prefixes[0]}; "
+            "preprocess the text with the same --end-token"
+        )
 
 
 def test_dataset_of_another_tokenizer_than_the_configured_one(write_dataset):

@@ -18,6 +18,14 @@ def test_round_trip(tmp_path):
     assert read_description(tmp_path / "a") == DESCRIPTION
 
 
+def test_files_of_before_begin_tokens_have_none(tmp_path):
+    write_description(tmp_path / "a.json", DESCRIPTION)
+    content = json.loads((tmp_path / "a.json").read_text())
+    del content["begin_tokens"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert read_description(tmp_path / "a") == DESCRIPTION
+
+
 def test_absent_side_file_is_fine(tmp_path):
     assert read_description(tmp_path / "a") is None
 
@@ -29,6 +37,8 @@ def test_absent_side_file_is_fine(tmp_path):
         ({"version": 2}, "{path} version=2: only version 1 is known"),
         ({"max_token_id": "9"}, "{path} max_token_id='9': has the wrong type"),
         ({"tokenizer": None}, "{path} tokenizer: has the wrong type"),
+        ({"begin_tokens": 1}, "{path} begin_tokens=1: has the wrong type"),
+        ({"begin_tokens": ["a"]}, "{path} begin_tokens=['a']: has the wrong type"),
     ],
 )
 def test_other_content(tmp_path: Path, change, message):

@@ -9,6 +9,7 @@ import pytest
 from roots.errors import RootsError
 from roots.tokenizer.tokenizer import JsonTokenizer, load_tokenizer
 from roots.tokenizer.train import save_tokenizer, train_bpe
+from tests.helpers.words import edit_json, write_words
 
 TEXTS = ["plain words", "d\u00e9j\u00e0 vu \u4f60\u597d \U0001f600", "a\n\n  b\t\x00c", "", " "]
 CORPUS = ["the cat sat on the mat, the cat sat", "def cat(mat):\n    return mat"] * 5
@@ -129,6 +130,42 @@ def test_file_that_is_no_tokenizer(tmp_path):
     assert line.startswith(f"{tmp_path}/tokenizer.json: does not hold a tokenizer (")
     assert line.endswith("); make it with `roots tokenizer train`, or copy the file again")
     assert "\n" not in line
+
+
+TRUNCATION = {"direction": "Right", "max_length": 6, "strategy": "LongestFirst", "stride": 0}
+PADDING = {
+    "strategy": {"Fixed": 100},
+    "direction": "Right",
+    "pad_to_multiple_of": 8,
+    "pad_id": 0,
+    "pad_type_id": 0,
+    "pad_token": "<|endoftext|>",
+}
+
+
+@pytest.mark.parametrize(
+    "left_over",
+    [
+        {"truncation": TRUNCATION},
+        {"padding": PADDING},
+        {"padding": {**PADDING, "strategy": "BatchLongest", "direction": "Left"}},
+        {"truncation": {**TRUNCATION, "direction": "Left"}, "padding": PADDING},
+    ],
+)
+def test_what_the_last_use_left_in_the_file_is_not_obeyed(tmp_path, left_over):
+    plain = load_tokenizer(write_words(tmp_path / "plain"))
+    used = load_tokenizer(write_words(tmp_path / "used", left_over=left_over))
+    texts = [CORPUS[0] * 9, "cat", ""]
+    assert len(plain.encode(texts[0])) > 60
+    assert used.encode_batch(texts) == plain.encode_batch(texts)
+    assert used.fingerprint == plain.fingerprint
+
+
+def test_merges_are_never_dropped_at_random(tmp_path):
+    plain = load_tokenizer(write_words(tmp_path))
+    tree = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    edit_json(tmp_path / "tokenizer.json", model={**tree, "dropout": 1.0})
+    assert load_tokenizer(tmp_path).encode(CORPUS[1]) == plain.encode(CORPUS[1])
 
 
 def test_transformers_loads_the_folder_and_agrees(folder):

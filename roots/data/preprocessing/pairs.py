@@ -1,6 +1,7 @@
 """Files of pairs to two datasets of equal document counts, PREFIX.source and PREFIX.target.
 
 Document i of the one belongs to document i of the other; each ends with the end-of-document token.
+Sources begin as every text that a model reads; targets are written behind `data.begin_token`.
 Both are plain indexed datasets, readable by Megatron-core. Work and order are those of
 `preprocess`: the result does not depend on the number of workers.
 """
@@ -28,6 +29,7 @@ from roots.data.preprocessing.readers import OnError
 from roots.data.preprocessing.texts import Progress, SkippedLines, unwritable
 from roots.data.preprocessing.workers import default_workers, worker_pool
 from roots.errors import RootsError, problem
+from roots.tokenizer.special_tokens import DocumentTokens
 from roots.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 SIDES = ("source", "target")
@@ -67,13 +69,16 @@ def preprocess_pairs(
     on_error: OnError = "stop",
     num_workers: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    begin_token: str | None = None,
+    end_token: str | None = None,
 ) -> PairSummary:
     """Write the pairs of `paths`; arguments as for `preprocess`.
 
     Raises RootsError for anything wrong with the input, an empty text included
     (`on_error="skip"` leaves such pairs out and reports them).
     """
-    loaded = load_tokenizer(tokenizer)
+    loaded = load_tokenizer(tokenizer, begin_token=begin_token, end_token=end_token)
+    around = loaded.special.documents
     files = find_pair_files(paths)
     total_bytes = sum(path.stat().st_size for path in files)
     if num_workers is None:
@@ -84,7 +89,8 @@ def preprocess_pairs(
             stack.enter_context(IndexedWriter(side_prefix(prefix, side), loaded.vocab_size))
             for side in SIDES
         )
-        run = stack.enter_context(worker_pool(num_workers, tokenizer, tokenize_pairs))
+        work = partial(tokenize_pairs, around=around)
+        run = stack.enter_context(worker_pool(num_workers, tokenizer, work))
         done_bytes = 0
         for path in files:
             for result in run(read_pair_batches(path, columns or PairColumns())):
@@ -102,16 +108,18 @@ def preprocess_pairs(
         # Never a new side beside an old one.
         paths_of(side_prefix(prefix, SIDES[1]))[1].unlink(missing_ok=True)
         finish = partial(_finish, prefix=prefix, tokenizer=loaded)
-        return PairSummary(finish(source), finish(target), len(files), skipped.count)
+        descriptions = (finish(source, around.begin), finish(target, ()))
+        return PairSummary(*descriptions, len(files), skipped.count)
 
 
-def tokenize_pairs(batch: PairBatch, tokenizer: Tokenizer) -> TokenPairs:
+def tokenize_pairs(batch: PairBatch, tokenizer: Tokenizer, *, around: DocumentTokens) -> TokenPairs:
     """Parse and tokenize one batch; a pure function, run by the workers."""
     parsed = list(parse_pairs(batch))
     whole = [pair for pair in parsed if pair.error is None]
     sides = ([pair.source for pair in whole], [pair.target for pair in whole])
+    both = (around, DocumentTokens((), around.end))
     (source, source_lengths), (target, target_lengths) = (
-        _tokenize(texts, tokenizer) for texts in sides
+        _tokenize(texts, tokenizer, each) for texts, each in zip(sides, both, strict=True)
     )
     errors = tuple(pair.error for pair in parsed if pair.error is not None)
     return TokenPairs(
@@ -119,10 +127,12 @@ def tokenize_pairs(batch: PairBatch, tokenizer: Tokenizer) -> TokenPairs:
     )
 
 
-def _tokenize(texts: list[str], tokenizer: Tokenizer) -> tuple[Tokens, Int64s]:
+def _tokenize(
+    texts: list[str], tokenizer: Tokenizer, around: DocumentTokens
+) -> tuple[Tokens, Int64s]:
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
     documents = [
-        np.array([*ids, tokenizer.end_of_document], dtype=dtype)
+        np.array([*around.begin, *ids, around.end], dtype=dtype)
         for ids in tokenizer.encode_batch(texts)
     ]
     lengths = np.array([len(document) for document in documents], dtype=np.int64)
@@ -140,9 +150,9 @@ def _write(
 
 
 def _finish(
-    writer: IndexedWriter, *, prefix: str | Path, tokenizer: Tokenizer
+    writer: IndexedWriter, begin: tuple[int, ...], *, prefix: str | Path, tokenizer: Tokenizer
 ) -> TokensDescription:
     try:
-        return writer.finish(tokenizer.fingerprint, tokenizer.end_of_document)
+        return writer.finish(tokenizer.fingerprint, tokenizer.end_of_document, begin)
     except OSError as error:
         raise unwritable(prefix, error) from None

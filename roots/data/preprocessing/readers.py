@@ -39,7 +39,8 @@ class RawBatch:
 
     `items` are lines, rows or a piece of a text; `first` is the 1-based number of the first line
     or row; `read_bytes` is how much of the file has been read when the batch is complete;
-    `goes_on` says that the next batch continues the document of this one.
+    `continues` says that it goes on with the document of the batch before it, `goes_on` that the
+    next one does so with its own.
     """
 
     path: str
@@ -48,6 +49,7 @@ class RawBatch:
     first: int
     read_bytes: int
     goes_on: bool = False
+    continues: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def _text_batches(
     while goes_on:
         piece = stream.read(_BATCH_BYTES) + stream.readline()
         goes_on = bool(stream.peek(1))
-        yield RawBatch(str(path), "text", [piece], first, read_bytes(), goes_on)
+        yield RawBatch(str(path), "text", [piece], first, read_bytes(), goes_on, first > 1)
         first += piece.count(b"\n")
 
 

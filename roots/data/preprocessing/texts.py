@@ -27,6 +27,7 @@ from roots.data.preprocessing.readers import (
 from roots.data.preprocessing.workers import default_workers, worker_pool
 from roots.errors import RootsError, problem
 from roots.log import get_logger
+from roots.tokenizer.special_tokens import DocumentTokens
 from roots.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 _REPORTED_ERRORS = 20
@@ -59,12 +60,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. `description` is what PREFIX.json holds."""
+    """What a run did.
+
+    `description` is what PREFIX.json holds, `documents` says in words what stands around each.
+    """
 
     description: TokensDescription
     files: int
     num_empty: int
     num_skipped: int
+    documents: str
 
 
 class SkippedLines:
@@ -94,15 +99,19 @@ def preprocess(
     on_error: OnError = "stop",
     num_workers: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    begin_token: str | None = None,
+    end_token: str | None = None,
 ) -> Summary:
-    """Write every document of `paths`, each followed by the end-of-document token, to `prefix`.
+    """Write every document of `paths` to `prefix`, between the tokens that begin and end one.
 
-    `tokenizer` is a folder, a tokenizer.json or "bytes". Documents without text are left out.
+    `tokenizer` is a folder, a tokenizer.json or "bytes"; it says which tokens these are, unless
+    `begin_token` (or "none") and `end_token` name others. Documents without text are left out.
     `num_workers` 0 works in this process; None takes the usable processors, one per MiB at most.
     Raises RootsError for anything wrong with the input (`on_error="skip"` leaves broken lines out
     and reports them) and leaves an existing dataset as it was.
     """
-    loaded = load_tokenizer(tokenizer)
+    loaded = load_tokenizer(tokenizer, begin_token=begin_token, end_token=end_token)
+    around = loaded.special.documents
     files = find_files(paths)
     total_bytes = sum(path.stat().st_size for path in files)
     if num_workers is None:
@@ -110,7 +119,7 @@ def preprocess(
     skipped, num_empty = SkippedLines(on_error), 0
     with ExitStack() as stack:
         writer = stack.enter_context(IndexedWriter(prefix, loaded.vocab_size))
-        work = partial(tokenize_batch, text_key=text_key, dtype=writer.dtype.str)
+        work = partial(tokenize_batch, around=around, text_key=text_key, dtype=writer.dtype.str)
         run = stack.enter_context(worker_pool(num_workers, tokenizer, work))
         done_bytes = 0
         for path in files:
@@ -126,14 +135,26 @@ def preprocess(
         if writer.num_documents == 0:
             raise RootsError(_empty_corpus(files, num_empty, skipped.count))
         try:
-            description = writer.finish(loaded.fingerprint, loaded.end_of_document)
+            description = writer.finish(loaded.fingerprint, around.end, around.begin)
         except OSError as error:
             raise unwritable(prefix, error) from None
-    return Summary(description, len(files), num_empty, skipped.count)
+    return Summary(description, len(files), num_empty, skipped.count, shape_of_documents(loaded))
+
+
+def shape_of_documents(tokenizer: Tokenizer) -> str:
+    """Say what every document of a dataset looks like, as `'<s>' (1), its text, '</s>' (2)`."""
+    around = tokenizer.special.documents
+    begin = [f"{tokenizer.name_of(token)!r} ({token})" for token in around.begin]
+    return ", ".join([*begin, "its text", f"{tokenizer.name_of(around.end)!r} ({around.end})"])
 
 
 def tokenize_batch(
-    batch: RawBatch, tokenizer: Tokenizer, *, text_key: str, dtype: str
+    batch: RawBatch,
+    tokenizer: Tokenizer,
+    *,
+    around: DocumentTokens,
+    text_key: str,
+    dtype: str,
 ) -> TokenBatch:
     """Parse and tokenize one batch; a pure function, run by the workers."""
     documents: list[Tokens] = []
@@ -146,8 +167,10 @@ def tokenize_batch(
             num_empty += 1
         else:
             ids = tokenizer.encode(parsed.text)
+            if not batch.continues:
+                ids[:0] = around.begin
             if not batch.goes_on:
-                ids.append(tokenizer.end_of_document)
+                ids.append(around.end)
             documents.append(np.array(ids, dtype=dtype))
     lengths = np.array([len(document) for document in documents], dtype=np.int64)
     tokens = np.concatenate(documents) if documents else np.empty(0, dtype=dtype)

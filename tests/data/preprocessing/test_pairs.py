@@ -10,7 +10,8 @@ import pytest
 from roots.data.indexed import IndexedDataset
 from roots.data.preprocessing.pairs import preprocess_pairs
 from roots.errors import RootsError
-from roots.tokenizer.tokenizer import ByteTokenizer
+from roots.tokenizer.tokenizer import ByteTokenizer, load_tokenizer
+from tests.helpers.words import BOS, EOS, TURN, write_words
 
 WORDS = ByteTokenizer()
 
@@ -42,6 +43,18 @@ def test_both_sides_keep_their_order_for_any_number_of_workers(tmp_path):
     assert contents[0] == contents[1]
     assert texts_of(f"{tmp_path}/out0.source") == [f"source {n}" for n in range(3000)]
     assert texts_of(f"{tmp_path}/out0.target") == [f"{n * n} \u00fc" for n in range(3000)]
+
+
+def test_sources_begin_as_their_tokenizer_says_and_targets_do_not(tmp_path):
+    words = str(write_words(tmp_path / "words"))
+    (tmp_path / "a.tsv").write_text("source\ttarget\nthe cat\tmat\n")
+    tokenizer = load_tokenizer(words)
+    cat, mat = (tokenizer.encode(text) for text in ("the cat", "mat"))
+    for options, begin, end in (({}, (BOS,), EOS), ({"end_token": "<turn>"}, (BOS,), TURN)):
+        summary = preprocess_pairs([tmp_path / "a.tsv"], tmp_path / "out", words, **options)
+        assert IndexedDataset(tmp_path / "out.source")[0].tolist() == [*begin, *cat, end]
+        assert IndexedDataset(tmp_path / "out.target")[0].tolist() == [*mat, end]
+        assert (summary.source.begin_tokens, summary.target.begin_tokens) == (begin, ())
 
 
 def test_broken_pair_ends_the_run_or_is_left_out_on_both_sides(tmp_path):

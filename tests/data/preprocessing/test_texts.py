@@ -13,6 +13,8 @@ import pytest
 from roots.data.indexed import IndexedDataset
 from roots.data.preprocessing.texts import preprocess
 from roots.errors import RootsError
+from roots.tokenizer.tokenizer import load_tokenizer
+from tests.helpers.words import BOS, EOS, write_words
 
 END = 256
 
@@ -37,6 +39,45 @@ def test_every_document_ends_with_its_token(tmp_path):
     assert (description.documents, description.tokens) == (3, 3 + 3 + 13 + 3)
     assert (description.tokenizer, description.vocab_size) == ("bytes", 257)
     assert (description.end_of_document, description.max_token_id) == (256, 256)
+
+
+def documents_of(prefix):
+    dataset = IndexedDataset(prefix)
+    return [dataset[i].tolist() for i in range(len(dataset))]
+
+
+def test_documents_stand_between_the_tokens_of_their_tokenizer(tmp_path, monkeypatch):
+    words = str(write_words(tmp_path / "words"))
+    path = write_jsonl(tmp_path / "a.jsonl", ["the cat", "mat"])
+    cat, mat = (load_tokenizer(words).encode(text) for text in ("the cat", "mat"))
+    chosen = {"begin_token": "none", "end_token": "<|endoftext|>"}
+    for options, begin, end in (({}, [BOS], EOS), (chosen, [], 0)):
+        for workers in (0, 1):
+            summary = preprocess(
+                [path], tmp_path / "out", words, num_workers=workers, **options
+            ).description
+            assert documents_of(tmp_path / "out") == [[*begin, *cat, end], [*begin, *mat, end]]
+            assert (summary.begin_tokens, summary.end_of_document) == (tuple(begin), end)
+            assert load_tokenizer(words).has_ids_of(summary.tokenizer)
+    # A text in pieces begins once.
+    monkeypatch.setattr("roots.data.preprocessing.readers._BATCH_BYTES", 4)
+    (tmp_path / "b.txt").write_text("the\ncat\nsat\n" * 9)
+    preprocess([tmp_path / "b.txt"], tmp_path / "b", words, num_workers=0)
+    (document,) = documents_of(tmp_path / "b")
+    assert (document[0], document[-1], document.count(BOS), document.count(EOS)) == (BOS, EOS, 1, 1)
+
+
+def test_truncation_left_in_the_tokenizer_loses_no_text(tmp_path):
+    cut = {"max_length": 64, "stride": 0, "strategy": "LongestFirst", "direction": "Right"}
+    plain = str(write_words(tmp_path / "plain"))
+    used = str(write_words(tmp_path / "used", left_over={"truncation": cut}))
+    path = write_jsonl(tmp_path / "a.jsonl", ["the cat " * n for n in (100, 500)])
+    first, second = (
+        preprocess([path], tmp_path / "out", words, num_workers=0).description
+        for words in (plain, used)
+    )
+    assert first == second
+    assert first.tokens > 1200
 
 
 def test_files_and_folders_of_several_kinds(tmp_path):
