@@ -87,6 +87,12 @@ def set_environment(values: Mapping[str, str], overwrite: bool = True) -> None:
             os.environ[name] = value
 
 
+def name_accelerator() -> None:
+    """Tell DeepSpeed that there is no GPU before it is imported; it would guess so, and warn."""
+    if not torch.cuda.is_available():
+        set_environment({"DS_ACCELERATOR": "cpu"}, overwrite=False)
+
+
 def prepend_to_path(folder: str) -> None:
     """Put `folder` first on PATH, for build tools that ship beside the interpreter."""
     parts = os.environ.get("PATH", "").split(os.pathsep)

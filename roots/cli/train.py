@@ -22,7 +22,7 @@ def train(
     from roots.config import load_config
     from roots.config.rules.batch import batch_rule
     from roots.config.rules.table import has_training_data
-    from roots.device import launch_environment
+    from roots.device import launch_environment, name_accelerator
     from roots.planner.stages import balanced_stages_have_experts
 
     environment = launch_environment()
@@ -37,6 +37,7 @@ def train(
         # Every rank reads the same files and finds the same problems: the first one tells them.
         speaks = environment.rank == 0
         raise RootsError(*error.lines, exit_code=error.exit_code, speaks=speaks) from error
+    name_accelerator()
     from roots.training.assemble import run_training
 
     raise typer.Exit(int(run_training(loaded, local_rank)))

@@ -22,10 +22,15 @@ _TRAIN, _VALID = 0, 1
 
 @dataclass(frozen=True)
 class DataSources:
-    """What a run reads. `valid` is None where the config never evaluates."""
+    """What a run reads, and the datasets behind it.
+
+    `valid` is None, and `valid_sets` empty, where the config never evaluates.
+    """
 
     train: TrainSource
     valid: ValidSource | None
+    train_sets: Sequence[Source]
+    valid_sets: Sequence[Source]
 
 
 def build_data(
@@ -57,6 +62,8 @@ def build_data(
     return DataSources(
         TrainSource(reader(train, config.training.steps, grouped=True), config.data.num_workers),
         ValidSource(reader(valid, config.evaluation.steps, grouped=False)) if evaluates else None,
+        train,
+        valid if evaluates else [],
     )
 
 

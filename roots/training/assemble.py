@@ -38,6 +38,7 @@ from roots.training.callbacks.callback import (
     TrackerCallback,
 )
 from roots.training.callbacks.metrics import EvaluationWriter, MetricsWriter
+from roots.training.callbacks.overview import opening_lines
 from roots.training.callbacks.peak import Peak, device_peak
 from roots.training.callbacks.progress import Progress
 from roots.training.callbacks.throughput import Throughput
@@ -111,7 +112,9 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device, stack: ExitStac
         num_devices=mesh.world.size,
     )
     callbacks = together(mesh.world, lambda: build_callbacks(config, mesh, start.step))
-    _logger.info("%s", throughput.describe())
+    for line in opening_lines(config, plan, mesh.topology, data, str(device.torch)):
+        _logger.info("%s", line)
+    _logger.info("speed    %s", throughput.describe())
     return Run(
         config=config,
         plan=plan,

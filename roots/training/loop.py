@@ -21,6 +21,7 @@ from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_reduce_max
 from roots.training.callbacks.callback import CallbackList
 from roots.training.callbacks.metrics import StepRecord
+from roots.training.callbacks.overview import closing_lines
 from roots.training.callbacks.throughput import Rates, Throughput
 from roots.training.checkpointing import Checkpointer, ResumePoint
 from roots.training.engine.step import Engine, StepResult
@@ -79,6 +80,8 @@ def train_loop(run: Run) -> ExitCode:
         name = signals.received or "a signal on another rank"
         _logger.info("stopped by %s after step %d, saved %s", name, point.step, saved)
         return ExitCode.INTERRUPTED
+    for line in closing_lines(config):
+        _logger.info("%s", line)
     return ExitCode.DONE
 
 

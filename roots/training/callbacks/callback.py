@@ -157,5 +157,8 @@ class ProgressCallback(Callback):
     def on_evaluate_end(self, step: int, loss: float) -> None:
         self._progress.show_evaluation(step, loss)
 
+    def on_checkpoint_end(self, path: Path) -> None:
+        self._progress.show_checkpoint(path)
+
     def on_train_end(self) -> None:
         self._progress.stop()

@@ -10,7 +10,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,9 @@ from rich.live import Live
 from rich.text import Text
 
 from roots.training.callbacks.metrics import StepRecord
+
+# What a narrow terminal does without, the least important first.
+_FIRST_TO_GO = ("lr", "mfu", "held-out", "speed")
 
 
 class Progress:
@@ -58,16 +62,21 @@ class Progress:
         if self._first is None:
             # The first step also warms up; time left counts from its end.
             self._first = (record.step, self._clock())
-        line = self._line(record)
+        parts = self._parts(record)
         if self._live is not None:
+            line = _fitted(parts, self._console.width)
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
         elif record.step % self._log_every_steps == 0 or record.step >= self._total_steps:
-            self._console.print(line)
+            self._console.print(_joined(parts))
 
     def show_evaluation(self, step: int, loss: float) -> None:
         """Show a held-out loss: a line of its own, and kept in the live line."""
-        self._evaluation = f"  held-out {loss:.4f}"
+        self._evaluation = f"held-out {loss:.4f}"
         self._console.print(f"step {step}/{self._total_steps}  held-out loss {loss:.4f}")
+
+    def show_checkpoint(self, path: Path) -> None:
+        """Show where a checkpoint has been saved."""
+        self._console.print(f"saved {path}")
 
     def stop(self) -> None:
         """End the live line and leave the terminal and the loggers as they were."""
@@ -79,15 +88,19 @@ class Progress:
         self._live.stop()
         self._live = None
 
-    def _line(self, record: StepRecord) -> str:
-        """The one line about a step."""
+    def _parts(self, record: StepRecord) -> dict[str, str]:
+        """The parts of the one line about a step, by name, in their order."""
         culprit = f" of {record.overflow}" if record.overflow else ""
-        skipped = f"  skipped (overflow{culprit})" if record.skipped else ""
-        return (
-            f"step {record.step}/{self._total_steps}  loss {record.loss:.4f}{self._evaluation}  "
-            f"lr {record.lr:.3g}  {record.tokens_per_second:,.0f} tokens/s  "
-            f"MFU {100 * record.mfu:.1f}%  {self._time_left(record)} left{skipped}"
-        )
+        return {
+            "step": f"step {record.step}/{self._total_steps}",
+            "loss": f"loss {record.loss:.4f}",
+            "held-out": self._evaluation,
+            "lr": f"lr {record.lr:.3g}",
+            "speed": f"{record.tokens_per_second:,.0f} tokens/s",
+            "mfu": f"MFU {100 * record.mfu:.1f}%",
+            "left": f"{self._time_left(record)} left",
+            "skipped": f"skipped (overflow{culprit})" if record.skipped else "",
+        }
 
     def _time_left(self, record: StepRecord) -> str:
         """Remaining steps at the mean pace since the first one, evaluations and saving included."""
@@ -106,6 +119,20 @@ class Progress:
                     self._moved.append((handler, old))
                     handler.setStream(new)
                     break
+
+
+def _joined(parts: Mapping[str, str]) -> str:
+    return "  ".join(part for part in parts.values() if part)
+
+
+def _fitted(parts: Mapping[str, str], width: int) -> str:
+    """The line without its least important parts, as far as `width` columns ask for that."""
+    kept = dict(parts)
+    for name in _FIRST_TO_GO:
+        if len(_joined(kept)) <= width:
+            break
+        del kept[name]
+    return _joined(kept)
 
 
 def format_duration(seconds: float) -> str:

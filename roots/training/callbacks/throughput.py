@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from roots.config.model import ModelConfig
 from roots.data.batch import Batch
-from roots.planner.flops import MFU_FORMULA, mfu, training_flops_per_token
+from roots.planner.flops import mfu, training_flops_per_token
 from roots.training.callbacks.peak import TERA, Peak
 
 
@@ -51,11 +51,10 @@ class Throughput:
         )
 
     def describe(self) -> str:
-        """The formula with this run's numbers, to be printed once at the start."""
+        """What MFU is measured against, to be said once at the start; MFU_FORMULA defines it."""
         return (
-            f"{MFU_FORMULA}; here, in full rows, "
-            f"flops_per_token = {training_flops_per_token(self.model):.4g}, "
-            f"peak_flops_per_second = {self.num_devices} x {self.peak.flops_per_second:.4g} "
+            f"{training_flops_per_token(self.model):.4g} FLOPs a token; MFU 100% is "
+            f"{self.num_devices} x {self.peak.flops_per_second / TERA:.4g} TFLOP/s "
             f"({self.peak.source})"
         )
 

@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -159,3 +160,26 @@ def test_stopping_restores_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     progress.stop()
     assert sys.stdout is out
     assert sys.stderr is error
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_time_left_is_never_cut(width: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width, highlight=False)
+    progress = Progress(1_000_000, 1, console, ticking(10.0))
+    progress.start()
+    progress.show_evaluation(1, 4.1234)
+    for step in (1, 2):
+        progress.update(step_record(step, lr=3e-4, tokens_per_second=123456.7, mfu=0.412))
+    progress.stop()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).splitlines()
+    last = next(line for line in reversed(shown) if line.startswith("step 2/"))
+    assert "115d 17h left" in last
+    assert ("MFU" in last) == ("lr" in last) == (width == 200)
+    assert ("tokens/s" in last) == (width >= 80)
+
+
+def test_saved_checkpoint_has_its_line() -> None:
+    progress, out = plain(20, 10)
+    progress.show_checkpoint(Path("runs/a/checkpoints/step_00000010"))
+    assert out.getvalue() == "saved runs/a/checkpoints/step_00000010\n"
