@@ -1,7 +1,12 @@
-"""Where checkpoints lie: step folders, the `latest` pointer, retention, and finding one to load."""
+"""Where checkpoints lie: step folders, the `latest` pointer, retention, and finding one to load.
+
+What is ROOTS' own here are folders `step_` and the step in eight digits or more, `latest`, and
+`superseded_step_...`. Nothing else is touched, and of a link the link alone is removed or renamed.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,10 +16,12 @@ from roots.config.load import load_config
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
 from roots.files import write_atomically
+from roots.log import get_logger
 
 CHECKPOINTS_FOLDER = "checkpoints"
 LATEST_NAME = "latest"
-_STEP_FOLDER = re.compile(r"step_(\d{8,})")
+_STEP_FOLDER = re.compile(r"step_([0-9]{8,})")
+_logger = get_logger(__name__)
 
 
 def step_name(step: int) -> str:
@@ -24,12 +31,17 @@ def step_name(step: int) -> str:
 
 def finished_checkpoints(root: Path) -> list[Path]:
     """Finished checkpoints below `root` (RUN/checkpoints), oldest first."""
+    return [path for _, path in _ours(root) if (path / MANIFEST_NAME).is_file()]
+
+
+def _ours(root: Path) -> list[tuple[int, Path]]:
+    """Whatever has the name of a checkpoint, by step, oldest first."""
     found = []
     for path in root.glob("step_*"):
         match = _STEP_FOLDER.fullmatch(path.name)
-        if match and (path / MANIFEST_NAME).is_file():
+        if match and step_name(int(match.group(1))) == path.name:
             found.append((int(match.group(1)), path))
-    return [path for _, path in sorted(found)]
+    return sorted(found)
 
 
 def latest_checkpoint(root: Path) -> Path | None:
@@ -48,10 +60,36 @@ def point_latest(root: Path, checkpoint: Path) -> None:
 
 def discard_unfinished(root: Path) -> list[Path]:
     """Remove and return the remains of saves that did not end: DeepSpeed needs a fresh folder."""
-    torn = [path for path in sorted(root.glob("step_*")) if not (path / MANIFEST_NAME).is_file()]
-    for path in torn:
-        shutil.rmtree(path)
-    return torn
+    torn = [
+        path
+        for _, path in _ours(root)
+        if (path.is_dir() or path.is_symlink()) and not (path / MANIFEST_NAME).is_file()
+    ]
+    return [path for path in torn if _remove(path)]
+
+
+def check_room(root: Path, step: int) -> None:
+    """Raise RootsError for what would keep a run from saving below `root` after `step`."""
+    lines = []
+    fix = "move it away: ROOTS does not remove what it has not made"
+    for number, path in _ours(root):
+        if number > step and not path.is_dir() and not path.is_symlink():
+            rule = "is no folder, and bears the name of a checkpoint to come"
+            lines.append(problem("checkpoints", str(path), rule, fix))
+    latest = root / LATEST_NAME
+    if latest.is_dir() and not latest.is_symlink():
+        rule = "is a folder, and a file of that name points to the newest checkpoint"
+        lines.append(problem("checkpoints", str(latest), rule, fix))
+    if not os.access(root, os.W_OK | os.X_OK):
+        lines.append(problem("checkpoints", str(root), "cannot be written", "change its rights"))
+    if lines:
+        raise RootsError(*lines)
+
+
+def clear_place(root: Path, step: int) -> Path | None:
+    """Rename what has come to lie where the checkpoint of `step` goes; return its new path."""
+    path = root / step_name(step)
+    return _set_aside(path) if os.path.lexists(path) else None
 
 
 def set_aside_after(root: Path, step: int) -> list[Path]:
@@ -59,26 +97,37 @@ def set_aside_after(root: Path, step: int) -> list[Path]:
 
     Under that name nothing resumes from them and retention does not count them.
     """
-    renamed = []
-    for path in finished_checkpoints(root):
-        if int(path.name.removeprefix("step_")) <= step:
-            continue
-        number, target = 0, root / f"superseded_{path.name}"
-        while target.exists():
-            number += 1
-            target = root / f"superseded_{path.name}_{number}"
-        renamed.append(path.rename(target))
-    return renamed
+    finished = set(finished_checkpoints(root))
+    return [_set_aside(path) for number, path in _ours(root) if number > step and path in finished]
+
+
+def _set_aside(path: Path) -> Path:
+    number, target = 0, path.with_name(f"superseded_{path.name}")
+    while os.path.lexists(target):
+        number += 1
+        target = path.with_name(f"superseded_{path.name}_{number}")
+    return path.rename(target)
 
 
 def keep_last(root: Path, count: int) -> list[Path]:
     """Remove finished checkpoints but the newest `count` (0: keep all); return those removed."""
     doomed = finished_checkpoints(root)[:-count] if count else []
-    for path in doomed:
-        # Without its manifest a half-removed folder cannot be taken for a checkpoint.
-        (path / MANIFEST_NAME).unlink()
-        shutil.rmtree(path)
-    return doomed
+    return [path for path in doomed if _remove(path)]
+
+
+def _remove(path: Path) -> bool:
+    """Remove a checkpoint or a torn one; a warning if it cannot be, which is no reason to end."""
+    try:
+        if path.is_symlink():
+            path.unlink()
+        else:
+            # Without its manifest a half-removed folder cannot be taken for a checkpoint.
+            (path / MANIFEST_NAME).unlink(missing_ok=True)
+            shutil.rmtree(path)
+    except OSError as error:
+        _logger.warning("cannot remove all of %s (%s)", path, error.strerror or error)
+        return False
+    return True
 
 
 def resolve_checkpoint(path: str | Path) -> Path:

@@ -73,7 +73,10 @@ class Checkpointer:
         Raises RootsError if it is damaged, of another model or layout, or if a fresh start is
         asked for where checkpoints of this run lie.
         """
-        return together(self.mesh.world, self._find)
+        together(self.mesh.world, self._tidy)
+        found = together(self.mesh.world, self._find)
+        together(self.mesh.world, lambda: self._check_room(found))
+        return found
 
     def find_weights(self) -> Path | None:
         """The checkpoint whose weights a fresh run starts from, checked whole; None without one.
@@ -209,14 +212,28 @@ class Checkpointer:
         )
         return [problem("checkpoint", str(folder), rule, fix)]
 
+    def _tidy(self) -> None:
+        """Give back at once the space of saves that did not end."""
+        if self.mesh.rank == 0:
+            self.root.mkdir(parents=True, exist_ok=True)
+            for path in folders.discard_unfinished(self.root):
+                _logger.warning("removed %s, a save that did not end", path)
+
+    def _check_room(self, found: Path | None) -> None:
+        if self.mesh.rank == 0:
+            own = found is not None and found.parent.resolve() == self.root.resolve()
+            step = manifest.read_manifest(found).step if found is not None and own else -1
+            folders.check_room(self.root, step)
+
     def _make_room(self, step: int) -> None:
         if self.mesh.rank == 0:
             if self._ownership is not None:
                 self._ownership.check()
-            self.root.mkdir(parents=True, exist_ok=True)
-            for path in folders.discard_unfinished(self.root):
-                _logger.warning("removed %s, a save that did not end", path)
+            self._tidy()
             folders.set_aside_after(self.root, step - 1)
+            moved = folders.clear_place(self.root, step)
+            if moved is not None:
+                _logger.warning("renamed what lay in the way of a checkpoint to %s", moved)
 
     def _write(self, engine: Engine, folder: Path, point: ResumePoint) -> None:
         """DeepSpeed's files from every rank, weights from the first replica, config from rank 0."""

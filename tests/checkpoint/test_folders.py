@@ -47,6 +47,104 @@ def test_discard_removes_only_an_unfinished_save(tmp_path: Path) -> None:
     assert [path.exists() for path in (whole, torn)] == [True, False]
 
 
+STRANGERS = (
+    "step_best_backup",
+    "step_00000010.bak",
+    "step_00000010 copy",
+    "step_10",
+    "step_0000000010",
+    "step_\u0660\u0660\u0660\u0660\u0660\u0660\u0661\u0660",
+    "global_step10",
+)
+
+
+def test_strangers_are_never_touched(tmp_path: Path) -> None:
+    strangers = [tmp_path / name for name in STRANGERS]
+    for path in strangers:
+        path.mkdir()
+        (path / "weights").write_text("mine")
+    (tmp_path / "step_notes.txt").write_text("mine")
+    (tmp_path / folders.step_name(7)).write_text("a file")
+    finish(tmp_path, 5), finish(tmp_path, 6)
+    assert folders.discard_unfinished(tmp_path) == []
+    assert folders.keep_last(tmp_path, 1) == [tmp_path / folders.step_name(5)]
+    assert [path.name for path in folders.set_aside_after(tmp_path, 0)] == [
+        "superseded_step_00000006"
+    ]
+    assert all((path / "weights").read_text() == "mine" for path in strangers)
+    assert (tmp_path / "step_notes.txt").read_text() == "mine"
+    assert (tmp_path / folders.step_name(7)).read_text() == "a file"
+
+
+def test_link_loses_the_link_alone(tmp_path: Path) -> None:
+    elsewhere, root = tmp_path / "elsewhere", tmp_path / "root"
+    whole, torn = finish(elsewhere, 1), elsewhere / "torn"
+    torn.mkdir()
+    root.mkdir()
+    for step, target in ((1, whole), (2, torn), (3, elsewhere / "nowhere")):
+        (root / folders.step_name(step)).symlink_to(target)
+    (root / folders.step_name(4)).symlink_to(root / folders.step_name(4))
+    finish(root, 5)
+    names = [folders.step_name(step) for step in (2, 3, 4)]
+    assert [path.name for path in folders.discard_unfinished(root)] == names
+    assert folders.keep_last(root, 1) == [root / folders.step_name(1)]
+    assert [path.name for path in root.iterdir()] == [folders.step_name(5)]
+    assert (whole / manifest.MANIFEST_NAME).is_file()
+    assert torn.is_dir()
+
+
+def test_checkpoint_that_cannot_be_removed_is_no_reason_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    first, second = finish(tmp_path, 1), finish(tmp_path, 2)
+    monkeypatch.setattr("shutil.rmtree", fail)
+    assert folders.keep_last(tmp_path, 1) == []
+    assert caplog.messages == [f"cannot remove all of {first} (Device or resource busy)"]
+    assert folders.finished_checkpoints(tmp_path) == [second]
+
+
+def test_what_stands_in_the_way_is_found_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / folders.step_name(3)).write_text("passed already")
+    (tmp_path / folders.step_name(10)).write_text("in the way")
+    (tmp_path / "latest").mkdir()
+    with pytest.raises(RootsError) as caught:
+        folders.check_room(tmp_path, 5)
+    fix = "move it away: ROOTS does not remove what it has not made"
+    assert caught.value.lines == (
+        f"checkpoints='{tmp_path}/step_00000010': is no folder, and bears the name of a "
+        f"checkpoint to come; {fix}",
+        f"checkpoints='{tmp_path}/latest': is a folder, and a file of that name points to the "
+        f"newest checkpoint; {fix}",
+    )
+
+
+def test_what_comes_into_the_way_later_is_renamed(tmp_path: Path) -> None:
+    assert folders.clear_place(tmp_path, 10) is None
+    for expected in ("superseded_step_00000010", "superseded_step_00000010_1"):
+        (tmp_path / folders.step_name(10)).write_text("in the way")
+        moved = folders.clear_place(tmp_path, 10)
+        assert moved == tmp_path / expected
+        assert moved.read_text() == "in the way"
+
+
+@pytest.mark.parametrize("content", ["step_00000099", "../../etc", "", "\0"])
+def test_pointer_edited_by_hand_changes_nothing(tmp_path: Path, content: str) -> None:
+    root = tmp_path / folders.CHECKPOINTS_FOLDER
+    newest = finish(root, 2)
+    (root / "latest").write_text(content)
+    assert folders.resolve_checkpoint(tmp_path) == newest
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (root / "latest").unlink()
+    (root / "latest").symlink_to(outside)
+    folders.point_latest(root, newest)
+    assert (root / "latest").read_text() == "step_00000002"
+    assert outside.read_text() == "mine"
+
+
 def test_checkpoint_is_found_from_step_run_and_root(tmp_path: Path) -> None:
     path = finish(tmp_path / folders.CHECKPOINTS_FOLDER, 5)
     for given in (path, path.parent, tmp_path):
