@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +19,19 @@ def publish(temporary: Path, final: Path) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text`: a reader sees the old or the new content, never a part of it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # A pid is not enough of a name: processes of other machines may have the same.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     with removed_on_error(temporary):
-        temporary.write_text(text, encoding="utf-8")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise _named(error, path) from None
         publish(temporary, path)
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """`error` with a file's name, which those of writing to an open file lack."""
+    return error if error.filename else OSError(error.errno, error.strerror, str(path))
 
 
 @contextlib.contextmanager
@@ -33,11 +44,25 @@ def removed_on_error(temporary: Path) -> Iterator[None]:
         raise
 
 
+def usual_mode(path: Path) -> int:
+    """The mode of a file made at `path`, as the umask and the folder have it; `path` is removed.
+
+    For files made by libraries that set a mode of their own.
+    """
+    path.unlink(missing_ok=True)
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
+
+
 def sync_file(path: Path) -> None:
     """Wait until the content of `path` is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise _named(error, path) from None
     finally:
         os.close(descriptor)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from torch import nn
 
 from roots.checkpoint.folders import read_config, resolve_checkpoint
+from roots.checkpoint.manifest import check_model
 from roots.checkpoint.weights import load_weights
 from roots.parallel.shard import shard_of
 
-__all__ = ["load_model_weights", "read_config", "resolve_checkpoint"]
+__all__ = ["check_model", "load_model_weights", "read_config", "resolve_checkpoint"]
 
 
 def load_model_weights(checkpoint: Path, module: nn.Module) -> None:

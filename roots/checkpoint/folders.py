@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from roots.checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, read_manifest
+from roots.checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, damage_of, read_manifest
 from roots.config.load import load_config
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
@@ -148,6 +148,11 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
 
 def read_config(checkpoint: Path) -> RunConfig:
-    """The config of the run that wrote `checkpoint`. Raises RootsError if it is not finished."""
-    read_manifest(checkpoint)
+    """The config of the run that wrote `checkpoint`.
+
+    Raises RootsError if the checkpoint is not finished, or the config is not the one it was.
+    """
+    damage = damage_of(checkpoint, read_manifest(checkpoint), [CONFIG_NAME])
+    if damage:
+        raise RootsError(*damage)
     return load_config(checkpoint / CONFIG_NAME)

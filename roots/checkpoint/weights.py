@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from roots.checkpoint.dtypes import DTYPES
+from roots.checkpoint.manifest import MANIFEST_NAME, WEIGHTS_FOLDER, read_manifest
 from roots.errors import RootsError, problem
+from roots.files import usual_mode
 from roots.parallel.shard import Shard
-
-WEIGHTS_FOLDER = "weights"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ def save_weights(
     name = f"{WEIGHTS_FOLDER}/{place}.safetensors"
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
+    # safetensors makes a file that its owner alone may read, whatever the umask says.
+    mode = usual_mode(path)
     save_file(arrays, path, metadata={"shards": json.dumps(records)})
+    path.chmod(mode)
     return name
 
 
@@ -85,9 +88,14 @@ class WeightStore:
     """The weights of one checkpoint, readable by any slice of any tensor."""
 
     def __init__(self, folder: Path) -> None:
-        """Index the files below `folder/weights`. Raises RootsError if there are none."""
+        """Index the files below `folder/weights`, of a finished checkpoint those of its manifest.
+
+        Raises RootsError if there are none, or one is not of this format.
+        """
         self.folder = folder
         files = sorted((folder / WEIGHTS_FOLDER).glob("*.safetensors"))
+        if (folder / MANIFEST_NAME).is_file():
+            files = [folder / name for name in read_manifest(folder).weights]
         if not files:
             rule = f"holds no {WEIGHTS_FOLDER}/*.safetensors"
             fix = "give a checkpoint that ROOTS has saved"
@@ -161,19 +169,53 @@ def _index(files: list[Path]) -> dict[str, StoredTensor]:
     pieces: dict[str, list[StoredPiece]] = {}
     shapes: dict[str, tuple[tuple[int, ...], int | None]] = {}
     for path in files:
-        with safe_open(path, framework="pt") as file:
-            records = json.loads(file.metadata()["shards"])
-        for name, record in records.items():
-            shapes[name] = (tuple(record["shape"]), record["dim"])
+        for shard in _shards(path):
+            shapes[shard.name] = (shard.shape, shard.dim)
             offset = 0
-            intervals = record["intervals"] or [(0, 0)]
-            for start, stop in intervals:
-                pieces.setdefault(name, []).append(StoredPiece(path, start, stop, offset))
+            for start, stop in shard.intervals or [(0, 0)]:
+                pieces.setdefault(shard.name, []).append(StoredPiece(path, start, stop, offset))
                 offset += stop - start
     return {
         name: StoredTensor(shape, dim, tuple(sorted(pieces[name], key=lambda p: (p.start, p.stop))))
         for name, (shape, dim) in shapes.items()
     }
+
+
+def _shards(path: Path) -> list[Shard]:
+    """The records of one file. Raises RootsError where they do not fit its tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            records = json.loads(file.metadata()["shards"])
+            shards = [_shard(name, record) for name, record in records.items()]
+            for shard in shards:
+                if tuple(file.get_slice(shard.name).get_shape()) != _local_shape(shard):
+                    raise ValueError(f"the record of {shard.name} is of another shape")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        rule = f"holds no weights of ROOTS ({type(error).__name__}: {error})"
+        fix = "use another checkpoint of the run"
+        raise RootsError(problem("checkpoint file", str(path), rule, fix)) from None
+    return shards
+
+
+def _shard(name: str, record: dict[str, Any]) -> Shard:
+    shape = tuple(int(size) for size in record["shape"])
+    intervals = tuple((int(start), int(stop)) for start, stop in record["intervals"])
+    dim = record["dim"]
+    if dim is not None:
+        if not isinstance(dim, int) or not 0 <= dim < len(shape):
+            raise ValueError(f"{name} has no dimension {dim}")
+        if not all(0 <= start <= stop <= shape[dim] for start, stop in intervals):
+            raise ValueError(f"{name} has no rows {intervals}")
+    elif intervals:
+        raise ValueError(f"{name} is not sharded, and has intervals")
+    return Shard(name, shape, dim, intervals)
+
+
+def _local_shape(shard: Shard) -> tuple[int, ...]:
+    if shard.dim is None:
+        return shard.shape
+    rows = sum(stop - start for start, stop in shard.intervals)
+    return (*shard.shape[: shard.dim], rows, *shard.shape[shard.dim + 1 :])
 
 
 def _read_slice(path: Path, name: str, dim: int | None, first: int, last: int) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from roots.checkpoint import manifest
-from roots.checkpoint.weights import WEIGHTS_FOLDER
 from roots.config.load import dump_config, parse_config
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
@@ -127,7 +126,7 @@ def write_weights(
         TensorPlan(rule.name, rule.shape, dtype or source.tensors[rule.parts[0].name].dtype)
         for rule in rules
     ]
-    (folder / WEIGHTS_FOLDER).mkdir()
+    (folder / manifest.WEIGHTS_FOLDER).mkdir()
     names = []
     for number, part in enumerate(split_by_bytes(plans, shard_bytes)):
         # Rows of a tensor are read alone, so each is recorded as the one slice of its first dim.
@@ -135,7 +134,7 @@ def write_weights(
             plan.name: {"shape": plan.shape, "dim": 0, "intervals": [[0, plan.shape[0]]]}
             for plan in part
         }
-        names.append(f"{WEIGHTS_FOLDER}/part_{number:05d}.safetensors")
+        names.append(f"{manifest.WEIGHTS_FOLDER}/part_{number:05d}.safetensors")
         metadata = {"shards": json.dumps(records)}
         with SafetensorsWriter(folder / names[-1], part, metadata) as writer:
             for plan in writer.order:

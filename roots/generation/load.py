@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from roots.checkpoint import load_model_weights, read_config, resolve_checkpoint
+from roots.checkpoint import check_model, load_model_weights, read_config, resolve_checkpoint
 from roots.config.run import RunConfig
 from roots.device import Device
 from roots.errors import RootsError, problem
@@ -54,9 +54,11 @@ class LoadedModel:
 def load_model(path: Path, device: Device) -> LoadedModel:
     """Load the checkpoint meant by `path`: a step folder, or a run's folder (then its latest).
 
-    Raises RootsError if there is none or its tensors do not fit its config.
+    Raises RootsError if there is none, its files are not those that were saved, or its tensors do
+    not fit its config.
     """
     checkpoint = resolve_checkpoint(path)
+    check_model(checkpoint)
     config = read_config(checkpoint)
     # The parameters of an inference model do not depend on how the training was laid out.
     options = BuildOptions(

@@ -142,10 +142,9 @@ class Checkpointer:
         found = manifest.read_manifest(folder)
         # Positions that are computed reach as far as a run wants.
         free = {"init_std"} if self.config.model.position == "learned" else _FREE_OF_WEIGHTS
-        names = sorted(name for name in found.files if name.startswith(weights.WEIGHTS_FOLDER))
         lines = [
             *self._model_differences(folder, free),
-            *self._damage(folder, found, names),
+            *self._damage(folder, found, found.weights),
         ]
         if lines:
             raise RootsError(*lines)

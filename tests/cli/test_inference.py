@@ -225,3 +225,39 @@ def test_mistakes_are_one_line_and_exit_code_2(
             main([str(argument) for argument in arguments])
         assert stop.value.code == 2
         assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "export"])
+def test_damaged_weights_are_the_same_line_in_every_command(
+    command: str, tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_checkpoint(tmp_path)
+    path = folder / "weights" / "pipeline_001_tensor_000.safetensors"
+    whole = path.read_bytes()
+    options = {
+        "generate": ("--prompt", "a"),
+        "evaluate": ("--data", prefix),
+        "export": ("--to", tmp_path / "exported"),
+    }[command]
+    flipped = bytearray(whole)
+    flipped[-2] ^= 0x40
+    rule = {
+        bytes(flipped): "does not have the checksum that the manifest records",
+        whole[:-9]: f"has {len(whole) - 9} bytes where the manifest says {len(whole)}",
+        None: "is missing",
+    }
+    for content, expected in rule.items():
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(SystemExit) as stop:
+            main([command, str(tmp_path), *map(str, options)])
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"roots: error: checkpoint file='{path}': {expected}; use another checkpoint of the run"
+        )
+    # What is still being written has no manifest.
+    (folder / "manifest.json").unlink()
+    with pytest.raises(SystemExit) as stop:
+        main([command, str(folder), *map(str, options)])
+    assert stop.value.code == 2
+    assert "is no finished checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "exported").exists()

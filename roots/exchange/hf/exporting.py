@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from roots.checkpoint import manifest
-from roots.checkpoint.folders import read_config
-from roots.checkpoint.weights import WEIGHTS_FOLDER, WeightStore
+from roots.checkpoint import check_model, read_config
+from roots.checkpoint.weights import WeightStore
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
 from roots.exchange.hf.config_map import Fields
@@ -72,11 +71,7 @@ class StoredModel:
 def open_checkpoint(checkpoint: Path) -> tuple[RunConfig, WeightStore]:
     """Config and weights of a finished checkpoint. Raises RootsError if they are damaged."""
     config = read_config(checkpoint)
-    found = manifest.read_manifest(checkpoint)
-    names = [name for name in found.files if name.startswith(f"{WEIGHTS_FOLDER}/")]
-    damage = manifest.damage_of(checkpoint, found, names)
-    if damage:
-        raise RootsError(*damage)
+    check_model(checkpoint)
     return config, WeightStore(checkpoint)
 
 
