@@ -45,7 +45,7 @@ def test_opening_names_what_people_ask_first(config: RunConfig, tmp_path: Path) 
     # 10 steps x 8 samples x 40 tokens of 800 tokens.
     assert lines == [
         "model    decoder, 34,944 parameters",
-        "layout   2 ranks = data 2, ZeRO 1, fp16 on cpu",
+        "layout   2 ranks = data 2, ZeRO 1, bf16 on cpu",
         "batch    8 samples = 320 tokens a step: 2 x accumulation 2 x data 2",
         f"train    {tmp_path}/text: 800 tokens in 2 documents, read 4.00 times in 10 steps",
         f"folder   {tmp_path}/runs/here",
