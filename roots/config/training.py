@@ -66,8 +66,12 @@ class LossScaleConfig(Section):
     """Dynamic loss scaling of fp16 (Micikevicius et al. 2018)."""
 
     initial_power: int = Field(16, ge=0, le=32, description="the first scale is 2 to this power")
-    window: int = Field(1000, gt=0, description="clean steps before the scale doubles")
-    hysteresis: int = Field(2, gt=0, description="overflows tolerated before the scale halves")
+    window: int = Field(1000, gt=0, description="clean steps in a row that double the scale")
+    hysteresis: int = Field(
+        2,
+        gt=0,
+        description="overflows since it last doubled that halve the scale, as each further does",
+    )
     minimum: float = Field(1.0, gt=0, description="floor of the scale")
 
 

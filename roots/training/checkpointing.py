@@ -24,6 +24,7 @@ from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, barrier, broadcast_object
 from roots.parallel.shard import shard_of
 from roots.parallel.shared_errors import together
+from roots.training.divergence import refuse_what_is_not_finite
 from roots.training.engine.deepspeed_json import effective_zero_stage
 from roots.training.engine.step import Engine
 
@@ -86,7 +87,12 @@ class Checkpointer:
         return together(self.mesh.world, self._find_weights)
 
     def save(self, engine: Engine, point: ResumePoint) -> Path:
-        """Write the checkpoint of `point` and return its folder; the manifest comes last."""
+        """Write the checkpoint of `point` and return its folder; the manifest comes last.
+
+        Raises RootsError with exit code DIVERGED, and touches nothing, if weights or optimizer
+        state are not finite.
+        """
+        together(self.mesh.world, lambda: self._refuse_what_is_not_finite(engine, point))
         name = folders.step_name(point.step)
         folder = self.root / name
         together(self.mesh.world, lambda: self._make_room(point.step))
@@ -108,6 +114,9 @@ class Checkpointer:
         together(self.mesh.world, lambda: self._set_aside(found.step if own else -1))
         _logger.info("resumed from %s at step %d", folder, found.step)
         return ResumePoint(found.step, found.consumed_samples)
+
+    def _refuse_what_is_not_finite(self, engine: Engine, point: ResumePoint) -> None:
+        refuse_what_is_not_finite(engine.held_state(), point.step, self.mesh.rank)
 
     def _set_aside(self, step: int) -> None:
         if self.mesh.rank != 0:

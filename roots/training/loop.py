@@ -24,6 +24,7 @@ from roots.training.callbacks.metrics import StepRecord
 from roots.training.callbacks.overview import closing_lines
 from roots.training.callbacks.throughput import Rates, Throughput
 from roots.training.checkpointing import Checkpointer, ResumePoint
+from roots.training.divergence import SkipStreak
 from roots.training.engine.step import Engine, StepResult
 from roots.training.schedule import learning_rate
 from roots.training.signals import StopSignals
@@ -55,6 +56,7 @@ def train_loop(run: Run) -> ExitCode:
     """
     config, point = run.config, run.start
     saved: Path | None = None
+    skips = SkipStreak(config.training.precision, speaks=run.mesh.rank == 0)
     with StopSignals() as signals, ExitStack() as stack:
         stack.callback(run.callbacks.on_train_end)
         run.callbacks.on_train_start(point.step)
@@ -66,6 +68,7 @@ def train_loop(run: Run) -> ExitCode:
             record = _one_step(run, point, micro_batches)
             point = ResumePoint(record.step, state.consumed_samples)
             run.callbacks.on_step_end(record)
+            skips.see(record)
             last = point.step >= config.training.steps
             stop = _anyone_stops(run, signals)
             # Whoever asks to stop may not wait for an evaluation.

@@ -12,6 +12,8 @@ from roots.parallel.process import all_reduce_sum
 from roots.parallel.shard import shard_of
 
 EPSILON = 1e-6
+# Of a larger one the square overflows float32, in which most of DeepSpeed's optimizers add squares.
+LARGEST_NORM = torch.finfo(torch.float32).max ** 0.5
 
 
 def global_gradient_norm(parameters: Iterable[torch.nn.Parameter], mesh: Mesh) -> Tensor:

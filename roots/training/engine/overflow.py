@@ -41,6 +41,10 @@ class GradientWatch:
         """Forget the gradients of the step before."""
         self._answers.clear()
 
+    def found(self) -> bool:
+        """Whether a gradient of this rank was not finite in this step. Waits for the device."""
+        return self._first_here() is not None
+
     def culprit(self, mesh: Mesh) -> str:
         """Name the first parameter without a finite gradient in this step, and the first such rank.
 

@@ -33,15 +33,18 @@ from roots.models.init import weight_decay_groups
 from roots.parallel.mesh import Mesh
 from roots.parallel.mpu import DeepSpeedMpu
 from roots.parallel.placement import Placement
-from roots.parallel.process import all_reduce_mean
+from roots.parallel.process import all_reduce_max, all_reduce_mean
 from roots.parallel.shard import Shard, shard_of
+from roots.training.engine.decision import decide_steps
 from roots.training.engine.deepspeed_json import (
     clips_outside_engine,
     deepspeed_config,
     effective_zero_stage,
 )
 from roots.training.engine.experts import announced_experts, files_of_a_dense_model
-from roots.training.engine.gradients import clip_gradients_, global_gradient_norm
+from roots.training.engine.gradients import LARGEST_NORM, clip_gradients_, global_gradient_norm
+from roots.training.engine.held_state import held_state
+from roots.training.engine.loss_scale import LowestScale, own_the_scale
 from roots.training.engine.one_replica import spare_copies
 from roots.training.engine.optimizer import choose_optimizer, parameter_groups
 from roots.training.engine.overflow import GradientWatch
@@ -51,8 +54,6 @@ from roots.training.micro_batch import model_inputs, share_of
 from roots.training.router_statistics import ExpertLoad, RouterWatch
 
 _logger = get_logger(__name__)
-
-_FLOOR_MESSAGE = "loss scale already at minimum"
 
 
 @dataclass(frozen=True)
@@ -96,19 +97,19 @@ class Engine(abc.ABC):
             sequence=config.parallel.sequence,
             zigzag=config.parallel.context_method == "ring",
         )
-        if clips_outside_engine(config):
-            engine.basic_optimizer.register_step_pre_hook(self._clip_before_step)
+        decide_steps(engine.optimizer, self._is_skipped)
+        own_the_scale(engine.optimizer, config.loss_scale)
 
     def train_step(self, micro_batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """Train on this replica's micro-batches of one global batch with `learning_rate`.
 
         They are of whole samples; ranks of one context axis take their tokens of the same ones.
 
-        The loss is the mean over the global batch, equal on every rank. An overflow of fp16
-        gradients on any rank skips the update on all of them and lowers the loss scale; the
-        parameter that overflowed is logged on every rank, as is that of an infinite norm. Raises
-        RootsError with exit code DIVERGED when the scale cannot go lower, or, without loss scaling,
-        when the loss is not finite.
+        The loss is the mean over the global batch, equal on every rank. A gradient that is not
+        finite on any rank, and an infinite norm, skip the update on all of them, and in fp16 lower
+        the loss scale; the parameter and its rank are logged on every rank. Raises RootsError with
+        exit code DIVERGED when the scale cannot go lower, or, without loss scaling, when the loss
+        is not finite.
         """
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -117,9 +118,7 @@ class Engine(abc.ABC):
         self._routers.start_step(scale)
         try:
             loss = self._forward_backward_step([self._receive(batch) for batch in micro_batches])
-        except Exception as error:
-            if _FLOOR_MESSAGE not in str(error):
-                raise
+        except LowestScale:
             self._attribute_overflow()
             raise self._at_floor(scale) from None
         if self.config.training.precision != "fp16" and not math.isfinite(loss):
@@ -128,8 +127,7 @@ class Engine(abc.ABC):
         skipped = not self.deepspeed.was_step_applied()
         norm = self._norm if self._norm is not None else self.deepspeed.get_global_grad_norm()
         known = None if norm is None or skipped else float(norm)
-        overflowed = skipped or (known is not None and not math.isfinite(known))
-        overflow = self._attribute_overflow() if overflowed else ""
+        overflow = self._attribute_overflow() if skipped else ""
         load = self._routers.load(self.mesh) if self.config.model.moe.num_experts else None
         return StepResult(float(loss), known, scale, skipped, overflow, load)
 
@@ -185,6 +183,10 @@ class Engine(abc.ABC):
                 moment = safe_get_full_optimizer_state(parameter, "exp_avg")
             yield shard_of(parameter, name), moment.detach()
 
+    def held_state(self) -> Iterator[tuple[str, list[Tensor]]]:
+        """Name and tensors of what this rank would save; see held_state.py."""
+        return held_state(self.deepspeed.optimizer, self.module)
+
     def save(self, folder: Path, tag: str, client_state: Mapping[str, Any]) -> None:
         """Write DeepSpeed's own files to `folder/tag`; every rank must call."""
         with files_of_a_dense_model(self.deepspeed):
@@ -212,11 +214,21 @@ class Engine(abc.ABC):
         mine = share_of(batch, self._place)
         return Batch(*(tensor.to(self.device.torch, non_blocking=True) for tensor in mine))
 
-    def _clip_before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Measure and clip where DeepSpeed would do neither right (fp32 at stage 0)."""
-        parameters = list(self.module.parameters())
-        self._norm = global_gradient_norm(parameters, self.mesh)
-        clip_gradients_(parameters, self._norm, self.config.training.gradient_clipping)
+    def _is_skipped(self) -> bool:
+        """Whether a gradient of any rank is not finite; every rank must call.
+
+        Where DeepSpeed would do neither right (fp32 at stage 0) it also measures, asking of the
+        norm what DeepSpeed asks elsewhere, and clips.
+        Communication: one all-reduce of a number over all ranks.
+        """
+        found = self._watch.found()
+        if clips_outside_engine(self.config):
+            parameters = list(self.module.parameters())
+            self._norm = global_gradient_norm(parameters, self.mesh)
+            found = found or not float(self._norm) <= LARGEST_NORM
+            clip_gradients_(parameters, self._norm, self.config.training.gradient_clipping)
+        flag = torch.tensor([float(found)], device=self.device.torch)
+        return bool(all_reduce_max(self.mesh.world, flag))
 
     def _attribute_overflow(self) -> str:
         """Name and log whose gradient was not finite; every rank must call."""

@@ -1,0 +1,57 @@
+"""The loss scale of fp16: when it is halved, when it doubles, and when it can go no lower.
+
+DeepSpeed keeps the numbers, in the record that it saves and loads; what happens to them is decided
+here, because its own rule waits for one clean step too many before it doubles the scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+from roots.config.training import LossScaleConfig
+
+FACTOR = 2.0
+
+
+class LowestScale(Exception):
+    """Gradients overflow, and the scale is at `loss_scale.minimum`."""
+
+
+def own_the_scale(optimizer: Any, settings: LossScaleConfig) -> None:
+    """Let `update_scale` be what DeepSpeed's ZeRO optimizer does after every step.
+
+    To be called again when a checkpoint was loaded, which brings a record of its own: `settings`
+    are in force from then on, and what the record counts is kept. Nothing without loss scaling.
+    """
+    scaler = getattr(optimizer, "loss_scaler", None)
+    if not isinstance(scaler, DynamicLossScaler):
+        return
+    seen = scaler.delayed_shift - scaler.cur_hysteresis
+    scaler.cur_hysteresis = max(1, settings.hysteresis - seen)
+    scaler.delayed_shift = settings.hysteresis
+    scaler.scale_window = settings.window
+    scaler.min_scale = settings.minimum
+    scaler.cur_scale = max(scaler.cur_scale, settings.minimum)
+    optimizer._update_scale = lambda has_overflow=False: update_scale(scaler, has_overflow)
+
+
+def update_scale(scaler: DynamicLossScaler, overflow: bool) -> None:
+    """Move the scale after a step; raises LowestScale where it would have to go below the minimum.
+
+    `scale_window` clean steps in a row double it. The overflow that makes `delayed_shift` (our
+    hysteresis) of them since the scale last doubled halves it, and so does every further one.
+    """
+    if overflow:
+        scaler.last_overflow_iter = scaler.cur_iter
+        if scaler.cur_hysteresis > 1:
+            scaler.cur_hysteresis -= 1
+        elif scaler.cur_scale <= scaler.min_scale:
+            raise LowestScale
+        else:
+            scaler.cur_scale = max(scaler.cur_scale / FACTOR, scaler.min_scale)
+    elif (scaler.cur_iter - scaler.last_overflow_iter) % scaler.scale_window == 0:
+        scaler.cur_scale *= FACTOR
+        scaler.cur_hysteresis = scaler.delayed_shift
+    scaler.cur_iter += 1

@@ -1,0 +1,99 @@
+"""What the numbers of loss_scale mean, step by step, and that they hold in the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+
+from roots.config.training import LossScaleConfig
+from roots.training.engine.loss_scale import LowestScale, own_the_scale, update_scale
+
+
+class Optimizer:
+    """What DeepSpeed's ZeRO optimizers have of a scale."""
+
+    def __init__(self, scaler: Any) -> None:
+        self.loss_scaler = scaler
+
+    def _update_scale(self, has_overflow: bool = False) -> None:
+        raise AssertionError("DeepSpeed's own rule")
+
+
+def scaler_of(**fields: Any) -> DynamicLossScaler:
+    settings = LossScaleConfig(**{"initial_power": 8, **fields})
+    scaler = DynamicLossScaler(
+        init_scale=2.0**settings.initial_power,
+        scale_window=settings.window,
+        min_scale=settings.minimum,
+        delayed_shift=settings.hysteresis,
+        consecutive_hysteresis=False,
+    )
+    own_the_scale(Optimizer(scaler), settings)
+    return scaler
+
+
+def scales(steps: str, **fields: Any) -> list[float]:
+    """The scale after every step; "x" overflows, "." is clean."""
+    scaler = scaler_of(**fields)
+    found = []
+    for step in steps:
+        update_scale(scaler, step == "x")
+        found.append(scaler.cur_scale)
+    return found
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 7])
+def test_window_is_the_number_of_clean_steps(window: int) -> None:
+    assert scales("." * 2 * window, window=window) == (
+        [256.0] * (window - 1) + [512.0] * window + [1024.0]
+    )
+
+
+def test_an_overflow_begins_the_window_anew() -> None:
+    assert scales("...x....", window=4, hysteresis=1) == [256] * 3 + [128] * 4 + [256]
+
+
+@pytest.mark.parametrize("hysteresis", [1, 2, 3])
+def test_hysteresis_is_the_number_of_overflows_that_halve(hysteresis: int) -> None:
+    found = scales("x" * (hysteresis + 1), hysteresis=hysteresis)
+    assert found == [256.0] * (hysteresis - 1) + [128.0, 64.0]
+
+
+def test_clean_steps_between_overflows_do_not_count_and_a_doubling_counts_anew() -> None:
+    assert scales("x..x", hysteresis=2, window=9) == [256, 256, 256, 128]
+    # Doubled after the second clean step; the count is two again.
+    assert scales("x..xx", hysteresis=2, window=2) == [256, 256, 512, 512, 256]
+
+
+def test_the_lowest_scale_is_reached_and_not_passed() -> None:
+    scaler = scaler_of(hysteresis=1, minimum=100.0)
+    update_scale(scaler, overflow=True)
+    update_scale(scaler, overflow=True)
+    assert scaler.cur_scale == 100.0
+    with pytest.raises(LowestScale):
+        update_scale(scaler, overflow=True)
+
+
+def test_new_settings_hold_and_what_was_counted_is_kept() -> None:
+    scaler = scaler_of(hysteresis=3, window=100)
+    update_scale(scaler, overflow=True)
+    optimizer = Optimizer(scaler)
+    own_the_scale(optimizer, LossScaleConfig(hysteresis=2, window=2, minimum=512.0))
+    assert scaler.cur_scale == 512.0
+    optimizer._update_scale(False)
+    assert scaler.cur_scale == 512.0
+    optimizer._update_scale(False)
+    assert scaler.cur_scale == 1024.0
+    # One overflow had been counted before the doubling: the next halves at two.
+    optimizer._update_scale(True)
+    optimizer._update_scale(True)
+    assert scaler.cur_scale == 512.0
+
+
+def test_without_loss_scaling_nothing_is_touched() -> None:
+    optimizer = Optimizer(LossScaler(1))
+    own_the_scale(optimizer, LossScaleConfig())
+    with pytest.raises(AssertionError, match="own rule"):
+        optimizer._update_scale(True)

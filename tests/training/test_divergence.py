@@ -1,0 +1,168 @@
+"""A run that has diverged ends with exit code 4, and leaves no checkpoint that nobody can use."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from roots.config import RunConfig
+from roots.config.batch import plan_batch
+from roots.device import launch_environment
+from roots.errors import ExitCode, RootsError
+from roots.training.assemble import assemble, start_process
+from roots.training.callbacks.callback import Callback, CallbackList
+from roots.training.callbacks.metrics import StepRecord, read_metrics
+from roots.training.divergence import SkipStreak, refuse_what_is_not_finite
+from roots.training.engine.step import Engine
+from roots.training.loop import train_loop
+from tests.helpers.distributed import run_distributed
+from tests.helpers.runs import small_config, write_dataset
+
+KINDS: dict[str, dict[str, Any]] = {
+    "fp32-zero0": {"precision": "fp32", "zero_stage": 0},
+    "fp32-zero1": {"precision": "fp32", "zero_stage": 1},
+    "bf16-zero1": {"precision": "bf16", "zero_stage": 1},
+    "bf16-zero2": {"precision": "bf16", "zero_stage": 2},
+    "fp16-zero1": {"precision": "fp16", "zero_stage": 1},
+    "fp32-zero3": {"precision": "fp32", "zero_stage": 3},
+}
+CULPRIT = "embedding.positions.weight on rank 0"
+
+
+def record_of(step: int, skipped: bool) -> StepRecord:
+    return StepRecord(
+        step=step, consumed_samples=0, consumed_tokens=0, loss=1.0, lr=0.1, grad_norm=1.0,
+        loss_scale=1.0, skipped=skipped, step_seconds=1.0, tokens_per_second=1.0, tflops=1.0,
+        mfu=0.1, memory_bytes=1, overflow=f"tensor-{step} on rank 2" if skipped else "",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_three_skipped_steps_in_a_row_are_a_divergence(precision: str) -> None:
+    streak = SkipStreak(precision, speaks=True)
+    # Two, and then one that was applied, are none.
+    for step, skipped in enumerate((True, True, False, True, True), start=5):
+        streak.see(record_of(step, skipped))
+    with pytest.raises(RootsError) as caught:
+        streak.see(record_of(10, skipped=True))
+    assert caught.value.exit_code is ExitCode.DIVERGED
+    assert caught.value.lines == (
+        "steps 8 to 10: all have gradients that are not finite, first that of tensor-8 on rank 2, "
+        "so training has diverged; nothing more is saved; resume from an earlier checkpoint with "
+        "a lower optimizer.learning_rate",
+    )
+
+
+def test_loss_scaling_has_its_own_end() -> None:
+    streak = SkipStreak("fp16", speaks=True)
+    for step in range(20):
+        streak.see(record_of(step, skipped=True))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_first_tensor_that_is_not_finite_is_named(value: float) -> None:
+    whole, bad = torch.ones(3), torch.tensor([1.0, value], dtype=torch.bfloat16)
+    refuse_what_is_not_finite([("a", [whole, torch.arange(3), torch.empty(0)])], 7, rank=1)
+    with pytest.raises(RootsError) as caught:
+        refuse_what_is_not_finite([("a", [whole]), ("b", [whole, bad]), ("c", [bad])], 7, rank=1)
+    assert caught.value.exit_code is ExitCode.DIVERGED
+    assert caught.value.lines == (
+        "b: is not finite on rank 1 after step 7, so training has diverged; nothing is saved; "
+        "resume from an earlier checkpoint with a lower optimizer.learning_rate",
+    )
+
+
+class SpoilMoments(Callback):
+    """Makes one number of the optimizer's state infinite after step 2."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def on_step_end(self, record: StepRecord) -> None:
+        if record.step == 2:
+            *_, (_, tensors) = self._engine.held_state()
+            largest = max(tensors, key=Tensor.numel)
+            largest.view(-1)[0] = math.inf
+
+
+def spoil_every_gradient(engine: Engine) -> None:
+    next(engine.module.parameters()).register_hook(lambda gradient: gradient * math.nan)
+
+
+def endings(
+    rank: int, world_size: int, configs: list[RunConfig], spoil_gradients: bool
+) -> list[tuple[int, tuple[str, ...]]]:
+    """Exit code and lines of every run, one after the other in this process."""
+    found = []
+    environment = launch_environment()
+    device = start_process(environment, environment.local_rank)
+    for config in configs:
+        run = assemble(config, plan_batch(config, world_size), device)
+        if spoil_gradients:
+            spoil_every_gradient(run.engine)
+        else:
+            spoil = SpoilMoments(run.engine)
+            run = replace(run, callbacks=CallbackList([*run.callbacks, spoil]))
+        try:
+            found.append((int(train_loop(run)), ()))
+        except RootsError as error:
+            found.append((int(error.exit_code), error.lines))
+    return found
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("divergence") / "data")
+
+
+def config_of(prefix: Path, folder: Path, name: str, every_steps: int) -> RunConfig:
+    kind = KINDS[name]
+    return small_config(
+        prefix,
+        folder,
+        run={"name": name},
+        parallel={"zero_stage": kind["zero_stage"]},
+        training={"steps": 20, "precision": kind["precision"]},
+        optimizer={"implementation": "torch"},
+        loss_scale={"initial_power": 4},
+        checkpoint={"every_steps": every_steps},
+    )
+
+
+def test_bad_gradients_with_a_finite_loss_end_the_run(prefix: Path, tmp_path: Path) -> None:
+    configs = [config_of(prefix, tmp_path, name, every_steps=10) for name in KINDS]
+    (found,) = run_distributed(endings, 1, configs, True)
+    for config, (code, lines) in zip(configs, found, strict=True):
+        (line,) = lines
+        assert code == ExitCode.DIVERGED
+        records = read_metrics(config.run_directory / "metrics.jsonl")
+        assert all(record.skipped and math.isfinite(record.loss) for record in records)
+        assert {record.overflow for record in records} == {CULPRIT}
+        if config.training.precision == "fp16":
+            # From 16 to 1 in four halvings, one overflow is tolerated, the sixth is too many.
+            assert line.startswith("loss_scale.minimum=1.0: gradients overflow at the lowest")
+            assert len(records) == 5
+        else:
+            assert line.startswith(f"steps 1 to 3: all have gradients that are not finite, first "
+                                   f"that of {CULPRIT}, so training has diverged")  # fmt: skip
+            assert len(records) == 3
+        assert list(config.run_directory.glob("checkpoints/step_*")) == []
+
+
+def test_state_that_is_not_finite_is_never_saved(prefix: Path, tmp_path: Path) -> None:
+    """The checkpoint before it is whole, and stays the latest."""
+    configs = [config_of(prefix, tmp_path, name, every_steps=1) for name in KINDS]
+    (found,) = run_distributed(endings, 1, configs, False)
+    for config, (code, lines) in zip(configs, found, strict=True):
+        (line,) = lines
+        assert code == ExitCode.DIVERGED
+        assert "is not finite on rank 0 after step 2, so training has diverged; nothing" in line
+        root = config.run_directory / "checkpoints"
+        assert [path.name for path in root.glob("step_*")] == ["step_00000001"]
+        assert (root / "latest").read_text() == "step_00000001"
