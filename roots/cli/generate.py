@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 # Parameters of `generate` that concern the choice of tokens at random.
 OF_CHANCE = ("temperature", "top_k", "top_p", "seed")
+NamesOfTokens = Annotated[
+    bool,
+    typer.Option(
+        "--special-tokens/--no-special-tokens",
+        help="Whether names of special tokens in a prompt, as `<|im_start|>`, are these tokens "
+        "(as in transformers) or plain text.",
+    ),
+]
 
 
 def generate(
@@ -47,6 +55,7 @@ def generate(
     length_penalty: Annotated[
         float, typer.Option(help="Exponent of the length that scores of beams are divided by.")
     ] = 1.0,
+    special_tokens: NamesOfTokens = True,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder of the tokenizer; default: that of the training.")
     ] = None,
@@ -70,10 +79,10 @@ def generate(
         search = BeamOptions(
             num_beams=max(beams, 1), length_penalty=length_penalty, max_new_tokens=max_new_tokens
         )
-        results = _search(model, words, prompt, search)
+        results = _search(model, words, prompt, search, special_tokens)
     else:
         options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
-        results = _sample(model, words, prompt, options)
+        results = _sample(model, words, prompt, options, special_tokens)
     _show(model, results, as_json)
 
 
@@ -116,47 +125,63 @@ def _show(model: LoadedModel, results: list[dict[str, object]], as_json: bool) -
 
 
 def _sample(
-    model: LoadedModel, words: Tokenizer, prompts: list[str], options: GenerationOptions
+    model: LoadedModel,
+    words: Tokenizer,
+    prompts: list[str],
+    options: GenerationOptions,
+    special_tokens: bool,
 ) -> list[dict[str, object]]:
-    from roots.generation.generate import continue_prompts
+    from roots.generation.generate import check_tokenizer, continue_tokens
+    from roots.generation.prompts import decode_new, encode_prompts
 
-    continuations = continue_prompts(model.decoder, words, prompts, options)
+    decoder = model.decoder
+    check_tokenizer(words, decoder.model)
+    starts = encode_prompts(words, prompts, special_tokens=special_tokens)
+    results = continue_tokens(decoder, starts, options, end=words.special.stops)
+    texts = [decode_new(words, ids, found.token_ids) for ids, found in zip(starts, results)]
     return [
         {
-            "prompt": text,
-            "text": words.decode(continuation.token_ids),
-            "token_ids": list(continuation.token_ids),
-            "stopped_by": continuation.stopped_by,
+            "prompt": prompt,
+            "text": text,
+            "token_ids": list(found.token_ids),
+            "stopped_by": found.stopped_by,
         }
-        for text, continuation in zip(prompts, continuations, strict=True)
+        for prompt, text, found in zip(prompts, texts, results, strict=True)
     ]
 
 
 def _search(
-    model: LoadedModel, words: Tokenizer, prompts: list[str], options: BeamOptions
+    model: LoadedModel,
+    words: Tokenizer,
+    prompts: list[str],
+    options: BeamOptions,
+    special_tokens: bool,
 ) -> list[dict[str, object]]:
     from roots.data.objectives.choice import begin_token
     from roots.generation.continue_beams import continue_by_beams
     from roots.generation.generate import check_tokenizer
+    from roots.generation.prompts import decode_new, encode_prompts, encode_sources
     from roots.generation.write import write_targets
 
     check_tokenizer(words, model.config.model)
-    end = words.end_of_document
-    ids = words.encode_batch(prompts)
+    stops = words.special.stops
     if model.config.model.architecture == "encoder_decoder":
-        sources = [[*source, end] for source in ids]
-        begin = begin_token(model.config.data, end)
-        results = write_targets(model.encoder_decoder, sources, options, begin=begin, end=end)
+        begin = begin_token(model.config.data, words.end_of_document)
+        sources = encode_sources(words, prompts, special_tokens=special_tokens)
+        results = write_targets(model.encoder_decoder, sources, options, begin=begin, end=stops)
+        # A target is a text of its own, of which nothing is given.
+        texts = [words.decode(found.token_ids) for found in results]
     else:
-        starts = [prompt or [end] for prompt in ids]
-        results = continue_by_beams(model.decoder, starts, options, end=end)
+        starts = encode_prompts(words, prompts, special_tokens=special_tokens)
+        results = continue_by_beams(model.decoder, starts, options, end=stops)
+        texts = [decode_new(words, ids, found.token_ids) for ids, found in zip(starts, results)]
     return [
         {
-            "prompt": text,
-            "text": words.decode(result.token_ids),
-            "token_ids": list(result.token_ids),
-            "stopped_by": result.stopped_by,
-            "score": result.score,
+            "prompt": prompt,
+            "text": text,
+            "token_ids": list(found.token_ids),
+            "stopped_by": found.stopped_by,
+            "score": found.score,
         }
-        for text, result in zip(prompts, results, strict=True)
+        for prompt, text, found in zip(prompts, texts, results, strict=True)
     ]

@@ -17,6 +17,7 @@ from roots.evaluation.likelihood import perplexity_of
 from roots.evaluation.texts import TextScores, score_texts
 from roots.generation.beam import BeamOptions
 from roots.generation.generate import check_tokenizer
+from roots.generation.prompts import encode_sources
 from roots.generation.write import write_targets
 from roots.models.encoder_decoder import EncoderDecoder
 from roots.tokenizer.tokenizer import Tokenizer
@@ -64,16 +65,15 @@ def evaluate_pairs(
         raise RootsError(problem("pairs", 0, "there is nothing to score", "give some pairs"))
     # Before the long work, so that a missing package is told at once.
     score_texts(["a"], ["a"])
-    end = tokenizer.end_of_document
-    sources, targets = (
-        [[*ids, end] for ids in tokenizer.encode_batch([pair[side] for pair in pairs])]
-        for side in (0, 1)
-    )
+    end, stops = tokenizer.end_of_document, tokenizer.special.stops
+    sources = encode_sources(tokenizer, [source for source, _ in pairs])
+    texts = tokenizer.encode_batch([target for _, target in pairs])
+    targets = [[*ids, end] for ids in texts]
     nats, tokens = total_loss(model, sources, targets, begin=begin, batch_size=batch_size)
     written: list[str] = []
     for start in range(0, len(pairs), 8 * batch_size):
         some = sources[start : start + 8 * batch_size]
-        results = write_targets(model, some, options, begin=begin, end=end, batch_size=batch_size)
+        results = write_targets(model, some, options, begin=begin, end=stops, batch_size=batch_size)
         written += [tokenizer.decode(result.token_ids) for result in results]
         if progress is not None:
             progress(len(written))

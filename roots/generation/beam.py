@@ -1,7 +1,8 @@
 """Beam search with length penalty, over anything that gives next-token log-probabilities.
 
 Of every row the N best unfinished texts ("beams") are continued by all tokens at once; of the
-N V results the 2 N best are looked at, so that N unfinished ones remain even if N end. A text that
+N V results the (1 + E) N best are looked at, where E tokens end a text, so that N unfinished ones
+remain even if all the others end. A text that
 ends within the N best is finished, with the score
 
     sum of log-probabilities / (number of new tokens, the end included) ^ length_penalty
@@ -13,7 +14,7 @@ writes what each of its rows would alone. With one beam the first end is the end
 The same rules as transformers' `generate` with early_stopping=False, so that the same model writes
 the same texts.
 
-Legend: B rows, N beams of a row, R = B N, V vocabulary, C = 2 N candidates, L tokens written.
+Legend: B rows, N beams of a row, R = B N, V vocabulary, C = (1 + E) N candidates, L tokens written.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from roots.errors import RootsError, problem
-from roots.generation.limits import StopReason
+from roots.generation.limits import Ends, StopReason, all_ends
 
 # Worse than any sum of log-probabilities, and finite, so that it can be divided and compared.
 _NEVER = -1e9
@@ -93,14 +94,16 @@ def beam_search(
     options: BeamOptions,
     *,
     rooms: Sequence[int | None],
-    end: int,
+    end: Ends,
     device: torch.device,
 ) -> list[Hypothesis]:
-    """Search the best text of every row, in one batch; `end` is the token that ends it.
+    """Search the best text of every row, in one batch; `end` is what ends it.
 
     rooms: tokens that a row has positions for, one number a row; None: as many as asked for
-    Raises RootsError for fewer than 2 N tokens in the vocabulary.
+    Raises RootsError for a vocabulary of fewer than 1 + E tokens.
     """
+    ends = all_ends(end)
+    ends_E = torch.tensor(sorted(ends), device=device)
     shape = (len(rooms), options.num_beams)
     limits = row_limits(options, rooms)
     limits_B1 = torch.tensor(limits, device=device)[:, None]
@@ -114,9 +117,9 @@ def beam_search(
     tokens_R: Tensor | None = None
     for length in range(1, max(limits) + 1):
         log_p_RV = model.next_log_probabilities(tokens_R)
-        candidates, parents_BC = _candidates(running, log_p_RV)
+        candidates, parents_BC = _candidates(running, log_p_RV, len(ends))
         # At the last step of a row every text of it ends where it is.
-        ends_BC = (candidates.tokens_BNL[..., -1] == end) | (limits_B1 == length)
+        ends_BC = torch.isin(candidates.tokens_BNL[..., -1], ends_E) | (limits_B1 == length)
         penalty = float(length) ** options.length_penalty
         finished = _with_finished(finished, candidates, ends_BC, open_B1, penalty)
         running, parents_BN = _unfinished(candidates, parents_BC, ends_BC, options.num_beams)
@@ -131,7 +134,7 @@ def beam_search(
             offsets_B1 = torch.arange(shape[0], device=device)[:, None] * options.num_beams
             model.reorder((parents_BN + offsets_B1).flatten())
         tokens_R = running.tokens_BNL[..., -1].flatten()
-    return _best(finished, end, options, rooms)
+    return _best(finished, ends, options, rooms)
 
 
 def row_limits(options: BeamOptions, rooms: Sequence[int | None]) -> list[int]:
@@ -140,15 +143,16 @@ def row_limits(options: BeamOptions, rooms: Sequence[int | None]) -> list[int]:
     return [wanted if room is None else min(room, wanted) for room in rooms]
 
 
-def _candidates(running: _Beams, log_p_RV: Tensor) -> tuple[_Beams, Tensor]:
+def _candidates(running: _Beams, log_p_RV: Tensor, ends: int) -> tuple[_Beams, Tensor]:
     """The C best continuations of every row, best first, and the beam each one continues."""
     rows, beams = running.scores_BN.shape
     vocab = log_p_RV.shape[-1]
-    if vocab < 2:
+    wanted = max(2, 1 + ends)
+    if vocab < wanted:
         rule = "leaves nothing to choose from"
         raise RootsError(problem("vocabulary", vocab, rule, "use a larger vocabulary"))
     totals_BNV = log_p_RV.view(rows, beams, vocab) + running.scores_BN[..., None]
-    scores_BC, places_BC = totals_BNV.flatten(1).topk(2 * beams, dim=1)
+    scores_BC, places_BC = totals_BNV.flatten(1).topk(wanted * beams, dim=1)
     parents_BC = places_BC // vocab
     tokens_BCL = _gather(running.tokens_BNL, parents_BC)
     written_BC1 = (places_BC % vocab)[..., None]
@@ -183,7 +187,10 @@ def _with_finished(
 
 
 def _best(
-    finished: _Beams, end: int, options: BeamOptions, rooms: Sequence[int | None]
+    finished: _Beams,
+    ends: frozenset[int],
+    options: BeamOptions,
+    rooms: Sequence[int | None],
 ) -> list[Hypothesis]:
     results = []
     for tokens, score, room in zip(
@@ -191,7 +198,7 @@ def _best(
     ):
         text = [token for token in tokens if token >= 0]
         reason: StopReason = "max_new_tokens"
-        if text[-1:] == [end]:
+        if text and text[-1] in ends:
             text.pop()
             reason = "end_of_document"
         elif room is not None and room <= options.max_new_tokens:

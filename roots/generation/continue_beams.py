@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from roots.generation.beam import BeamOptions, Hypothesis, beam_search, row_limits
-from roots.generation.limits import check_lengths, room_after
+from roots.generation.limits import Ends, check_lengths, room_after
 from roots.models.attention.cache import KVCache
 from roots.models.decoder import Decoder
 
 
 def continue_by_beams(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], options: BeamOptions, *, end: int
+    decoder: Decoder, prompts: Sequence[Sequence[int]], options: BeamOptions, *, end: Ends
 ) -> list[Hypothesis]:
     """Search the best continuation of every prompt (at least one token) until `end`.
 

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
-from roots.generation.limits import StopReason, check_lengths, position_limit, room_after
+from roots.generation.limits import (
+    Ends,
+    StopReason,
+    all_ends,
+    check_lengths,
+    position_limit,
+    room_after,
+)
+from roots.generation.prompts import decode_new, encode_prompts
 from roots.generation.sampling import SamplingOptions, choose_tokens
 from roots.models.attention.cache import KVCache
 from roots.models.decoder import Decoder
@@ -39,7 +47,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class Continuation:
-    """What was added to one prompt. The end-of-document token that stopped it is not in it."""
+    """What was added to one prompt. The token that stopped it is not in it."""
 
     token_ids: tuple[int, ...]
     stopped_by: StopReason
@@ -53,17 +61,13 @@ def generate(
     An empty prompt starts a document. Raises RootsError for a prompt longer than learned positions
     reach and for a tokenizer of another vocabulary.
     """
-    continuations = continue_prompts(decoder, tokenizer, prompts, options)
-    return [tokenizer.decode(continuation.token_ids) for continuation in continuations]
-
-
-def continue_prompts(
-    decoder: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerationOptions
-) -> list[Continuation]:
-    """Like `generate`, with token ids and the reason of the stop."""
     check_tokenizer(tokenizer, decoder.model)
-    token_ids = [tokenizer.encode(prompt) or [tokenizer.end_of_document] for prompt in prompts]
-    return continue_tokens(decoder, token_ids, options, end=tokenizer.end_of_document)
+    token_ids = encode_prompts(tokenizer, prompts)
+    found = continue_tokens(decoder, token_ids, options, end=tokenizer.special.stops)
+    return [
+        decode_new(tokenizer, ids, continuation.token_ids)
+        for ids, continuation in zip(token_ids, found, strict=True)
+    ]
 
 
 def check_tokenizer(tokenizer: Tokenizer, model: ModelConfig) -> None:
@@ -75,7 +79,7 @@ def check_tokenizer(tokenizer: Tokenizer, model: ModelConfig) -> None:
 
 
 def continue_tokens(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, end: int
+    decoder: Decoder, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, end: Ends
 ) -> list[Continuation]:
     """Continue prompts of token ids until `end`, the length asked for, or the last position.
 
@@ -89,7 +93,7 @@ def continue_tokens(
     decoder.eval()
     try:
         with torch.no_grad():
-            _run(decoder, rows, options, end, limit)
+            _run(decoder, rows, options, all_ends(end), limit)
     finally:
         decoder.train(was_training)
     return [Continuation(tuple(row.new), row.stopped_by or "max_new_tokens") for row in rows]
@@ -107,11 +111,11 @@ class _Row:
     def tokens(self) -> list[int]:
         return self.prompt + self.new
 
-    def add(self, token: int, end: int, limit: int | None) -> None:
+    def add(self, token: int, ends: frozenset[int], limit: int | None) -> None:
         """Add a token, or stop: at the end, or where nothing can be written after it."""
         if self.stopped_by is not None:
             return
-        if token == end:
+        if token in ends:
             self.stopped_by = "end_of_document"
             return
         self.new.append(token)
@@ -127,7 +131,11 @@ class _Reader(Protocol):
 
 
 def _run(
-    decoder: Decoder, rows: list[_Row], options: GenerationOptions, end: int, limit: int | None
+    decoder: Decoder,
+    rows: list[_Row],
+    options: GenerationOptions,
+    ends: frozenset[int],
+    limit: int | None,
 ) -> None:
     reader: _Reader
     if options.use_cache:
@@ -139,7 +147,7 @@ def _run(
     for _ in range(options.max_new_tokens):
         tokens_B = choose_tokens(reader.next_logits(), options.sampling, generator).tolist()
         for row, token in zip(rows, tokens_B, strict=True):
-            row.add(token, end, limit)
+            row.add(token, ends, limit)
         if all(row.stopped_by for row in rows):
             return
 

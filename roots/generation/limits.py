@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
 
 StopReason = Literal["end_of_document", "max_new_tokens", "sequence_length"]
+
+# The token that ends a text, or several of which any does.
+Ends = int | Collection[int]
+
+
+def all_ends(end: Ends) -> frozenset[int]:
+    """Every token that ends a text."""
+    return frozenset([end] if isinstance(end, int) else end)
 
 
 def position_limit(model: ModelConfig) -> int | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from roots.generation.beam import BeamOptions, Hypothesis, beam_search, row_limits
-from roots.generation.limits import position_limit, room_after
+from roots.generation.limits import Ends, position_limit, room_after
 from roots.models.attention.cache import KVCache
 from roots.models.encoder_decoder import EncoderDecoder, Source
 
@@ -22,12 +22,12 @@ def write_targets(
     options: BeamOptions,
     *,
     begin: int,
-    end: int,
+    end: Ends,
     batch_size: int = 32,
 ) -> list[Hypothesis]:
     """Write the target of every source, which is given with its end-of-document token.
 
-    `begin` is the token that the decoder writes after, `end` the one that ends a target. Sources of
+    `begin` is the token that the decoder writes after, `end` what ends a target. Sources of
     like length share a batch; one longer than the model takes is cut, as in training. Targets end
     where learned positions do. Dropout is off meanwhile.
     """
@@ -48,7 +48,7 @@ def write_targets(
 
 
 def _write(
-    model: EncoderDecoder, rows: list[list[int]], options: BeamOptions, begin: int, end: int
+    model: EncoderDecoder, rows: list[list[int]], options: BeamOptions, begin: int, end: Ends
 ) -> list[Hypothesis]:
     device = model.embedding.tokens.weight.device
     length = max(len(row) for row in rows)

@@ -57,8 +57,20 @@ class Texts:
         self.texts_RT = self.texts_RT[rows_R]
 
 
-@pytest.mark.parametrize("beams, penalty", [(4, 1.0), (4, 0.0), (3, 2.0), (2, -1.0)])
-def test_texts_and_scores_are_those_of_transformers(beams: int, penalty: float) -> None:
+@pytest.mark.parametrize(
+    "beams, penalty, ends",
+    [
+        (4, 1.0, [END]),
+        (4, 0.0, [END]),
+        (3, 2.0, [END]),
+        (2, -1.0, [END]),
+        (3, 1.0, [END, 5]),
+        (2, 0.0, [7, END, 3]),
+    ],
+)
+def test_texts_and_scores_are_those_of_transformers(
+    beams: int, penalty: float, ends: list[int]
+) -> None:
     ended = 0
     for seed in range(3):
         model = tiny_t5(seed)
@@ -68,6 +80,7 @@ def test_texts_and_scores_are_those_of_transformers(beams: int, penalty: float) 
             num_beams=beams,
             length_penalty=penalty,
             max_new_tokens=NEW,
+            eos_token_id=ends,
             do_sample=False,
             return_dict_in_generate=True,
             output_scores=True,
@@ -77,15 +90,15 @@ def test_texts_and_scores_are_those_of_transformers(beams: int, penalty: float) 
             Texts(model, sources_BS, beams),
             options,
             rooms=[None] * ROWS,
-            end=END,
+            end=ends,
             device=torch.device("cpu"),
         )
         for row, hypothesis in enumerate(ours):
             written = theirs.sequences[row, 1:].tolist()
-            length = written.index(END) if END in written else len(written)
-            assert list(hypothesis.token_ids) == written[:length]
-            reason = "end_of_document" if END in written else "max_new_tokens"
+            ended_at = [place for place, token in enumerate(written) if token in ends]
+            assert list(hypothesis.token_ids) == written[: min([*ended_at, len(written)])]
+            reason = "end_of_document" if ended_at else "max_new_tokens"
             assert hypothesis.stopped_by == reason
             assert hypothesis.score == pytest.approx(float(theirs.sequences_scores[row]), rel=1e-4)
-            ended += END in written
+            ended += bool(ended_at)
     assert 0 < ended < 3 * ROWS, "some texts end, and some reach the limit"

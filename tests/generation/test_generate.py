@@ -11,7 +11,6 @@ from roots.errors import RootsError
 from roots.generation.generate import (
     Continuation,
     GenerationOptions,
-    continue_prompts,
     continue_tokens,
     generate,
 )
@@ -94,6 +93,19 @@ def test_rows_stop_at_the_end_token_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
+def test_any_of_several_end_tokens_stops_a_row(use_cache: bool) -> None:
+    decoder = lively_decoder({})
+    prompts = prompts_of(3, 6)
+    options = GenerationOptions(max_new_tokens=8, sampling=GREEDY, use_cache=use_cache)
+    endless = [each.token_ids for each in continue_tokens(decoder, prompts, options, end=NO_END)]
+    ends = {endless[0][6], endless[1][2]}
+    stopped = continue_tokens(decoder, prompts, options, end=ends)
+    for before, after in zip(endless, stopped, strict=True):
+        place = min(number for number, token in enumerate(before) if token in ends)
+        assert after == Continuation(before[:place], "end_of_document")
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
 def test_learned_positions_end_a_row_but_not_its_neighbours(use_cache: bool) -> None:
     decoder = lively_decoder({})
     prompts = prompts_of(24, 20, 2)
@@ -148,11 +160,10 @@ def test_text_in_text_out() -> None:
     decoder = lively_decoder({"vocab_size": 257})
     options = GenerationOptions(max_new_tokens=5, sampling=GREEDY)
     texts = generate(decoder, tokenizer, ["ab", ""], options)
-    continuations = continue_prompts(decoder, tokenizer, ["ab", ""], options)
-    assert texts == [tokenizer.decode(c.token_ids) for c in continuations]
     # An empty prompt is the start of a document.
-    start = [[tokenizer.end_of_document]]
-    assert continuations[1:] == continue_tokens(decoder, start, options, end=256)
+    starts = [tokenizer.encode("ab"), [tokenizer.end_of_document]]
+    continuations = continue_tokens(decoder, starts, options, end=256)
+    assert texts == [tokenizer.decode(c.token_ids) for c in continuations]
     assert generate(decoder, tokenizer, [], options) == []
 
 
