@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,16 +104,17 @@ def endings(
     environment = launch_environment()
     device = start_process(environment, environment.local_rank)
     for config in configs:
-        run = assemble(config, plan_batch(config, world_size), device)
-        if spoil_gradients:
-            spoil_every_gradient(run.engine)
-        else:
-            spoil = SpoilMoments(run.engine)
-            run = replace(run, callbacks=CallbackList([*run.callbacks, spoil]))
-        try:
-            found.append((int(train_loop(run)), ()))
-        except RootsError as error:
-            found.append((int(error.exit_code), error.lines))
+        with ExitStack() as stack:
+            run = assemble(config, plan_batch(config, world_size), device, stack)
+            if spoil_gradients:
+                spoil_every_gradient(run.engine)
+            else:
+                spoil = SpoilMoments(run.engine)
+                run = replace(run, callbacks=CallbackList([*run.callbacks, spoil]))
+            try:
+                found.append((int(train_loop(run)), ()))
+            except RootsError as error:
+                found.append((int(error.exit_code), error.lines))
     return found
 
 
