@@ -7,19 +7,33 @@ remaining fields violate is reported, and nothing is reported about a value that
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from decimal import Decimal
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from roots.config.fields import meant_by, section_at, suggestion
 from roots.config.rules.table import RULES, Rule
 from roots.config.run import RunConfig
+from roots.config.yaml_reader import plain
 from roots.errors import RootsError, problem
 
 Location = tuple[int | str, ...]
 Tree = dict[str, Any]
+
+_LONGEST_SHOWN = 200
+_NOT_A_NUMBER = ("int_parsing", "float_parsing")
+_UNITS = {
+    "": Decimal(1),
+    "%": Decimal("0.01"),
+    **{unit: Decimal(10) ** power for unit, power in zip("kmbgt", (3, 6, 9, 9, 12), strict=True)},
+}
+_WITH_UNIT = re.compile(r"([-+]?)(\d[\d,. ]{0,30}) ?([%kKmMbBgGtT]?)")
+_GROUPED = re.compile(r"[1-9]\d{0,2}([, ]\d{3})+(\.\d+)?")
+_DECIMAL = re.compile(r"\d+([.,]\d+)?")
 
 
 def checked_config(
@@ -58,7 +72,7 @@ def _sound_part(tree: Mapping[str, Any], details: Sequence[ErrorDetails]) -> Run
     """The config of what was not refused; reading any other field raises AttributeError."""
     refused = {_field_at(item["loc"]) for item in details}
     config = RunConfig.model_validate(_without(tree, refused)).model_copy()
-    for location in refused | {_meant(item) for item in details}:
+    for location in refused | {place for item in details for place in _meant(item)}:
         _remove(config, location)
     return config
 
@@ -108,23 +122,47 @@ def _is_section(location: Location) -> bool:
     return True
 
 
-def _meant(item: ErrorDetails) -> Location:
-    """The section or field that a refused key stands for: the one with a near name, if any."""
+def _meant(item: ErrorDetails) -> list[Location]:
+    """The fields and sections that a refused key may stand for: nothing is known of them."""
     location = item["loc"]
-    near = _near_name(location) if item["type"] == "extra_forbidden" else None
-    return _field_at((*location[:-1], near) if near is not None else location)
+    if item["type"] != "extra_forbidden":
+        return [_field_at(location)]
+    return [_field_at(place) for place in (location, *meant_by(location, item["input"]))]
 
 
 def _line_of(item: ErrorDetails) -> str:
     """Turn one item of pydantic's report into a line: path, value, rule, fix."""
     location = item["loc"]
     path = _dotted(location)
+    value = _shortened(plain(item["input"]))
     if item["type"] == "extra_forbidden":
-        near = _near_name(location)
-        fix = f"did you mean {near}?" if near else f"use one of {', '.join(_known_keys(location))}"
-        return problem(path, item["input"], "unknown key", fix)
+        return problem(path, value, "unknown key", suggestion(location, item["input"]))
     rule = item["msg"][0].lower() + item["msg"][1:]
-    return problem(path, item["input"], rule, _help(location))
+    number = _plain_number(value) if item["type"] in _NOT_A_NUMBER else None
+    if number is not None and "." in number and item["type"] == "int_parsing":
+        number = None
+    fix = _help(location) if number is None else f"write {number}; {_help(location)}"
+    return problem(path, value, rule, fix)
+
+
+def _shortened(value: Any) -> Any:
+    """`value`, or the beginning of a text that would fill a screen."""
+    text = value if isinstance(value, str) else repr(value)
+    return value if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def _plain_number(value: Any) -> str | None:
+    """The number that a text with a unit or separators stands for: 1k, 1,000, 5%, 1.5M."""
+    match = _WITH_UNIT.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return None
+    sign, digits, unit = match.groups()
+    if _GROUPED.fullmatch(digits):
+        digits = digits.replace(",", "").replace(" ", "")
+    elif not _DECIMAL.fullmatch(digits):
+        return None
+    number = Decimal(digits.replace(",", "."))
+    return f"{sign}{(number * _UNITS[unit.lower()]).normalize():f}"
 
 
 def _dotted(location: Location) -> str:
@@ -133,20 +171,9 @@ def _dotted(location: Location) -> str:
     return text.removeprefix(".")
 
 
-def _known_keys(location: Location) -> list[str]:
-    """The names that could stand at the last place of a location."""
-    section = _section_at(location[:-1])
-    return list(section.model_fields) if section is not None else []
-
-
-def _near_name(location: Location) -> str | None:
-    close = difflib.get_close_matches(str(location[-1]), _known_keys(location), n=1)
-    return close[0] if close else None
-
-
 def _help(location: Location) -> str:
     """The field's own line of help and its default serve as the fix."""
-    section = _section_at(location[:-1])
+    section = section_at(location[:-1])
     field = section.model_fields.get(str(location[-1])) if section is not None else None
     if field is None or not field.description:
         return "see configs/base.yaml"
@@ -154,20 +181,3 @@ def _help(location: Location) -> str:
         "" if field.is_required() or field.default_factory else f" (default {field.default!r})"
     )
     return f"it is: {field.description}{default}"
-
-
-def _section_at(location: Location) -> type[BaseModel] | None:
-    """The section class at a location of the tree; that of the items for a list of sections."""
-    section: type[BaseModel] = RunConfig
-    for part in location:
-        if isinstance(part, int):
-            continue
-        field = section.model_fields.get(part)
-        annotation = field.annotation if field is not None else None
-        for candidate in (annotation, *get_args(annotation)):
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                section = candidate
-                break
-        else:
-            return None
-    return section

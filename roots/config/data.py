@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
-from roots.config.section import Section
+from roots.config.section import Section, is_null
 
 # The names that roots.ops offers, repeated because a config is checked without torch.
 KernelOp = Literal["auto", "roots", "simulator", "torch", "reference"]
+
+
+# What is a folder of its own everywhere, and no option to any program.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_LONGEST_NAME = 200
+_WEIGHT = re.compile(r"\d+(\.\d*)?|\.\d+")
 
 
 class DataSource(Section):
@@ -18,6 +26,15 @@ class DataSource(Section):
 
     prefix: str = Field(description="path of the .bin/.idx pair without its ending")
     weight: float = Field(1.0, gt=0, description="share of samples, relative to the other sources")
+
+
+def _listed(text: str) -> list[Any]:
+    """The datasets that one text names: those between its commas, or pairs of weight and prefix."""
+    words = text.split()
+    pairs = list(zip(words[::2], words[1::2], strict=False))
+    if len(words) % 2 == 0 and pairs and all(_WEIGHT.fullmatch(weight) for weight, _ in pairs):
+        return [{"prefix": prefix, "weight": weight} for weight, prefix in pairs]
+    return [each.strip() for each in text.split(",")]
 
 
 class DataConfig(Section):
@@ -78,8 +95,15 @@ class DataConfig(Section):
     @field_validator("train", "valid", mode="before")
     @classmethod
     def _accept_plain_prefixes(cls, value: Any) -> Any:
-        """Accept `prefix`, `[prefix, ...]` and `{prefix:, weight:}` besides the full form."""
-        if isinstance(value, (str, dict)):
+        """Accept `prefix`, `prefix,prefix`, lists of prefixes, and null for none.
+
+        Megatron's `0.3 prefix 0.7 prefix`, a weight before every prefix, is read as it is there.
+        """
+        if is_null(value):
+            return ()
+        if isinstance(value, str):
+            value = _listed(value)
+        if isinstance(value, dict):
             value = [value]
         if isinstance(value, (list, tuple)):
             return tuple({"prefix": item} if isinstance(item, str) else item for item in value)
@@ -123,8 +147,19 @@ class OpsConfig(Section):
 class RunSection(Section):
     """Name and place of the run."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run's folder")
+    name: str = Field("run", description="name of the run's folder")
     directory: str = Field("runs", description="folder that holds the folders of runs")
+
+    @field_validator("name")
+    @classmethod
+    def _name_a_folder(cls, value: str) -> str:
+        """A name is one folder below `directory`: never the parent, never one further down."""
+        if len(value) > _LONGEST_NAME:
+            raise PydanticCustomError("name", f"Must have at most {_LONGEST_NAME} characters")
+        if _PLAIN_NAME.fullmatch(value) is None:
+            rule = "Must be letters, digits, '.', '_' and '-', with none of '.' and '-' in front"
+            raise PydanticCustomError("name", rule)
+        return value
 
     @property
     def run_directory(self) -> Path:

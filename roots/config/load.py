@@ -9,8 +9,11 @@ from typing import Any
 import yaml
 
 from roots.config.check import checked_config
+from roots.config.fields import annotation_at
 from roots.config.rules.table import Rule
 from roots.config.run import RunConfig
+from roots.config.section import is_null, takes_text
+from roots.config.yaml_reader import Scalar, plain, read_yaml, read_yaml_file
 from roots.errors import RootsError, problem
 
 Tree = dict[str, Any]
@@ -46,8 +49,10 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Tree:
     if resolved in seen:
         chain = " -> ".join(item.name for item in [*seen, resolved])
         raise RootsError(problem("extends", chain, "must not go in a circle", "remove one link"))
-    tree = _read_yaml(path)
-    parents = tree.pop("extends", [])
+    tree = _read_tree(path)
+    # An editor's note of where the schema lies, as in JSON files.
+    tree.pop("$schema", None)
+    parents = plain(tree.pop("extends", []))
     if isinstance(parents, str):
         parents = [parents]
     if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
@@ -60,50 +65,61 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Tree:
     return merged
 
 
-def _read_yaml(path: Path) -> Tree:
-    if not path.is_file():
-        fix = "give the path of a YAML file, for example configs/model/tiny.yaml"
-        raise RootsError(problem("config file", str(path), "does not exist", fix))
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise RootsError(
-            problem("config file", str(path), f"is not YAML ({reason})", "mend that line")
-        ) from None
-    if tree is None:
-        return {}
+def _read_tree(path: Path) -> Tree:
+    tree = read_yaml_file(path)
     if not isinstance(tree, dict):
-        rule = f"must hold sections such as `model:`, not a {type(tree).__name__}"
+        rule = f"must hold sections such as `model:`, not a {type(plain(tree)).__name__}"
         raise RootsError(problem("config file", str(path), rule, "see configs/base.yaml"))
     return tree
 
 
 def _merge(into: Tree, tree: Mapping[str, Any]) -> None:
-    """Merge mappings section by section; lists and scalars replace."""
+    """Merge mappings section by section; lists and scalars replace, an empty section says nothing.
+
+    Nothing of `tree` is shared with `into` afterwards.
+    """
     for key, value in tree.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = dict(value) if isinstance(value, dict) else value
+        inner = into.get(key)
+        if isinstance(value, dict):
+            inner = inner if isinstance(inner, dict) else {}
+            _merge(inner, value)
+            into[key] = inner
+        elif not (isinstance(inner, dict) and is_null(value)):
+            into[key] = value
 
 
 def _apply_override(tree: Tree, override: str) -> Iterator[str]:
-    """Set one `section.key=value` in `tree`; the value is read as YAML."""
+    """Set one `section.key=value` in `tree`; a text is taken as typed, all else is read as YAML."""
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
+    key, text = key.strip(), text.strip()
+    parts = key.split(".")
     if not equals or not all(parts):
         yield problem("override", override, "must read section.key=value", "write it that way")
         return
-    try:
-        value = yaml.safe_load(text) if text else None
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that the calendar lacks
-        value = text
     node = tree
     for part in parts[:-1]:
-        child = node.setdefault(part, {})
+        child = node.get(part)
+        if child is None or is_null(child):
+            child = node[part] = {}
         if not isinstance(child, dict):
             yield problem(key, text, f"`{part}` is a value, not a section", "shorten the path")
             return
         node = child
-    node[parts[-1]] = value
+    try:
+        _merge(node, {parts[-1]: _value_of(parts, text)})
+    except RootsError as error:
+        yield from error.lines
+
+
+def _value_of(parts: Sequence[str], text: str) -> Any:
+    """What `text` says for the field at `parts`. Raises RootsError for half a list or mapping."""
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if takes_text(annotation_at(parts)) and not quoted:
+        return Scalar(text)
+    try:
+        return read_yaml(text, "override", f"{'.'.join(parts)}={text}")
+    except RootsError:
+        # Signs that mean something to YAML alone, as in a percentage, are for the field to judge.
+        if text[:1] in ("[", "{"):
+            raise
+        return Scalar(text)

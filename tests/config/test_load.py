@@ -137,11 +137,168 @@ def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
     assert line.endswith("; mend that line")
 
 
-def test_impossible_date_in_a_file_is_one_line(tmp_path: Path) -> None:
-    path = write(tmp_path / "c.yaml", "run: {name: 2024-13-45}\n")
-    (line,) = lines_of(path)
-    assert line.startswith(f"config file='{path}': is not YAML (month must be in 1..12")
-    assert line.endswith("); mend that line")
+@pytest.mark.parametrize(
+    "text",
+    ["20241130", "007", "on", "1e3", "yes", "null", "2024-13-45", "0x10", "1_000", "True", "None"],
+)
+def test_text_field_takes_what_was_typed(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", f"run: {{name: {text}}}\ndata: {{train: [{text}, a]}}\n")
+    config = load_config(path)
+    assert (config.run.name, config.data.train[0].prefix) == (text, text)
+    path = write(tmp_path / "d.yaml", "run: {name: r}\n")
+    config = load_config(path, [f"run.name={text}", f"checkpoint.resume={text}"])
+    assert (config.run.name, config.checkpoint.resume) == (text, text)
+    assert load_config(write(tmp_path / "e.yaml", dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("my project #2", "my project #2"),
+        ("a: b", "a: b"),
+        ("'007'", "007"),
+        ('"on"', "on"),
+        ("[old] *", "[old] *"),
+        ("50%", "50%"),
+        ("@home", "@home"),
+        (" padded ", "padded"),
+    ],
+)
+def test_override_of_a_text_field_is_taken_as_typed(typed: str, value: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "{}\n")
+    config = load_config(path, [f"tracking.wandb_project={typed}", f"run.directory={typed}"])
+    assert (config.tracking.wandb_project, config.run.directory) == (value, value)
+
+
+@pytest.mark.parametrize("text", ["null", "~", "", "None"])
+def test_field_that_may_be_null_takes_every_spelling(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", f"data: {{tokenizer: {text}}}\nmodel: {{window: {text}}}\n")
+    config = load_config(path, [f"checkpoint.weights={text}", f"data.train={text}"])
+    assert (config.data.tokenizer, config.model.window) == (None, None)
+    assert (config.checkpoint.weights, config.data.train) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("training.steps=yes", "training.steps=True: must be a number, not a truth value; it is: "),
+        (
+            "optimizer.learning_rate=on",
+            "optimizer.learning_rate=True: must be a number, not a truth value; it is: ",
+        ),
+        ("training.steps=1:30", "training.steps='1:30': input should be a valid integer, "),
+        ("training.steps=", "training.steps: input should be a valid integer; it is: "),
+        ("run.directory=", "run.directory='': must not be empty; it is: "),
+        ("run.directory=a\tb", "run.directory='a\\tb': must have no control characters; it is: "),
+        (
+            "data.train=[a, b",
+            "override='data.train=[a, b': is not YAML (while parsing a flow sequence",
+        ),
+    ],
+)
+def test_value_that_cannot_be_meant_is_refused(override: str, line: str, tmp_path: Path) -> None:
+    (found,) = lines_of(write(tmp_path / "c.yaml", "{}\n"), override)
+    assert found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("override", "number"),
+    [
+        ("training.steps=1k", "1000"),
+        ("training.steps=1,000", "1000"),
+        ("training.steps=1 000", "1000"),
+        ("schedule.warmup_tokens=1.5B", "1500000000"),
+        ("model.dropout=5%", "0.05"),
+        ("optimizer.learning_rate=0,001", "0.001"),
+        ("optimizer.beta1=90%", "0.9"),
+    ],
+)
+def test_number_with_a_unit_is_refused_with_the_number_to_write(
+    override: str, number: str, tmp_path: Path
+) -> None:
+    (line,) = lines_of(write(tmp_path / "c.yaml", "{}\n"), override)
+    assert f"; write {number}; it is: " in line
+
+
+def test_numbers_are_decimal_with_underscores_if_need_be(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "training: {steps: 1_000, seed: 010}\n")
+    config = load_config(path, ["model.num_layers=+012", "optimizer.learning_rate=.5"])
+    assert (config.training.steps, config.training.seed) == (1000, 10)
+    assert (config.model.num_layers, config.optimizer.learning_rate) == (12, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "sources"),
+    [
+        ("a,b", [("a", 1.0), ("b", 1.0)]),
+        ("a, b", [("a", 1.0), ("b", 1.0)]),
+        ("[a, {prefix: 7, weight: 2}]", [("a", 1.0), ("7", 2.0)]),
+        ("{prefix: a, weight: 3}", [("a", 3.0)]),
+        ("0.3 a 7 b", [("a", 0.3), ("b", 7.0)]),
+        ("my data/a", [("my data/a", 1.0)]),
+    ],
+)
+def test_datasets_may_be_named_in_one_text(
+    text: str, sources: list[tuple[str, float]], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "c.yaml", f"data: {{valid: {text}}}\n" if "," not in text else "{}\n")
+    config = load_config(path, [f"data.train={text}", f"data.valid={text}"])
+    for found in (config.data.train, config.data.valid):
+        assert [(each.prefix, each.weight) for each in found] == sources
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        ".",
+        "../x",
+        "a/b",
+        "/tmp/x",
+        "-x",
+        "--help",
+        ".hidden",
+        "a b",
+        "x" * 201,
+        "\xe4",
+    ],
+)
+def test_run_name_is_one_plain_folder(name: str, tmp_path: Path) -> None:
+    (line,) = lines_of(write(tmp_path / "c.yaml", "{}\n"), f'run.name="{name}"')
+    assert line.startswith(f"run.name={name[:200]!r}"[:-1])
+    with pytest.raises(RootsError, match=r"^run\.name="):
+        parse_config({"run": {"name": name}})
+
+
+def test_run_name_says_what_a_name_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "run: {directory: ../elsewhere/runs}\n")
+    assert lines_of(path, "run.name=..") == (
+        "run.name='..': must be letters, digits, '.', '_' and '-', with none of '.' and '-' in "
+        "front; it is: name of the run's folder (default 'run')",
+    )
+    assert load_config(path, ["run.name=v1.2_a-b"]).run_directory == Path(
+        "../elsewhere/runs/v1.2_a-b"
+    )
+
+
+def test_mapping_in_an_override_is_merged_as_a_file_would_be(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "model: {num_layers: 2, moe: {top_k: 4}}\ndata:\n")
+    config = load_config(path, ["model={num_heads: 8, moe: {num_experts: 8}}", "data.split=8,1,1"])
+    assert (config.model.num_layers, config.model.num_heads) == (2, 8)
+    assert (config.model.moe.top_k, config.model.moe.num_experts) == (4, 8)
+    assert config.data.split == (8.0, 1.0, 1.0)
+
+
+def test_section_under_which_nothing_stands_says_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "model: {num_layers: 2}\n")
+    path = write(tmp_path / "b.yaml", "extends: a.yaml\nmodel:\ntraining:\n")
+    assert load_config(path).model.num_layers == 2
+    assert load_config(path, ["training.steps=3"]).training.steps == 3
+
+
+def test_schema_of_an_editor_may_be_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "$schema: roots.schema.json\ntraining: {steps: 3}\n")
+    assert load_config(path).training.steps == 3
 
 
 def test_config_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
