@@ -23,6 +23,7 @@ class Choices(TypedDict, total=False):
     num_workers: int | None
     begin_token: str | None
     end_token: str | None
+    line_limit: int
 
 
 class OnErrorChoice(str, Enum):
@@ -32,6 +33,19 @@ class OnErrorChoice(str, Enum):
     SKIP = "skip"
 
 
+FILES_HELP = (
+    "Folders, .txt, .jsonl (.ndjson, .jsonlines, .json), .parquet, also .gz, .zst, .bz2, .xz; any "
+    "other text file by its name; with --pairs .tsv and JSON lines."
+)
+TextKey = Annotated[
+    Optional[str],  # noqa: UP045  # typer evaluates this on Python 3.10 too
+    typer.Option(help="Key or column that holds the text; default: text."),
+]
+LineLimit = Annotated[
+    int,
+    typer.Option(min=1, metavar="MIB", help="Longest line or JSON value, which is held whole."),
+]
+DEFAULT_LINE_MIB = 128
 # Of every command that reads files of pairs; a number where no first line of a .tsv names columns.
 SourceKey = Annotated[
     str, typer.Option(help="Of pairs: key, column, or number of a column from 1.")
@@ -43,12 +57,12 @@ def preprocess(
     context: typer.Context,
     files: Annotated[
         list[Path],
-        typer.Argument(help=".txt, .jsonl[.gz|.zst], .parquet, folders of them, any text file."),
+        typer.Argument(help=FILES_HELP),
     ],
     *,
     tokenizer: Annotated[str, typer.Option(help="Folder with tokenizer.json, or `bytes`.")],
     out: Annotated[Path, typer.Option(help="Prefix: PREFIX.bin, .idx and .json are written.")],
-    text_key: Annotated[str, typer.Option(help="Key or column that holds the text.")] = "text",
+    text_key: TextKey = None,
     pairs: Annotated[
         bool,
         typer.Option("--pairs", help=".tsv or .jsonl of pairs: writes PREFIX.source and .target."),
@@ -73,6 +87,7 @@ def preprocess(
             "token, which in that of a chat model ends a turn.",
         ),
     ] = None,
+    line_limit: LineLimit = DEFAULT_LINE_MIB,
     workers: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Tokenizing processes; 0: none besides this one."),
@@ -82,7 +97,7 @@ def preprocess(
     """Tokenize documents, each between its begin and end tokens, all or nothing."""
     refuse_keys_of_the_other(context, pairs)
     choices: Choices = {"on_error": on_error.value, "num_workers": workers}
-    choices |= {"begin_token": begin_token, "end_token": end_token}
+    choices |= {"begin_token": begin_token, "end_token": end_token, "line_limit": line_limit << 20}
     if pairs:
         _preprocess_pairs(files, out, tokenizer, (source_key, target_key), choices, as_json)
         return
@@ -98,6 +113,7 @@ def _report_documents(out: Path, summary: Summary, as_json: bool) -> None:
     if as_json:
         report = {"prefix": str(out), "files": summary.files, **asdict(description)}
         report |= {"empty": summary.num_empty, "skipped": summary.num_skipped}
+        report |= {"bare_files": summary.num_bare_files, "left_out": summary.left_out}
         typer.echo(json.dumps(report))
         return
     typer.echo(
@@ -109,6 +125,8 @@ def _report_documents(out: Path, summary: Summary, as_json: bool) -> None:
         typer.echo(f"Every document is {summary.documents}.")
     if summary.num_empty or summary.num_skipped:
         typer.echo(f"Left out: {summary.num_empty} empty, {summary.num_skipped} broken documents.")
+    if summary.num_bare_files:
+        typer.echo(f"Without a document: {summary.num_bare_files} files.")
 
 
 def refuse_keys_of_the_other(context: typer.Context, pairs: bool) -> None:

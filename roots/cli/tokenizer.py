@@ -10,9 +10,13 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from roots.cli.preprocess import (
+    DEFAULT_LINE_MIB,
+    FILES_HELP,
+    LineLimit,
     OnErrorChoice,
     SourceKey,
     TargetKey,
+    TextKey,
     refuse_keys_of_the_other,
 )
 
@@ -29,7 +33,7 @@ def train(
     context: typer.Context,
     files: Annotated[
         list[Path],
-        typer.Argument(help=".txt, .jsonl[.gz|.zst], .parquet, folders of them, any text file."),
+        typer.Argument(help=FILES_HELP),
     ],
     *,
     vocab_size: Annotated[int, typer.Option(help="Number of ids, special tokens included.")],
@@ -41,7 +45,7 @@ def train(
     min_frequency: Annotated[
         int, typer.Option(min=1, help="How often a pair must occur to be merged.")
     ] = 2,
-    text_key: Annotated[str, typer.Option(help="Key or column that holds the text.")] = "text",
+    text_key: TextKey = None,
     pairs: Annotated[
         bool,
         typer.Option("--pairs", help=".tsv or .jsonl of pairs: one vocabulary for both sides."),
@@ -51,13 +55,15 @@ def train(
     on_error: Annotated[
         OnErrorChoice, typer.Option(help="Whether a broken line ends the run or is left out.")
     ] = OnErrorChoice.STOP,
+    line_limit: LineLimit = DEFAULT_LINE_MIB,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Train a byte-level BPE tokenizer; every text can be encoded, whatever it is trained on."""
     from roots.tokenizer.train import save_tokenizer, train_bpe
 
     refuse_keys_of_the_other(context, pairs)
-    texts = _texts(files, text_key, (source_key, target_key) if pairs else None, on_error.value)
+    columns = (source_key, target_key) if pairs else None
+    texts = _texts(files, text_key, columns, on_error.value, line_limit << 20)
     trained = train_bpe(
         texts,
         vocab_size,
@@ -82,9 +88,10 @@ def train(
 
 def _texts(
     files: list[Path],
-    text_key: str,
+    text_key: str | None,
     columns: tuple[str, str] | None,
     on_error: Literal["stop", "skip"],
+    line_limit: int,
 ) -> Iterator[str]:
     """The texts to learn from: documents, or with columns both sides of pairs."""
     from roots.log import get_logger
@@ -93,13 +100,13 @@ def _texts(
         get_logger("tokenizer").warning("skipped: %s", line)
 
     if columns is not None:
-        from roots.data.preprocessing.pair_files import (
-            PairColumns,
-            find_pair_files,
-            read_pair_texts,
-        )
+        from roots.data.preprocessing.file_lists import find_pair_files
+        from roots.data.preprocessing.pair_files import PairColumns, read_pair_texts
 
-        return read_pair_texts(find_pair_files(files), PairColumns(*columns), on_error, report)
-    from roots.data.preprocessing.readers import find_files, read_texts
+        paths = find_pair_files(files).paths
+        return read_pair_texts(paths, PairColumns(*columns), on_error, report, line_limit)
+    from roots.data.preprocessing.file_lists import find_files
+    from roots.data.preprocessing.readers import read_texts
 
-    return read_texts(find_files(files), text_key, on_error, report)
+    found = find_files(files)
+    return read_texts(found.paths, found.text_key(text_key), on_error, report, line_limit)

@@ -60,6 +60,8 @@ def test_report_for_machines(run, tmp_path):
         "begin_tokens": [],
         "empty": 1,
         "skipped": 1,
+        "bare_files": 0,
+        "left_out": {},
     }
 
 
@@ -89,3 +91,17 @@ def test_pairs_for_people_and_machines(run, tmp_path):
     )
     report = json.loads(result.stdout)
     assert (report["source"]["documents"], report["target"]["tokens"]) == (2, 8)
+
+
+def test_options_that_would_do_nothing_or_too_little(run, tmp_path):
+    (tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")
+    (tmp_path / "a.jsonl").symlink_to("b.jsonl")
+    result = run(str(tmp_path / "b.jsonl"))
+    assert str(result.exception).startswith(f"FILES='{tmp_path}/a.jsonl': is the same file as ")
+    (tmp_path / "b.jsonl").write_text('{"text": "' + "x" * (2 << 20) + '"}')
+    assert run().exit_code == 0
+    assert str(run("--line-limit", "1").exception) == (
+        f"{tmp_path}/a.jsonl line 1: is too long: it has 2.0 MiB, and a line or value is held "
+        "whole up to --line-limit, 1 MiB; cut it, raise --line-limit, or continue without it by "
+        "--on-error skip"
+    )

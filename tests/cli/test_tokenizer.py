@@ -69,3 +69,20 @@ def test_both_sides_of_pairs_share_one_vocabulary(tmp_path):
     tokenizer = load_tokenizer(tmp_path / "t")
     assert [len(ids) for ids in tokenizer.encode_batch(["leftwards", "rightwards"])] == [1, 1]
     assert len(tokenizer.encode("source")) > 1, "the names of columns are no text"
+
+
+def test_formats_are_those_of_preprocess(tmp_path):
+    (tmp_path / "c.json").write_text('{"body": "one two one two"}\n' * 3)
+    (tmp_path / "d.csv").write_text("a,b")
+    options = ["train", "--vocab-size", "270", "--out", str(tmp_path / "t"), "--text-key", "body"]
+    result = CliRunner().invoke(tokenizer_app, [*options, str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    tokenizer = load_tokenizer(tmp_path / "t")
+    assert len(tokenizer.encode("one")) == 1
+    assert len(tokenizer.encode("body")) == 4, "keys are no text"
+    result = CliRunner().invoke(tokenizer_app, [*options, str(tmp_path / "d.csv")])
+    assert str(result.exception).startswith(f"FILES='{tmp_path}/d.csv': .csv is a table; ")
+    assert str(train(tmp_path, "--vocab-size", "270", "--text-key", "body").exception) == (
+        "--text-key='body': has no effect, because every file here is text without keys or "
+        "columns; leave it out, or name files of JSON lines .jsonl"
+    )

@@ -18,14 +18,15 @@ import numpy as np
 
 from roots.data.description import TokensDescription
 from roots.data.indexed import IndexedWriter, Int64s, Tokens, paths_of
+from roots.data.preprocessing.file_lists import find_pair_files
 from roots.data.preprocessing.pair_files import (
     PairBatch,
     PairColumns,
-    find_pair_files,
     parse_pairs,
     read_pair_batches,
 )
 from roots.data.preprocessing.readers import OnError
+from roots.data.preprocessing.streams import DEFAULT_LINE_LIMIT
 from roots.data.preprocessing.texts import Progress, SkippedLines, unwritable
 from roots.data.preprocessing.workers import default_workers, worker_pool
 from roots.errors import RootsError, problem
@@ -71,6 +72,7 @@ def preprocess_pairs(
     on_progress: Callable[[Progress], None] | None = None,
     begin_token: str | None = None,
     end_token: str | None = None,
+    line_limit: int = DEFAULT_LINE_LIMIT,
 ) -> PairSummary:
     """Write the pairs of `paths`; arguments as for `preprocess`.
 
@@ -80,7 +82,7 @@ def preprocess_pairs(
     loaded = load_tokenizer(tokenizer, begin_token=begin_token, end_token=end_token)
     around = loaded.special.documents
     files = find_pair_files(paths)
-    total_bytes = sum(path.stat().st_size for path in files)
+    total_bytes = sum(files.sizes)
     if num_workers is None:
         num_workers = default_workers(total_bytes)
     skipped = SkippedLines(on_error)
@@ -92,24 +94,24 @@ def preprocess_pairs(
         work = partial(tokenize_pairs, around=around)
         run = stack.enter_context(worker_pool(num_workers, tokenizer, work))
         done_bytes = 0
-        for path in files:
-            for result in run(read_pair_batches(path, columns or PairColumns())):
+        for path, size in zip(files.paths, files.sizes, strict=True):
+            for result in run(read_pair_batches(path, columns or PairColumns(), line_limit)):
                 skipped.account(result.errors)
                 _write((source, target), result, prefix)
                 if on_progress is not None:
                     read = done_bytes + result.read_bytes
                     tokens = source.num_tokens + target.num_tokens
                     on_progress(Progress(read, total_bytes, source.num_documents, tokens))
-            done_bytes += path.stat().st_size
+            done_bytes += size
         if source.num_documents == 0:
             rule = f"no pairs in it ({skipped.count} broken ones)"
             fix = "name files with pairs, or check --source-key and --target-key"
-            raise RootsError(problem("FILES", str(files[0]), rule, fix))
+            raise RootsError(problem("FILES", str(files.paths[0]), rule, fix))
         # Never a new side beside an old one.
         paths_of(side_prefix(prefix, SIDES[1]))[1].unlink(missing_ok=True)
         finish = partial(_finish, prefix=prefix, tokenizer=loaded)
         descriptions = (finish(source, around.begin), finish(target, ()))
-        return PairSummary(*descriptions, len(files), skipped.count)
+        return PairSummary(*descriptions, len(files.paths), skipped.count)
 
 
 def tokenize_pairs(batch: PairBatch, tokenizer: Tokenizer, *, around: DocumentTokens) -> TokenPairs:

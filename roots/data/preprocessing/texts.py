@@ -17,13 +17,14 @@ import numpy as np
 
 from roots.data.description import TokensDescription
 from roots.data.indexed import IndexedWriter, Int64s, Tokens
+from roots.data.preprocessing.file_lists import find_files
 from roots.data.preprocessing.readers import (
     OnError,
     RawBatch,
-    find_files,
     parse_batch,
     read_batches,
 )
+from roots.data.preprocessing.streams import DEFAULT_LINE_LIMIT
 from roots.data.preprocessing.workers import default_workers, worker_pool
 from roots.errors import RootsError, problem
 from roots.log import get_logger
@@ -62,7 +63,9 @@ class Progress:
 class Summary:
     """What a run did.
 
-    `description` is what PREFIX.json holds, `documents` says in words what stands around each.
+    `description` is what PREFIX.json holds, `documents` says in words what stands around each;
+    `files` gave documents, `num_bare_files` none; `left_out` counts what folders hold besides, by
+    ending or why.
     """
 
     description: TokensDescription
@@ -70,6 +73,8 @@ class Summary:
     num_empty: int
     num_skipped: int
     documents: str
+    num_bare_files: int
+    left_out: dict[str, int]
 
 
 class SkippedLines:
@@ -90,22 +95,48 @@ class SkippedLines:
                 logger.warning("skipped: %s", line)
 
 
+@dataclass
+class _Counts:
+    """What becomes the summary, while it is counted."""
+
+    skipped: SkippedLines
+    empty: int = 0
+    files: int = 0
+    bare_files: int = 0
+
+    def end_file(self, path: Path, documents: int) -> None:
+        if documents:
+            self.files += 1
+            return
+        self.bare_files += 1
+        if self.bare_files <= _REPORTED_ERRORS:
+            get_logger("preprocess").warning("%s: gives no document", path)
+
+    def summary(
+        self, description: TokensDescription, documents: str, left_out: dict[str, int]
+    ) -> Summary:
+        counts = (self.files, self.empty, self.skipped.count)
+        return Summary(description, *counts, documents, self.bare_files, left_out)
+
+
 def preprocess(
     paths: Sequence[str | Path],
     prefix: str | Path,
     tokenizer: str,
     *,
-    text_key: str = "text",
+    text_key: str | None = None,
     on_error: OnError = "stop",
     num_workers: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     begin_token: str | None = None,
     end_token: str | None = None,
+    line_limit: int = DEFAULT_LINE_LIMIT,
 ) -> Summary:
     """Write every document of `paths` to `prefix`, between the tokens that begin and end one.
 
     `tokenizer` is a folder, a tokenizer.json or "bytes"; it says which tokens these are, unless
     `begin_token` (or "none") and `end_token` name others. Documents without text are left out.
+    `text_key` None is "text"; `line_limit` is in bytes, of a line or JSON value.
     `num_workers` 0 works in this process; None takes the usable processors, one per MiB at most.
     Raises RootsError for anything wrong with the input (`on_error="skip"` leaves broken lines out
     and reports them) and leaves an existing dataset as it was.
@@ -113,32 +144,33 @@ def preprocess(
     loaded = load_tokenizer(tokenizer, begin_token=begin_token, end_token=end_token)
     around = loaded.special.documents
     files = find_files(paths)
-    total_bytes = sum(path.stat().st_size for path in files)
+    key, total_bytes = files.text_key(text_key), sum(files.sizes)
     if num_workers is None:
         num_workers = default_workers(total_bytes)
-    skipped, num_empty = SkippedLines(on_error), 0
+    counts = _Counts(SkippedLines(on_error))
     with ExitStack() as stack:
         writer = stack.enter_context(IndexedWriter(prefix, loaded.vocab_size))
-        work = partial(tokenize_batch, around=around, text_key=text_key, dtype=writer.dtype.str)
+        work = partial(tokenize_batch, around=around, text_key=key, dtype=writer.dtype.str)
         run = stack.enter_context(worker_pool(num_workers, tokenizer, work))
         done_bytes = 0
-        for path in files:
-            for result in _whole_documents(run(read_batches(path, text_key))):
-                skipped.account(result.errors)
-                num_empty += result.num_empty
+        for path, size in zip(files.paths, files.sizes, strict=True):
+            before = writer.num_documents
+            for result in _whole_documents(run(read_batches(path, key, line_limit))):
+                counts.skipped.account(result.errors)
+                counts.empty += result.num_empty
                 _write(writer, result, prefix)
                 if on_progress is not None:
-                    read = done_bytes + result.read_bytes
-                    counts = (writer.num_documents, writer.num_tokens)
-                    on_progress(Progress(read, total_bytes, *counts))
-            done_bytes += path.stat().st_size
+                    done = (writer.num_documents, writer.num_tokens)
+                    on_progress(Progress(done_bytes + result.read_bytes, total_bytes, *done))
+            counts.end_file(path, writer.num_documents - before)
+            done_bytes += size
         if writer.num_documents == 0:
-            raise RootsError(_empty_corpus(files, num_empty, skipped.count))
+            raise RootsError(_empty_corpus(files.paths, counts))
         try:
             description = writer.finish(loaded.fingerprint, around.end, around.begin)
         except OSError as error:
             raise unwritable(prefix, error) from None
-    return Summary(description, len(files), num_empty, skipped.count, shape_of_documents(loaded))
+    return counts.summary(description, shape_of_documents(loaded), dict(files.left_out))
 
 
 def shape_of_documents(tokenizer: Tokenizer) -> str:
@@ -215,7 +247,7 @@ def unwritable(prefix: str | Path, error: OSError) -> RootsError:
     return RootsError(problem("--out", str(prefix), rule, "free some space or name another place"))
 
 
-def _empty_corpus(files: Sequence[Path], num_empty: int, num_skipped: int) -> str:
-    shown = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    rule = f"no text in it ({num_empty} empty documents, {num_skipped} broken ones)"
+def _empty_corpus(paths: Sequence[Path], counts: _Counts) -> str:
+    shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    rule = f"no text in it ({counts.empty} empty documents, {counts.skipped.count} broken ones)"
     return problem("FILES", shown, rule, "name files with text, or check --text-key")

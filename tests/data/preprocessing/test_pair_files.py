@@ -6,7 +6,8 @@ import gzip
 
 import pytest
 
-from roots.data.preprocessing.pair_files import PairColumns, find_pair_files, read_pairs
+from roots.data.preprocessing.file_lists import find_pair_files
+from roots.data.preprocessing.pair_files import PairColumns, read_pairs
 from roots.errors import RootsError
 
 PAIRS = [('a "b', "\u00fc c"), ("d", "e\\t")]
@@ -47,7 +48,7 @@ def test_every_form_gives_the_same_pairs(tmp_path, name, text, columns, compress
             "a.tsv",
             "source\ttarget\na\tb\nc\n",
             "{path} line 3: must hold a pair under 'source' and 'target': "
-            f"the line has 1 columns; {FIX}",
+            f"the line has 1 columns, and the first line 2; {FIX}",
         ),
         (
             "a.tsv",
@@ -78,14 +79,74 @@ def test_every_mistake_is_one_line(tmp_path, name, text, line):
     assert caught.value.lines == (line.format(path=path),)
 
 
+UNQUOTED = (
+    "quotes are text here, so write a table with quoted fields as .jsonl: "
+    "pandas.read_csv(F, sep=TAB).to_json('a.jsonl', orient='records', lines=True)"
+)
+
+
+@pytest.mark.parametrize(
+    "line, rule",
+    [
+        ('"a\tb"\tc', f"the line has 3 columns, and the first line 2 ({UNQUOTED})"),
+        ("a\tb\tc", "the line has 3 columns, and the first line 2"),
+        ('"a', f"the line has 1 columns, and the first line 2 ({UNQUOTED})"),
+        (
+            '"she said ""hi"""\tb',
+            f"the field 'source' is quoted, and its quotes doubled ({UNQUOTED})",
+        ),
+    ],
+)
+@pytest.mark.parametrize("header", ["source\ttarget", "x\ty"])
+def test_tables_with_quotes_or_other_columns_are_told(tmp_path, line, rule, header):
+    path = tmp_path / "a.TSV"
+    path.write_text(f"{header}\n{line}\n")
+    names = ("1", "2") if header == "x\ty" else ("source", "target")
+    rule = rule.replace("'source'", repr(names[0]))
+    with pytest.raises(RootsError) as caught:
+        read_pairs(path, PairColumns(*names))
+    where = f"{path} line 2: must hold a pair under {names[0]!r} and {names[1]!r}: "
+    assert caught.value.lines == (f"{where}{rule}; {FIX}",)
+
+
+def test_quotation_marks_are_text(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('source\ttarget\n"Hello," he said.\t"Hallo"\n""\tb"\n')
+    assert read_pairs(path) == [('"Hello," he said.', '"Hallo"'), ('""', 'b"')]
+
+
+def test_columns_that_cannot_be_told_apart(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("source\tsource\ttarget\na\tb\tc\n")
+    with pytest.raises(RootsError) as caught:
+        read_pairs(path)
+    assert caught.value.lines == (
+        f"--source-key='source': the first line of {path} names more than one column so: "
+        "['source', 'source', 'target']; rename all but one of them",
+    )
+    with pytest.raises(RootsError) as caught:
+        read_pairs(path, PairColumns("1", "4"))
+    assert caught.value.lines == (
+        f"--target-key='4': the first line of {path} has 3 columns; "
+        "give a number of one of them, from 1",
+    )
+
+
+def test_pairs_of_an_array(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[{"source": "a", "target": "b"},\n {"source": "c", "target": "d"}]')
+    assert read_pairs(path) == [("a", "b"), ("c", "d")]
+
+
 def test_files_that_cannot_hold_pairs_are_named_at_once(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(RootsError) as caught:
         find_pair_files([tmp_path / "a.txt", tmp_path / "b.tsv"])
     assert caught.value.lines == (
-        f"FILES='{tmp_path}/a.txt': pairs are read from .tsv and .jsonl files, also .gz and .zst; "
-        "convert it, or change its ending",
-        f"FILES='{tmp_path}/b.tsv': no such file; check the path",
+        f"FILES='{tmp_path}/a.txt': pairs are read from .tsv and .jsonl (.ndjson, .jsonlines, "
+        ".json) files, also .gz, .zst, .bz2 and .xz; convert it, "
+        "or change its ending",
+        f"FILES='{tmp_path}/b.tsv': no such file or folder; check the path",
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import sys
 
 import pytest
 
-from roots.data.preprocessing.readers import find_files, parse_batch, read_batches, read_texts
+from roots.data.preprocessing.readers import parse_batch, read_batches, read_texts
 from roots.errors import RootsError
 
 TEXTS = ["first", "second line\n", "d\u00e9j\u00e0 vu", "x" * 5000]
@@ -90,7 +92,6 @@ def test_broken_piece_of_a_text_is_named_with_its_line_and_ends_the_file(tmp_pat
 def test_any_other_named_file_is_text(tmp_path, name):
     path = tmp_path / name
     path.write_text("{not json}")
-    assert find_files([path]) == [path]
     assert read(path) == ["{not json}"]
 
 
@@ -126,34 +127,6 @@ def test_text_key(tmp_path):
     path.write_bytes(lines_of(TEXTS, "content"))
     assert read(path, "content") == TEXTS
     assert read(write_parquet(tmp_path / "a.parquet", TEXTS, "content"), "content") == TEXTS
-
-
-def test_folders_are_read_recursively_in_order_of_names(tmp_path):
-    names = ["b.txt", "a/z.jsonl", "a/b/c.jsonl.gz", "a/c.parquet", "d.jsonl.zst"]
-    for name in [*names, ".hidden/x.txt", "a/.x.txt", "image.png", "a/x.py", "e.bin"]:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    found = [str(path.relative_to(tmp_path)) for path in find_files([tmp_path])]
-    assert found == ["a/b/c.jsonl.gz", "a/c.parquet", "a/z.jsonl", "b.txt", "d.jsonl.zst"]
-
-
-def test_missing_path(tmp_path):
-    with pytest.raises(RootsError) as caught:
-        find_files([tmp_path / "absent"])
-    assert str(caught.value) == (
-        f"FILES='{tmp_path}/absent': no such file or folder; check the path"
-    )
-
-
-def test_folder_without_texts(tmp_path):
-    (tmp_path / "x.py").write_text("")
-    with pytest.raises(RootsError) as caught:
-        find_files([tmp_path])
-    assert str(caught.value) == (
-        f"FILES='{tmp_path}': holds no .txt, .jsonl or .parquet file; "
-        "name other files one by one: they are read as plain text"
-    )
 
 
 @pytest.mark.parametrize(
@@ -271,7 +244,17 @@ def test_truncated_zst(tmp_path):
     )
 
 
-@pytest.mark.parametrize("ending", ["gz", "zst"])
+@pytest.mark.parametrize("ending", ["gz", "zst", "bz2", "xz"])
+def test_empty_compressed_file_is_not_whole(tmp_path, ending):
+    path = tmp_path / f"a.jsonl.{ending}"
+    path.touch()
+    with pytest.raises(RootsError) as caught:
+        read(path)
+    rule = "is not a whole compressed file (it is empty)"
+    assert str(caught.value) == f"{path}: {rule}; copy it again, or leave it out"
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst", "bz2", "xz"])
 def test_wrong_ending(tmp_path, ending):
     path = tmp_path / f"a.jsonl.{ending}"
     path.write_bytes(lines_of(TEXTS))
@@ -289,7 +272,7 @@ def test_wrong_ending(tmp_path, ending):
 def test_optional_libraries(tmp_path, monkeypatch, module, name, message):
     monkeypatch.setitem(sys.modules, module, None)
     path = tmp_path / name
-    path.write_bytes(b"")
+    path.write_bytes(b"any")
     with pytest.raises(RootsError) as caught:
         read(path)
     assert str(caught.value) == f"{path}: {message}"
@@ -301,6 +284,83 @@ def test_progress_reaches_the_size_of_the_file(tmp_path):
         positions = [batch.read_bytes for batch in read_batches(tmp_path / name)]
         assert positions == sorted(positions)
         assert positions[-1] == len(content)
+
+
+@pytest.mark.parametrize("name", ["a.json", "A.JSON", "a.ndjson", "a.jsonlines", "a.JsonL"])
+@pytest.mark.parametrize("compression", ["", ".gz", ".GZ", ".bz2", ".xz", ".zst"])
+def test_json_lines_under_every_usual_name(tmp_path, name, compression):
+    path = tmp_path / f"{name}{compression}"
+    content = lines_of(TEXTS)
+    if compression == ".zst":
+        write_zst(path, content)
+    else:
+        same = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+        path.write_bytes(same[compression.lower()](content))
+    assert read(path) == TEXTS
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_array_and_objects_over_several_lines(tmp_path, indent, mark):
+    path = tmp_path / "a.json"
+    values = [{"text": text, "n": [number]} for number, text in enumerate(TEXTS)]
+    path.write_text(mark + json.dumps(values, indent=indent), encoding="utf-8")
+    assert read(path) == TEXTS
+    path.write_text(mark + "\n".join(json.dumps(value, indent=2) for value in values))
+    assert read(path) == TEXTS
+    path.write_text(mark + json.dumps(values[0], indent=indent))
+    assert read(path) == TEXTS[:1]
+
+
+@pytest.mark.parametrize(
+    "content, line",
+    [
+        (
+            '[{"text": "a"}, {"text": ',
+            "{path}: is not a whole JSON file (value 2: Expecting",
+        ),
+        ('[{"text": "a"} {"text": "b"}]', "(after value 1 should be ',' or ']')"),
+        ('[{"text": "a"}', "(after value 1 should be ',' or ']')"),
+        ('[{"text": "a"}] {"text": "b"}', "(something stands after the array)"),
+        ('{\n "text": "cut', "(value 1: Unterminated string starting at)"),
+        ('{\n "text" 1}' + " " * 99, "(value 1: Expecting ':' delimiter)"),
+        ("[" * 99_999, "(value 1 is nested too deep)"),
+        ('[{"text": "a"}, "b"]', "{path} value 2: must hold a text under 'text': the line is no "),
+        ('{"text": "cut', "{path} line 1: must hold a text under 'text': Unterminated string "),
+    ],
+)
+def test_broken_json_file_is_one_line(tmp_path, content, line):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(RootsError) as caught:
+        read(path)
+    assert line.format(path=path) in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.txt"])
+def test_line_beyond_the_bound_is_told_and_passed_over(tmp_path, name):
+    path = tmp_path / name
+    long = '{"text": "' + "x" * (3 << 20) + '"}'
+    content = f'{{"text": "a"}}\n{long}\n{{"text": "b"}}\n'.encode()
+    if name == "a.json":
+        content = f'[{{"text": "a"}},\n{long}]'.encode()
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    texts = []
+    errors = []
+    for batch in read_batches(path, line_limit=1 << 20):
+        for parsed in parse_batch(batch):
+            (texts if parsed.error is None else errors).append(parsed.text or parsed.error)
+    unit = "value" if name == "a.json" else "line"
+    # Of a value no more is read than the bound.
+    size = next(text for text in ("3.0", "1.2", "2.0", "1.0") if f"it has {text} MiB" in errors[0])
+    assert (size == "3.0") == (name != "a.json")
+    assert errors == [
+        f"{path} {unit} 2: is too long: it has {size} MiB, and a line or value is held whole up to "
+        "--line-limit, 1 MiB; cut it, raise --line-limit, or continue without it by --on-error skip"
+    ]
+    assert texts == {"a.json": ["a"], "a.txt": []}.get(name, ["a", "b"])
 
 
 def test_batches_parse_by_themselves(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -187,14 +188,26 @@ def test_errors_cross_the_process_boundary(tmp_path):
 def test_empty_corpus(tmp_path, content):
     path = tmp_path / "a.jsonl"
     path.write_text(content)
+    other = tmp_path / "b.txt"
+    other.touch()
     with pytest.raises(RootsError) as caught:
-        preprocess([path, path], tmp_path / "out", "bytes", num_workers=0)
-    empty = 2 if content else 0
+        preprocess([path, other], tmp_path / "out", "bytes", num_workers=0)
+    empty = 2 if content else 1
     assert str(caught.value) == (
         f"FILES='{path} and 1 more': no text in it ({empty} empty documents, 0 broken ones); "
         "name files with text, or check --text-key"
     )
-    assert [item.name for item in tmp_path.iterdir()] == ["a.jsonl"]
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a.jsonl", "b.txt"]
+
+
+def test_files_without_documents_are_counted_apart(tmp_path, caplog):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "c.csv").write_text("a,b")
+    write_jsonl(tmp_path / "b.json", ["one"])
+    summary = preprocess([tmp_path], tmp_path / "out", "bytes", num_workers=0)
+    assert (summary.files, summary.num_bare_files, summary.left_out) == (1, 1, {".csv": 1})
+    assert f"{tmp_path}/a.jsonl.gz: gives no document" in caplog.messages
+    assert texts_of(tmp_path / "out") == ["one"]
 
 
 def test_disk_that_is_full(tmp_path, monkeypatch):
