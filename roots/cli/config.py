@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from roots.cli.notes import tell_notes
+
 config_app = typer.Typer(help="Show what a config resolves to.", no_args_is_help=True)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file of the run.")]
@@ -28,6 +30,7 @@ def show(
     from roots.planner.stages import balanced_stages_have_experts
 
     loaded = load_config(config, overrides or (), rules=[balanced_stages_have_experts])
+    tell_notes(loaded)
     text = json.dumps(loaded.model_dump(mode="json"), indent=2) if as_json else dump_config(loaded)
     typer.echo(text.rstrip("\n"))
 
@@ -64,5 +67,6 @@ def deepspeed(
 
     rules = [batch_rule(world_size), balanced_stages_have_experts]
     loaded = load_config(config, overrides or (), rules=rules)
+    tell_notes(loaded)
     ranks = world_size or fewest_ranks(loaded)
     typer.echo(json.dumps(deepspeed_config(loaded, plan_batch(loaded, ranks)), indent=2))

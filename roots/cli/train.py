@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from roots.cli.notes import tell_notes
 from roots.errors import RootsError
 
 
@@ -37,6 +38,8 @@ def train(
         # Every rank reads the same files and finds the same problems: the first one tells them.
         speaks = environment.rank == 0
         raise RootsError(*error.lines, exit_code=error.exit_code, speaks=speaks) from error
+    if environment.rank == 0:
+        tell_notes(loaded)
     name_accelerator()
     from roots.training.assemble import run_training
 

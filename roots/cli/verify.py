@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from roots.cli.notes import tell_notes
 from roots.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def verify(
     from roots.verify.proof import verify as prove
 
     loaded = load_config(config, overrides or ())
+    tell_notes(loaded)
     configure()
     with ExitStack() as stack:
         folder = logs or Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from roots.config.fields import meant_by, section_at, suggestion
 from roots.config.rules.table import RULES, Rule
 from roots.config.run import RunConfig
+from roots.config.vocabulary import with_vocabulary
 from roots.config.yaml_reader import plain
 from roots.errors import RootsError, problem
 
@@ -51,6 +52,11 @@ def checked_config(
         details = error.errors()
         found.extend(_line_of(item) for item in details)
         config, complete = _sound_part(tree, details), False
+    try:
+        config = with_vocabulary(config)
+    except AttributeError:
+        if complete:
+            raise
     for rule in (*RULES, *rules):
         found.extend(_violations(rule, config, complete))
     if found:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from roots.config.moe import MoEConfig
 from roots.config.rotary import RotaryScaling
-from roots.config.section import Section
+from roots.config.section import Section, is_null
 
 GATED_MULTIPLE = 64
 GATED_ACTIVATIONS = ("swiglu", "geglu", "geglu_tanh")
@@ -48,7 +48,12 @@ class ModelConfig(Section):
         description="inner width of the MLP; null: 4 x hidden_size, or 8/3 rounded up to 64 "
         "for a gated one",
     )
-    vocab_size: int = Field(50257, gt=0, description="number of tokens the tokenizer knows")
+    vocab_size: int = Field(
+        50257,
+        gt=0,
+        description="number of tokens the tokenizer knows; null: as many as that of data.train, "
+        "or 50257 without data",
+    )
     vocab_multiple: int = Field(
         128, gt=0, description="the embedding is padded to a multiple of this, on every layout"
     )
@@ -118,6 +123,14 @@ class ModelConfig(Section):
     )
     init_std: float = Field(0.02, gt=0, description="standard deviation of initial weights")
     moe: MoEConfig = Field(MoEConfig(), description="mixture of experts in place of MLPs")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_vocabulary_open(cls, data: Any) -> Any:
+        """A vocabulary of null is not set; whoever checks the whole config asks the data."""
+        if isinstance(data, dict) and is_null(data.get("vocab_size")):
+            return {key: value for key, value in data.items() if key != "vocab_size"}
+        return data
 
     @property
     def head_size(self) -> int:

@@ -1,0 +1,18 @@
+"""What a config is accepted with and a user should know: lines on stderr before all else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from roots.config import RunConfig
+
+
+def tell_notes(config: RunConfig) -> None:
+    """Print a line for everything in `config` that works and is hardly meant."""
+    from roots.config.vocabulary import vocabulary_notes
+
+    for line in vocabulary_notes(config):
+        typer.echo(f"roots: note: {line}", err=True)
