@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from roots.errors import RootsError, problem
 
 
 def publish(temporary: Path, final: Path) -> None:
@@ -42,6 +45,20 @@ def removed_on_error(temporary: Path) -> Iterator[None]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def cannot_write(path: Path, error: OSError, needed: int | None = None) -> RootsError:
+    """The one line on a file or folder that could not be written, with the bytes it needs."""
+    rule = f"cannot be written ({error.strerror or error})"
+    if needed is not None:
+        rule += f": it needs {needed:,} bytes, and {free_bytes(path):,} are free there"
+    fix = "check the room and the quota of that disk and the rights, then start again"
+    return RootsError(problem(str(path), None, rule, fix))
+
+
+def free_bytes(path: Path) -> int:
+    """What the disk of `path`, or of the nearest folder above that exists, has room for."""
+    return shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.exists())).free
 
 
 def usual_mode(path: Path) -> int:

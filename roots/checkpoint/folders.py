@@ -68,6 +68,12 @@ def discard_unfinished(root: Path) -> list[Path]:
     return [path for path in torn if _remove(path)]
 
 
+def discard(path: Path) -> None:
+    """Give back the space of a save that failed; nothing happens to one that is finished."""
+    if not (path / MANIFEST_NAME).is_file():
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def check_room(root: Path, step: int) -> None:
     """Raise RootsError for what would keep a run from saving below `root` after `step`."""
     lines = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from roots.config.run import RunConfig
 from roots.config.section import Section
 from roots.config.unread_fields import idle_fields
 from roots.errors import RootsError, problem
-from roots.files import write_atomically
+from roots.files import free_bytes, write_atomically
 from roots.lock import Ownership
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
@@ -99,7 +100,11 @@ class Checkpointer:
         # Writing communicates inside DeepSpeed: a rank that fails there must end, so that the
         # launcher ends the others, and not wait for them to report.
         self._write(engine, folder, point)
-        self._seal(folder, point)
+        try:
+            self._seal(folder, point)
+        except RootsError:
+            folders.discard(folder)
+            raise
         return folder
 
     def load(self, engine: Engine, folder: Path) -> ResumePoint:
@@ -249,9 +254,20 @@ class Checkpointer:
             self._write_states(engine, folder, point)
         except (RuntimeError, OSError, SafetensorError) as error:
             # torch and safetensors report a full disk as errors of their own.
-            rule = f"could not be written ({str(error).splitlines()[0]})"
+            reason = _why_not_written(error)
+            folders.discard(folder)
+            rule = f"could not be written ({reason}){self._room()}"
             fix = "free some disk space; the checkpoints before it are untouched"
             raise RootsError(problem("checkpoint", str(folder), rule, fix)) from error
+
+    def _room(self) -> str:
+        """How much the newest checkpoint takes, if there is one, and how much room is left."""
+        free = f"{free_bytes(self.root):,} bytes are free"
+        latest = folders.latest_checkpoint(self.root)
+        if latest is None:
+            return f"; {free}"
+        taken = sum(record.bytes for record in manifest.read_manifest(latest).files.values())
+        return f"; {latest.name} has {taken:,} bytes, and {free}"
 
     def _write_states(self, engine: Engine, folder: Path, point: ResumePoint) -> None:
         state = self._client_state(engine, point)
@@ -303,6 +319,18 @@ class Checkpointer:
         folders.point_latest(self.root, folder)
         for removed in folders.keep_last(self.root, self.config.checkpoint.keep_last):
             _logger.info("removed old checkpoint %s", removed.name)
+
+
+def _why_not_written(error: BaseException) -> str:
+    """The reason in words; lets go of the file that `error` keeps open, and so of its room."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    first = str(error).splitlines()[0]
+    # torch counts what it has written, and not what the system says of it.
+    hides = isinstance(error, RuntimeError) and "unexpected pos" in first
+    return f"no room on the disk or in the quota; torch: {first}" if hides else first
 
 
 def _stages(config: RunConfig) -> dict[str, str]:

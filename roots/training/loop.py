@@ -15,10 +15,11 @@ from roots.config.run import RunConfig
 from roots.data.batch import Batch
 from roots.data.build import DataSources
 from roots.device import Device, memory_bytes, synchronize
-from roots.errors import ExitCode
+from roots.errors import ExitCode, RootsError
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_reduce_max
+from roots.parallel.shared_errors import together
 from roots.training.callbacks.callback import CallbackList
 from roots.training.callbacks.metrics import StepRecord
 from roots.training.callbacks.overview import closing_lines
@@ -75,10 +76,11 @@ def train_loop(run: Run) -> ExitCode:
             if _evaluation_due(config, point.step, last) and not stop:
                 _evaluate(run, point.step)
             if stop or last or _due(point.step, config.checkpoint.every_steps):
-                saved = run.checkpointer.save(run.engine, point)
+                saved = _save(run, point)
                 run.callbacks.on_checkpoint_end(saved)
             if stop:
                 break
+        together(run.mesh.world, run.callbacks.check)
     if point.step < config.training.steps:
         name = signals.received or "a signal on another rank"
         _logger.info("stopped by %s after step %d, saved %s", name, point.step, saved)
@@ -137,6 +139,17 @@ def _largest_memory(run: Run) -> int:
     return int(all_reduce_max(run.mesh.world, mine).item())
 
 
+def _save(run: Run, point: ResumePoint) -> Path:
+    """Save a checkpoint; what already keeps the run from going on is told with why it fails."""
+    try:
+        return run.checkpointer.save(run.engine, point)
+    except RootsError as error:
+        failure = run.callbacks.failure
+        if failure is None:
+            raise
+        raise RootsError(*failure.lines, *error.lines, speaks=error.speaks) from error
+
+
 def _evaluate(run: Run, step: int) -> None:
     assert run.data.valid is not None, "evaluation is due without held-out data"
     batches = run.data.valid.batches(run.config.evaluation.steps)
@@ -145,8 +158,9 @@ def _evaluate(run: Run, step: int) -> None:
 
 
 def _anyone_stops(run: Run, signals: StopSignals) -> bool:
-    """Whether any rank was asked to stop, equal on all ranks, since a step needs all of them."""
-    flag = torch.tensor([float(signals.stop_requested())], device=run.device.torch)
+    """Whether any rank has to stop, equal on all ranks, since a step needs all of them."""
+    mine = signals.stop_requested() or run.callbacks.failure is not None
+    flag = torch.tensor([float(mine)], device=run.device.torch)
     return bool(all_reduce_max(run.mesh.world, flag).item())
 
 

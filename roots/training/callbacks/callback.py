@@ -7,11 +7,14 @@ Each is called in the order of falling `priority`, equal ones in the order they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from roots.errors import RootsError
+from roots.log import get_logger
 from roots.training.callbacks.metrics import (
+    METRICS_FILE,
     EvaluationRecord,
     EvaluationWriter,
     MetricsWriter,
@@ -20,14 +23,17 @@ from roots.training.callbacks.metrics import (
 from roots.training.callbacks.progress import Progress
 from roots.training.callbacks.trackers import Tracker
 
+_LOGGER = get_logger("training.callbacks")
+
 
 class Callback:
     """Base of callbacks: every hook does nothing. Steps count finished updates.
 
-    `priority`: higher is called earlier.
+    `priority`: higher is called earlier. `failure`: why the run has to end, as soon as it is saved.
     """
 
     priority: int = 0
+    failure: RootsError | None = None
 
     def on_train_start(self, step: int) -> None:
         """Training begins, with `step` updates already done (0 in a new run)."""
@@ -57,6 +63,16 @@ class CallbackList(Callback):
     def __iter__(self) -> Iterator[Callback]:
         return iter(self._callbacks)
 
+    @property
+    def failure(self) -> RootsError | None:  # type: ignore[override]  # that of any callback
+        """The first failure of a callback."""
+        return next((each.failure for each in self._callbacks if each.failure is not None), None)
+
+    def check(self) -> None:
+        """Raise the failure of a callback."""
+        if self.failure is not None:
+            raise self.failure
+
     def on_train_start(self, step: int) -> None:
         for callback in self._callbacks:
             callback.on_train_start(step)
@@ -85,7 +101,10 @@ class CallbackList(Callback):
 
 
 class MetricsCallback(Callback):
-    """Writes metrics.jsonl and evaluations.jsonl. First in order: the record must not be lost."""
+    """Writes metrics.jsonl and evaluations.jsonl. First in order: the record must not be lost.
+
+    A run whose records cannot be written ends, after a checkpoint if there is room for that.
+    """
 
     priority = 100
 
@@ -94,28 +113,42 @@ class MetricsCallback(Callback):
         self._evaluations = evaluations
 
     def on_step_end(self, record: StepRecord) -> None:
-        self._metrics.write(record)
+        with self._noting_failure():
+            self._metrics.write(record)
 
     def on_evaluate_end(self, step: int, loss: float) -> None:
-        self._evaluations.write(EvaluationRecord.of(step, loss))
+        with self._noting_failure():
+            self._evaluations.write(EvaluationRecord.of(step, loss))
 
     def on_checkpoint_end(self, path: Path) -> None:
         # A run resumed from here keeps these lines, so they must outlive a crash as it does.
-        self._metrics.sync()
-        self._evaluations.sync()
+        with self._noting_failure():
+            self._metrics.sync()
+            self._evaluations.sync()
 
     def on_train_end(self) -> None:
         self._metrics.close()
         self._evaluations.close()
 
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except RootsError as error:
+            self.failure = self.failure or error
+
 
 class TrackerCallback(Callback):
-    """Hands records to trackers, every `every_steps` steps, and every evaluation."""
+    """Hands records to trackers, every `every_steps` steps, and every evaluation.
+
+    A tracker that fails is left out from then on, with a warning: its curves can be drawn from
+    metrics.jsonl, and are no reason to lose a run.
+    """
 
     priority = 50
 
     def __init__(self, trackers: Sequence[Tracker], every_steps: int) -> None:
-        self._trackers = tuple(trackers)
+        self._trackers = list(trackers)
         self._every_steps = every_steps
 
     def on_step_end(self, record: StepRecord) -> None:
@@ -131,13 +164,21 @@ class TrackerCallback(Callback):
         self._log(step, {"evaluation/loss": loss, "evaluation/perplexity": perplexity})
 
     def on_train_end(self) -> None:
-        with ExitStack() as stack:
-            for tracker in self._trackers:
-                stack.callback(tracker.close)
+        for tracker in list(self._trackers):
+            self._try(tracker, tracker.close)
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:
-        for tracker in self._trackers:
-            tracker.log(step, values)
+        for tracker in list(self._trackers):
+            self._try(tracker, lambda: tracker.log(step, values))  # noqa: B023  # called at once
+
+    def _try(self, tracker: Tracker, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except tracker.errors as error:
+            self._trackers.remove(tracker)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            text = "%s failed and is left out from now on (%s); %s has the same values"
+            _LOGGER.warning(text, tracker.name, reason, METRICS_FILE)
 
 
 class ProgressCallback(Callback):

@@ -6,9 +6,10 @@ JSON has no NaN and no infinity: a value that is not finite is written as null, 
 and read back as NaN. (`skipped` tells an fp16 overflow apart from a model that broke.)
 
 A run that died after writing records but before its next checkpoint repeats those steps. So the
-writer, opened with the step it resumes from, first drops every later record: it writes the kept
-lines to a temporary file, syncs it and renames it over the old one. A last line that a crash left
-torn is dropped too; anything else that is no record is an error that names the line.
+writer, opened with the step it resumes from, first drops every later record: steps never fall from
+line to line, so it reads the file from its end to the last line to keep, and cuts it there. A last
+line that a crash left torn is dropped too; anything else that is no record is an error that names
+the line. A line that finds no room on the disk leaves no part of itself behind.
 """
 
 from __future__ import annotations
@@ -17,20 +18,25 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from roots.errors import RootsError, problem
 from roots.evaluation.likelihood import finite, perplexity_of
-from roots.files import publish, removed_on_error
+from roots.files import cannot_write
 from roots.log import get_logger
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 
 _LOGGER = get_logger("training.metrics")
+_BLOCK_BYTES = 1 << 20
+# How a line begins as it is written here; others are parsed.
+_STEP = re.compile(rb'\{"step": (\d+)[,}]')
 
 
 @dataclass(frozen=True)
@@ -103,21 +109,38 @@ class RecordWriter:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             dropped = _drop_after(path, resume_step)
-            self._file = path.open("a", encoding="utf-8", newline="\n")
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise _unusable(path, error) from error
         if dropped:
             _LOGGER.info("%s: dropped %d records after step %d", path, dropped, resume_step)
 
     def write(self, record: StepRecord | EvaluationRecord) -> None:
-        """Append one line and hand it to the operating system."""
+        """Append one line and hand it to the operating system.
+
+        Raises RootsError where that has no room or fails; the file then ends with the line before.
+        """
         fields = {name: _json_value(value) for name, value in _known(record).items()}
-        self._file.write(json.dumps(fields, allow_nan=False) + "\n")
-        self._file.flush()
+        rest = memoryview(json.dumps(fields, allow_nan=False).encode() + b"\n")
+        needed = len(rest)
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)
+            raise cannot_write(self.path, error, needed) from None
 
     def sync(self) -> None:
-        """Make what was written survive a power cut; called where a checkpoint becomes final."""
-        os.fsync(self._file.fileno())
+        """Make what was written survive a power cut; called where a checkpoint becomes final.
+
+        Raises RootsError where the disk does not take it.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -157,7 +180,7 @@ def _records(path: Path, kind: type[Record]) -> Iterator[Record]:
     required = [field.name for field in fields if field.default is dataclasses.MISSING]
     names = [field.name for field in fields]
     try:
-        for number, _, values in _objects(path):
+        for number, values in _objects(path):
             missing = [name for name in required if name not in values]
             if missing:
                 raise _broken(path, number, f"has no field {missing[0]!r}")
@@ -172,8 +195,8 @@ def _records(path: Path, kind: type[Record]) -> Iterator[Record]:
         raise _unusable(path, error) from error
 
 
-def _objects(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
-    """Yield line number, line and parsed object of every whole record line."""
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number and parsed object of every whole record line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -182,27 +205,80 @@ def _objects(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
                 # Only the last line of a file can lack its end: a write that was cut short.
                 if not line.endswith(b"\n"):
                     return
-                raise _broken(path, number, "is no JSON") from None
+                raise _broken(path, number, _fault_of(line)) from None
             if not isinstance(values, dict) or not isinstance(values.get("step"), int):
-                raise _broken(path, number, "is no object with an integer 'step'")
-            yield number, line, values
+                raise _broken(path, number, _fault_of(line))
+            yield number, values
 
 
 def _drop_after(path: Path, last_step: int) -> int:
-    """Rewrite `path` with the records up to `last_step` only; return how many were dropped."""
+    """Cut `path` after the last record of a step up to `last_step`; how many records went."""
     if not path.exists():
         return 0
-    dropped = 0
-    temporary = path.with_name(path.name + ".tmp")
-    with removed_on_error(temporary):
-        with temporary.open("wb") as kept:
-            for _, line, values in _objects(path):
-                if values["step"] > last_step:
-                    dropped += 1
-                else:
-                    kept.write(line if line.endswith(b"\n") else line + b"\n")
-        publish(temporary, path)
+    dropped, keep = 0, 0
+    with path.open("r+b") as file:
+        for start, line in _lines_backwards(path):
+            whole = line.endswith(b"\n")
+            step = _step_of(line)
+            if step is None and whole:
+                raise _broken(path, _line_number(path, start), _fault_of(line))
+            if step is not None and step <= last_step:
+                keep = start + len(line)
+                if not whole:
+                    file.seek(keep)
+                    keep += file.write(b"\n")
+                break
+            dropped += step is not None
+        if file.seek(0, os.SEEK_END) != keep:
+            file.truncate(keep)
+            file.flush()
+            os.fsync(file.fileno())
     return dropped
+
+
+def _lines_backwards(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, line) from the last line to the first, reading as much as is asked for."""
+    with path.open("rb") as file:
+        position = file.seek(0, os.SEEK_END)
+        rest = b""
+        while position > 0:
+            size = min(_BLOCK_BYTES, position)
+            position -= size
+            file.seek(position)
+            first, *lines = (file.read(size) + rest).splitlines(keepends=True)
+            offset = position + len(first) + sum(map(len, lines))
+            for line in reversed(lines):
+                offset -= len(line)
+                yield offset, line
+            rest = first
+        if rest:
+            yield 0, rest
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a record's line, None for any other line."""
+    match = _STEP.match(line) if line.endswith(b"}\n") else None
+    if match:
+        return int(match.group(1))
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return step if isinstance(step, int) else None
+
+
+def _fault_of(line: bytes) -> str:
+    try:
+        json.loads(line)
+    except ValueError:
+        return "is no JSON"
+    return "is no object with an integer 'step'"
+
+
+def _line_number(path: Path, offset: int) -> int:
+    """Which line begins at `offset`, counted from 1."""
+    with path.open("rb") as file:
+        return file.read(offset).count(b"\n") + 1
 
 
 def _known(record: StepRecord | EvaluationRecord) -> dict[str, float | int | bool | str]:

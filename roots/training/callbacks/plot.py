@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from roots.errors import RootsError, problem
+from roots.files import publish, removed_on_error
 from roots.training.callbacks.metrics import (
     EVALUATIONS_FILE,
     EvaluationRecord,
@@ -41,7 +42,10 @@ def plot_losses(metrics_path: Path, out_png: Path) -> None:
     _draw(figure, steps, evaluations, metrics_path.resolve().parent.name)
     try:
         out_png.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out_png, dpi=DOTS_PER_INCH, format="png")
+        temporary = out_png.with_name(f".{out_png.name}.partial")
+        with removed_on_error(temporary):
+            figure.savefig(temporary, dpi=DOTS_PER_INCH, format="png")
+            publish(temporary, out_png)
     except OSError as error:
         rule = f"cannot be written ({error.strerror})"
         raise RootsError(problem(str(out_png), None, rule, "choose another file")) from error

@@ -10,12 +10,14 @@ import json
 import math
 import os
 import secrets
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from roots.config import RunConfig
 from roots.errors import RootsError, problem
+from roots.files import cannot_write
 from roots.log import get_logger
 
 if TYPE_CHECKING:
@@ -29,7 +31,13 @@ _LOGGER = get_logger("training.trackers")
 
 
 class Tracker(Protocol):
-    """Something that keeps curves."""
+    """Something that keeps curves.
+
+    `name`: in messages; `errors`: what `log` and `close` raise when it cannot go on.
+    """
+
+    name: str
+    errors: tuple[type[Exception], ...]
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of a step; steps never decrease."""
@@ -65,16 +73,33 @@ class TensorBoardTracker:
     def __init__(self, directory: Path, resume_step: int = 0) -> None:
         # The mark hides its own step as well; a new run may have evaluated at step 0.
         purge_step = resume_step + 1 if resume_step > 0 else 0
-        self._writer: SummaryWriter = _summary_writer()(
-            str(directory), purge_step=purge_step, flush_secs=FLUSH_SECONDS
-        )
+        self.name = f"TensorBoard in {directory}"
+        self.errors = (OSError,)
+        self._hook = threading.excepthook
+        threading.excepthook = self._except
+        writer = _summary_writer()
+        try:
+            self._writer: SummaryWriter = writer(
+                str(directory), purge_step=purge_step, flush_secs=FLUSH_SECONDS
+            )
+        except OSError as error:
+            raise cannot_write(directory, error) from None
+
+    def _except(self, arguments: threading.ExceptHookArgs) -> None:
+        """Keep TensorBoard's thread from printing a traceback: what it raised, `log` raises too."""
+        if type(arguments.thread).__module__.startswith("tensorboard."):
+            return
+        self._hook(arguments)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            threading.excepthook = self._hook
 
 
 class WandbTracker:
@@ -87,6 +112,8 @@ class WandbTracker:
 
     def __init__(self, config: RunConfig, run_directory: Path, resume_step: int = 0) -> None:
         wandb = _wandb()
+        self.name = "Weights & Biases"
+        self.errors = (OSError, wandb.errors.Error)
         self._state_path = run_directory / WANDB_STATE_FILE
         state = self._read_state() if resume_step > 0 else {}
         self._id = str(state.get("id") or secrets.token_hex(4))

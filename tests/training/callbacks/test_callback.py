@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from roots.errors import RootsError
 from roots.training.callbacks.callback import (
     Callback,
     CallbackList,
@@ -115,6 +116,9 @@ def test_metrics_callback_writes_both_files(tmp_path: Path) -> None:
 class KeepingTracker:
     """Keeps what is logged."""
 
+    name = "keeper"
+    errors = (OSError,)
+
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.closed = False
@@ -160,3 +164,41 @@ def test_progress_callback_drives_the_lines() -> None:
 
 def test_records_are_written_before_they_are_shown() -> None:
     assert MetricsCallback.priority > TrackerCallback.priority > ProgressCallback.priority
+
+
+def test_records_that_cannot_be_written_are_a_failure_and_no_exception(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    metrics = MetricsWriter(tmp_path / "metrics.jsonl")
+    evaluations = EvaluationWriter(tmp_path / "evaluations.jsonl")
+    callbacks = CallbackList([Callback(), MetricsCallback(metrics, evaluations)])
+    callbacks.check()
+    callbacks.on_step_end(step_record(1))
+    first = callbacks.failure
+    assert first is not None
+    callbacks.on_step_end(step_record(2))
+    with pytest.raises(RootsError, match=r"metrics\.jsonl: cannot be written \(No space") as caught:
+        callbacks.check()
+    assert caught.value is first
+    callbacks.on_train_end()
+
+
+def test_tracker_that_fails_is_left_out_and_the_run_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Full(KeepingTracker):
+        name = "Curves"
+
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            raise OSError(28, "No space left on device")
+
+    whole = KeepingTracker()
+    callbacks = CallbackList([TrackerCallback([Full(), whole], every_steps=1)])
+    for step in (1, 2):
+        callbacks.on_step_end(step_record(step))
+    callbacks.on_train_end()
+    assert callbacks.failure is None
+    assert [step for step, _ in whole.rows] == [1, 2]
+    assert caplog.messages == [
+        "Curves failed and is left out from now on ([Errno 28] No space left on device); "
+        "metrics.jsonl has the same values"
+    ]

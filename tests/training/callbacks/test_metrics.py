@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -78,21 +80,79 @@ def test_fresh_start_drops_everything(tmp_path: Path) -> None:
     assert [one.step for one in read_metrics(path)] == [1]
 
 
-def test_dropping_never_leaves_a_shorter_file_behind(
+@pytest.mark.parametrize("block", [1, 7, 300, 1 << 20])
+@pytest.mark.parametrize("keep", [0, 1, 6, 9, 10, 11])
+def test_dropping_cuts_after_the_last_line_to_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, keep: int
+) -> None:
+    monkeypatch.setattr("roots.training.callbacks.metrics._BLOCK_BYTES", block)
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 11))
+    lines = path.read_bytes().splitlines(keepends=True)
+    MetricsWriter(path, keep).close()
+    assert path.read_bytes() == b"".join(lines[:keep])
+
+
+def test_opening_reads_the_tail_alone(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 4))
+    path.write_bytes(b"not looked at\n" + path.read_bytes())
+    write(path, range(4, 5), resume_step=3)
+    assert len(path.read_bytes().splitlines()) == 5
+
+
+@pytest.mark.parametrize("content", ["notes of mine\n", "1\n2\n", '{"steps": 3}\n', "\n"])
+def test_file_that_holds_something_else_is_left_as_it_is(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(content)
+    with pytest.raises(RootsError, match=r"metrics\.jsonl, line \d: is no "):
+        MetricsWriter(path)
+    assert path.read_text() == content
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_full_disk_is_one_line_with_the_bytes_needed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    writer = MetricsWriter(path)
+    with pytest.raises(RootsError) as caught:
+        writer.write(step_record(1))
+    writer.close()
+    (line,) = caught.value.lines
+    assert re.fullmatch(
+        rf"{path}: cannot be written \(No space left on device\): it needs 2\d\d bytes, and "
+        r"[\d,]+ are free there; check the room and the quota of that disk and the rights, then "
+        "start again",
+        line,
+    )
+
+
+def test_line_without_room_leaves_no_part_of_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "metrics.jsonl"
-    write(path, range(1, 11))
+    write(path, range(1, 3))
     before = path.read_bytes()
+    writer = MetricsWriter(path, 2)
 
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    class Short:
+        """A file on a disk that has room for 100 bytes."""
 
-    monkeypatch.setattr("os.fsync", fail)
+        def __init__(self, file: FileIO) -> None:
+            self.file, self.room = file, 100
+            self.fileno, self.truncate, self.close = file.fileno, file.truncate, file.close
+
+        def write(self, data: memoryview) -> int:
+            if self.room == 0:
+                raise OSError(28, "No space left on device")
+            count = self.file.write(data[: self.room])
+            self.room -= count
+            return count
+
+    monkeypatch.setattr(writer, "_file", Short(writer._file))
     with pytest.raises(RootsError, match="No space left on device"):
-        MetricsWriter(path, 6)
+        writer.write(step_record(3))
     assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_not_finite_values_are_null_and_read_as_nan(tmp_path: Path) -> None:
