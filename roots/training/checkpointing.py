@@ -25,8 +25,10 @@ from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, barrier, broadcast_object
 from roots.parallel.shard import shard_of
 from roots.parallel.shared_errors import together
+from roots.training.course import changed_fields, leaves_the_course, rate_change
 from roots.training.divergence import refuse_what_is_not_finite
 from roots.training.engine.deepspeed_json import effective_zero_stage
+from roots.training.engine.state_files import foreign_names, foreign_state
 from roots.training.engine.step import Engine
 
 _logger = get_logger(__name__)
@@ -44,10 +46,15 @@ _FREE_OF_WEIGHTS = frozenset({"init_std", "sequence_length", "source_length"})
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where training goes on: the steps done and the samples they consumed."""
+    """Where training goes on: the steps done and the samples they consumed.
+
+    `new_course`: steps that the run had done after this point come out otherwise now. Known on
+    global rank 0.
+    """
 
     step: int
     consumed_samples: int
+    new_course: bool = False
 
 
 class Checkpointer:
@@ -116,18 +123,30 @@ class Checkpointer:
         engine.load(folder.parent, folder.name)
         found = manifest.read_manifest(folder)
         own = folder.parent.resolve() == self.root.resolve()
-        together(self.mesh.world, lambda: self._set_aside(found.step if own else -1))
+        aside = together(self.mesh.world, lambda: self._set_aside(found.step if own else -1))
         _logger.info("resumed from %s at step %d", folder, found.step)
-        return ResumePoint(found.step, found.consumed_samples)
+        changed = self._tell_changes(folders.read_config(folder), found.step)
+        return ResumePoint(found.step, found.consumed_samples, new_course=aside or changed)
+
+    def _tell_changes(self, before: RunConfig, step: int) -> bool:
+        """Log what is not as in the checkpoint; return whether the steps to come are others."""
+        changed = changed_fields(before, self.config)
+        rate = rate_change(before, self.config, step)
+        for line in (*changed.values(), *([] if rate is None else [rate])):
+            _logger.info("%s", line)
+        return leaves_the_course(changed, rate)
 
     def _refuse_what_is_not_finite(self, engine: Engine, point: ResumePoint) -> None:
         refuse_what_is_not_finite(engine.held_state(), point.step, self.mesh.rank)
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, step: int) -> bool:
+        """Whether there were newer ones; on rank 0."""
         if self.mesh.rank != 0:
-            return
-        for path in folders.set_aside_after(self.root, step):
+            return False
+        paths = folders.set_aside_after(self.root, step)
+        for path in paths:
             _logger.warning("kept a newer checkpoint of this run as %s", path)
+        return bool(paths)
 
     def _find(self) -> Path | None:
         folder = self._choose()
@@ -144,6 +163,7 @@ class Checkpointer:
             *self._layout_differences(folder, found.layout),
         ]
         lines.extend(self._damage(folder, found, sorted(found.files)))
+        lines.extend(self._foreign(folder, found))
         if lines:
             raise RootsError(*lines)
         return folder
@@ -168,6 +188,18 @@ class Checkpointer:
         """What is wrong with this rank's share of the files."""
         share = names[self.mesh.rank :: self.mesh.world.size]
         return manifest.damage_of(folder, found, share)
+
+    def _foreign(self, folder: Path, found: manifest.Manifest) -> list[str]:
+        """What in this rank's share of DeepSpeed's files is no training state, but runs."""
+        states = sorted(
+            each for each in found.files if each.endswith(manifest.TRAINING_STATE_SUFFIX)
+        )
+        lines = []
+        for path in (folder / each for each in states[self.mesh.rank :: self.mesh.world.size]):
+            names = foreign_names(path) if path.is_file() else []
+            if names:
+                lines.append(foreign_state(path, ", ".join(names)))
+        return lines
 
     def _choose(self) -> Path | None:
         wish = self.config.checkpoint.resume
@@ -196,8 +228,6 @@ class Checkpointer:
     def _order_differences(self, folder: Path) -> list[str]:
         """What decides which samples a step sees must stay, or some are skipped or repeated."""
         stored = folders.read_config(folder)
-        if stored.data != self.config.data:
-            _logger.warning("the `data` section differs from that of %s", folder)
         fix = "set it back, or start a new run with another run.name"
         pairs = (
             ("seed", self.config.training.seed, stored.training.seed),

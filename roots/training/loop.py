@@ -25,6 +25,7 @@ from roots.training.callbacks.metrics import StepRecord
 from roots.training.callbacks.overview import closing_lines
 from roots.training.callbacks.throughput import Rates, Throughput
 from roots.training.checkpointing import Checkpointer, ResumePoint
+from roots.training.course import finished_line
 from roots.training.divergence import SkipStreak
 from roots.training.engine.step import Engine, StepResult
 from roots.training.schedule import learning_rate
@@ -85,6 +86,8 @@ def train_loop(run: Run) -> ExitCode:
         name = signals.received or "a signal on another rank"
         _logger.info("stopped by %s after step %d, saved %s", name, point.step, saved)
         return ExitCode.INTERRUPTED
+    if run.start.step >= config.training.steps:
+        _logger.info("%s", finished_line(config, run.start.step))
     for line in closing_lines(config):
         _logger.info("%s", line)
     return ExitCode.DONE

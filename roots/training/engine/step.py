@@ -48,7 +48,9 @@ from roots.training.engine.loss_scale import LowestScale, own_the_scale
 from roots.training.engine.one_replica import spare_copies
 from roots.training.engine.optimizer import choose_optimizer, parameter_groups
 from roots.training.engine.overflow import GradientWatch
+from roots.training.engine.settings import count_steps_as_built, put_in_force, settings_of
 from roots.training.engine.start import import_muon_uncompiled
+from roots.training.engine.state_files import read_as_data
 from roots.training.engine.zero import refuse_what_is_not_served
 from roots.training.micro_batch import model_inputs, share_of
 from roots.training.router_statistics import ExpertLoad, RouterWatch
@@ -97,6 +99,7 @@ class Engine(abc.ABC):
             sequence=config.parallel.sequence,
             zigzag=config.parallel.context_method == "ring",
         )
+        self._settings = settings_of(engine.optimizer)
         decide_steps(engine.optimizer, self._is_skipped)
         own_the_scale(engine.optimizer, config.loss_scale)
 
@@ -195,14 +198,21 @@ class Engine(abc.ABC):
             )
 
     def load(self, folder: Path, tag: str) -> None:
-        """Restore weights, optimizer and loss scaler saved on the same layout."""
-        with files_of_a_dense_model(self.deepspeed):
+        """Restore weights, optimizer and loss scaler saved on the same layout.
+
+        Their settings are those of this run's config, and not of the one that has saved.
+        """
+        with files_of_a_dense_model(self.deepspeed), read_as_data(self.deepspeed):
             loaded, _ = self.deepspeed.load_checkpoint(str(folder), tag=tag)
         if loaded is None:
             rule = "holds no state that DeepSpeed can read"
             raise RootsError(
                 problem("checkpoint", str(folder / tag), rule, "resume from another checkpoint")
             )
+        optimizer = self.deepspeed.optimizer
+        put_in_force(optimizer, self._settings, self.config.training.gradient_clipping)
+        count_steps_as_built(self.deepspeed.basic_optimizer)
+        own_the_scale(optimizer, self.config.loss_scale)
         # DeepSpeed's file of the weights is one replica's, with the experts of that rank alone.
         named = ((shard_of(each, name), each) for name, each in self.module.named_parameters())
         experts = [(shard, each) for shard, each in named if shard.expert]
