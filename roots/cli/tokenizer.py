@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -19,6 +19,7 @@ from roots.cli.preprocess import (
     TextKey,
     refuse_keys_of_the_other,
 )
+from roots.errors import RootsError, problem
 
 tokenizer_app = typer.Typer(help="Make tokenizers.", no_args_is_help=True)
 
@@ -62,6 +63,7 @@ def train(
     from roots.tokenizer.train import save_tokenizer, train_bpe
 
     refuse_keys_of_the_other(context, pairs)
+    _refuse_useless_tokens(special_token or ())
     columns = (source_key, target_key) if pairs else None
     texts = _texts(files, text_key, columns, on_error.value, line_limit << 20)
     trained = train_bpe(
@@ -84,6 +86,22 @@ def train(
     typer.echo(f"{out}: {tokenizer.vocab_size} ids, {tokenizer.end_of_document} ends a document")
     if tokenizer.vocab_size < vocab_size:
         typer.echo(f"The text supports {tokenizer.vocab_size} ids of the {vocab_size} asked for.")
+
+
+def _refuse_useless_tokens(further: Sequence[str]) -> None:
+    """Raise RootsError with a line for each special token that is empty or there already."""
+    from roots.tokenizer.special_tokens import END_OF_DOCUMENT
+
+    before = [[END_OF_DOCUMENT, *further[:number]] for number in range(len(further))]
+    lines = [
+        problem("--special-token", token, "is there already", "leave it out")
+        if token
+        else problem("--special-token", token, "must not be empty", "leave it out")
+        for token, earlier in zip(further, before, strict=True)
+        if not token or token in earlier
+    ]
+    if lines:
+        raise RootsError(*lines)
 
 
 def _texts(

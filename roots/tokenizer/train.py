@@ -31,10 +31,9 @@ def train_bpe(
     Ids: the special tokens (END_OF_DOCUMENT first), the 256 bytes, then merges by frequency. Every
     text has ids, whatever the corpus. A small corpus may support fewer merges than asked for.
     `show_progress` draws bars on stderr if that is a terminal.
-    Raises RootsError for a vocabulary smaller than 256 + special tokens, for a special token that
-    is empty or there already, and without any text.
+    Raises RootsError for a vocabulary smaller than 256 + special tokens, and without any text.
     """
-    specials = _special_tokens(special_tokens)
+    specials = list(dict.fromkeys([END_OF_DOCUMENT, *special_tokens]))
     smallest = NUM_BYTES + len(specials)
     if vocab_size < smallest:
         rule = f"must be at least {smallest} (256 bytes and {len(specials)} special tokens)"
@@ -56,19 +55,6 @@ def train_bpe(
         rule = "the files hold no text"
         raise RootsError(problem("tokenizer train", None, rule, "name files that are not empty"))
     return tokenizer
-
-
-def _special_tokens(further: Sequence[str]) -> list[str]:
-    tokens = [END_OF_DOCUMENT]
-    lines = []
-    for token in further:
-        if not token or token in tokens:
-            rule = "is there already" if token else "must not be empty"
-            lines.append(problem("--special-token", token, rule, "leave it out"))
-        tokens.append(token)
-    if lines:
-        raise RootsError(*lines)
-    return tokens
 
 
 def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> JsonTokenizer:

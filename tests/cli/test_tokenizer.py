@@ -86,3 +86,14 @@ def test_formats_are_those_of_preprocess(tmp_path):
         "--text-key='body': has no effect, because every file here is text without keys or "
         "columns; leave it out, or name files of JSON lines .jsonl"
     )
+
+
+def test_special_tokens_without_effect_are_refused(tmp_path):
+    tokens = [word for t in ("<|endoftext|>", "<a>", "<a>", "") for word in ("--special-token", t)]
+    error = train(tmp_path, "--vocab-size", "300", *tokens).exception
+    assert isinstance(error, RootsError)
+    assert error.lines == (
+        "--special-token='<|endoftext|>': is there already; leave it out",
+        "--special-token='<a>': is there already; leave it out",
+        "--special-token='': must not be empty; leave it out",
+    )

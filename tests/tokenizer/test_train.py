@@ -91,13 +91,3 @@ def test_failed_save_leaves_the_former_tokenizer(tmp_path, monkeypatch):
     with pytest.raises(RootsError, match="No space left on device"):
         save_tokenizer(train_bpe(CORPUS, 290), tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == before
-
-
-def test_special_tokens_without_effect_are_refused():
-    with pytest.raises(RootsError) as caught:
-        train_bpe(["a"], 300, special_tokens=["<|endoftext|>", "<a>", "<a>", ""])
-    assert caught.value.lines == (
-        "--special-token='<|endoftext|>': is there already; leave it out",
-        "--special-token='<a>': is there already; leave it out",
-        "--special-token='': must not be empty; leave it out",
-    )
