@@ -1,4 +1,4 @@
-// Index arrays of the data pipeline: which tokens make sample i, and in which order samples come.
+// Index arrays of the data pipeline: in which order documents and samples come.
 //
 // Pure functions on numpy arrays, 64-bit throughout, with the GIL released while they count.
 // All randomness is counter-based (SplitMix64 over a key and a counter) and implemented here, so
@@ -54,7 +54,8 @@ void permute(int64_t* values, int64_t count, uint64_t key) {
 }
 
 // Documents 0 to documents - 1 once per epoch, each epoch in its own order. A longer run extends
-// the array and leaves its beginning unchanged.
+// the array and leaves its beginning unchanged; what is epoch e under key k is epoch 0 under
+// k + e * 0x9E3779B97F4A7C15, by the definition of random_bits.
 Int64Array document_order(int64_t documents, int64_t epochs, int64_t key) {
   require(documents > 0, "document_order: needs at least one document");
   require(epochs > 0, "document_order: needs at least one epoch");
@@ -69,46 +70,6 @@ Int64Array document_order(int64_t documents, int64_t epochs, int64_t key) {
             random_bits(static_cast<uint64_t>(key), static_cast<uint64_t>(epoch)));
   }
   return order;
-}
-
-// Row s is the place of token s * T of the stream "documents in this order, one after the other":
-// (position in `order`, offset in that document). Sample s reads T + 1 tokens from row s, so its
-// last token is the first of sample s + 1. There are num_samples + 1 rows: row s + 1 also says
-// where sample s ends. Rows never point into an empty document.
-Int64Array sample_index(const Int64Array& lengths, const Int64Array& order, int64_t sequence_length,
-                        int64_t num_samples) {
-  require(lengths.ndim() == 1 && order.ndim() == 1, "sample_index: arrays must have one dimension");
-  require(sequence_length > 0, "sample_index: sequence_length must be positive");
-  require(num_samples >= 0 && num_samples < INT64_MAX / 32 / sequence_length,
-          "sample_index: num_samples is out of range");
-  const int64_t* length_of = lengths.data();
-  const int64_t* document_at = order.data();
-  const int64_t documents = lengths.shape(0), count = order.shape(0);
-  Int64Array rows({static_cast<py::ssize_t>(num_samples + 1), static_cast<py::ssize_t>(2)});
-  int64_t* out = rows.mutable_data();
-  py::gil_scoped_release nogil;
-  int64_t position = 0, offset = 0;
-  for (int64_t sample = 0; sample <= num_samples; ++sample) {
-    int64_t ahead = sample == 0 ? 0 : sequence_length;
-    for (;;) {
-      if (position >= count)
-        throw std::invalid_argument("sample_index: the documents hold too few tokens for " +
-                                    std::to_string(num_samples) + " samples");
-      const int64_t document = document_at[position];
-      if (document < 0 || document >= documents)
-        throw std::invalid_argument("sample_index: order names document " +
-                                    std::to_string(document) + " of " + std::to_string(documents));
-      const int64_t left = length_of[document] - offset;
-      if (ahead < left) break;
-      ahead -= left;
-      ++position;
-      offset = 0;
-    }
-    offset += ahead;
-    out[2 * sample] = position;
-    out[2 * sample + 1] = offset;
-  }
-  return rows;
 }
 
 // Samples [bounds[e], bounds[e + 1]) of epoch e are shuffled among themselves.
@@ -172,11 +133,9 @@ py::tuple blend_index(const DoubleArray& weights, int64_t num_samples) {
 }  // namespace
 
 PYBIND11_MODULE(_index, module) {
-  module.doc() = "Document, sample, shuffle and blend indices (csrc/data/index.cpp).";
+  module.doc() = "Document, shuffle and blend indices (csrc/data/index.cpp).";
   module.def("document_order", &document_order, py::arg("documents"), py::arg("epochs"),
              py::arg("key"));
-  module.def("sample_index", &sample_index, py::arg("lengths").noconvert(),
-             py::arg("order").noconvert(), py::arg("sequence_length"), py::arg("num_samples"));
   module.def("shuffle_index", &shuffle_index, py::arg("bounds").noconvert(), py::arg("key"));
   module.def("blend_index", &blend_index, py::arg("weights").noconvert(), py::arg("num_samples"));
 }

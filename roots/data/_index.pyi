@@ -2,9 +2,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 def document_order(documents: int, epochs: int, key: int) -> NDArray[np.int64]: ...
-def sample_index(
-    lengths: NDArray[np.int64], order: NDArray[np.int64], sequence_length: int, num_samples: int
-) -> NDArray[np.int64]: ...
 def shuffle_index(bounds: NDArray[np.int64], key: int) -> NDArray[np.int64]: ...
 def blend_index(
     weights: NDArray[np.float64], num_samples: int

@@ -5,7 +5,9 @@ Legend: T sequence length; a sample has T + 1 tokens so that labels are the toke
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +20,13 @@ from roots.data.cache import (
     Purpose,
     cached_arrays,
 )
-from roots.data.index import EpochPlan, SampleIndices, build_sample_indices, plan_epochs
+from roots.data.index import EpochArrays, build_epochs, plan_epochs
 from roots.data.indexed import IndexedDataset, Int64s
 from roots.errors import RootsError, problem
 
 _HASHED_BYTES = 1 << 20
+# A sample reaches into the next epoch, and steps that are read ahead beyond that.
+_BLOCKS_AT_HAND = 4
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ class GPTDataset:
     """A split of a dataset, cut into samples and shuffled.
 
     `len()` is the number of samples of the planned epochs, at least as many as asked for. Sample i
-    does not depend on how many were asked for.
+    does not depend on how many were asked for. Index arrays are made as epochs come up; those of a
+    whole epoch are cached on disk, those of small epochs are quickly made, many at a time, and kept
+    in memory.
     """
 
     def __init__(
@@ -51,7 +57,7 @@ class GPTDataset:
         cache_directory: str | Path | None = None,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
     ) -> None:
-        """Map the index arrays, building and caching them where this is their first use.
+        """Check the index of the dataset, and map the arrays of the first epoch.
 
         Raises RootsError for a split without tokens and where the cache cannot be written.
         """
@@ -63,54 +69,88 @@ class GPTDataset:
             rule = f"documents {documents.start} to {documents.stop} hold no tokens"
             fix = "change data.split, or give data.valid a dataset of its own"
             raise RootsError(problem(indexed.prefix, None, rule, fix))
-        plan = plan_epochs(tokens, sequence_length, max(num_samples, 1))
-        self._indices = self._cached_indices(
-            plan, seed, cache_folder(indexed.prefix, cache_directory), lock_timeout_seconds
-        )
+        self._plan = plan_epochs(tokens, sequence_length, max(num_samples, 1), len(documents))
+        self._seed = seed
+        self._cache = cache_folder(indexed.prefix, cache_directory)
+        self._lock_timeout_seconds = lock_timeout_seconds
+        self._blocks = functools.lru_cache(maxsize=_BLOCKS_AT_HAND)(self._make_block)
+        if self._plan.epochs_per_block > 1:
+            indexed.check_index()
+        self._blocks(0)
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self._indices.shuffle)
+        return self._plan.num_samples
 
     def __getitem__(self, sample: int) -> Sample:
         """Read sample `sample` of the shuffled order: its tokens and document boundaries."""
-        row = int(self._indices.shuffle[sample])
-        (position, offset), (last, _) = self._indices.samples[row : row + 2].tolist()
-        order = self._indices.order[position : last + 1].tolist()
-        size = self.sequence_length + 1
+        plan, size = self._plan, self.sequence_length + 1
+        epoch = plan.epoch_of(sample)
+        epochs, arrays = self._block_of(epoch)
+        first = plan.first_sample(epochs.start)
+        start = (first + int(arrays.shuffle[sample - first])) * self.sequence_length
+        epoch = start // plan.epoch_tokens
+        offset = start - epoch * plan.epoch_tokens
         tokens = np.empty(size, dtype=np.int64)
         starts = np.empty(size, dtype=np.int64)
         filled = 0
-        for relative in order:
-            start, stop = self.indexed.document_span(self.documents.start + relative)
-            count = min(stop - start - offset, size - filled)
-            begin = start + offset
-            tokens[filled : filled + count] = self.indexed.tokens[begin : begin + count]
-            starts[filled : filled + count] = filled
-            filled, offset = filled + count, 0
-        assert filled == size, "the sample index does not fit the dataset"
+        while filled < size:
+            for begin, end in self._spans(epoch, offset, size - filled):
+                count = end - begin
+                tokens[filled : filled + count] = self.indexed.tokens[begin:end]
+                starts[filled : filled + count] = filled
+                filled += count
+            epoch, offset = epoch + 1, 0
         return Sample(tokens, starts)
 
-    def _cached_indices(
-        self, plan: EpochPlan, seed: int, folder: Path, timeout_seconds: float
-    ) -> SampleIndices:
+    def _spans(self, epoch: int, offset: int, count: int) -> Iterator[tuple[int, int]]:
+        """Yield [begin, end) in the tokens of the dataset, document by document of an epoch.
+
+        From token `offset` of the epoch on, `count` tokens in all or as far as the epoch goes.
+        """
+        epochs, arrays = self._block_of(epoch)
+        base = (epoch - epochs.start) * len(self.documents)
+        ends = arrays.ends[base : base + len(self.documents)]
+        place = int(np.searchsorted(ends, offset, side="right"))
+        while count > 0 and place < len(ends):
+            document = self.documents.start + int(arrays.order[base + place])
+            left = int(ends[place]) - offset
+            _, stop = self.indexed.document_span(document)
+            taken = min(left, count)
+            if taken:
+                yield stop - left, stop - left + taken
+            place, offset, count = place + 1, offset + taken, count - taken
+
+    def _block_of(self, epoch: int) -> tuple[range, EpochArrays]:
+        """The epochs whose arrays are made together with those of `epoch`, and the arrays."""
+        number = epoch // self._plan.epochs_per_block
+        return self._plan.block(number), self._blocks(number)
+
+    def _make_block(self, number: int) -> EpochArrays:
+        plan, epochs = self._plan, self._plan.block(number)
+
+        def build() -> EpochArrays:
+            lengths = np.diff(self.indexed.document_starts(self.documents))
+            return build_epochs(lengths, plan, epochs, self._seed)
+
+        def checked() -> Arrays:
+            self.indexed.check_index()
+            return vars(build())
+
+        if plan.epochs_per_block > 1:
+            return build()
         purpose: Purpose = {
-            "arrays": "samples of one dataset",
+            "arrays": "an epoch of one dataset",
             "dataset": _identity(self.indexed),
             "first_document": self.documents.start,
             "last_document": self.documents.stop,
             "sequence_length": self.sequence_length,
-            "num_samples": plan.num_samples,
-            "seed": seed,
+            "epoch": number,
+            "seed": self._seed,
         }
-
-        def build() -> Arrays:
-            return vars(
-                build_sample_indices(self.indexed, self.documents, self.sequence_length, plan, seed)
-            )
-
-        arrays = cached_arrays(folder, purpose, build, timeout_seconds=timeout_seconds)
-        return SampleIndices(arrays["order"], arrays["samples"], arrays["shuffle"])
+        timeout = self._lock_timeout_seconds
+        arrays = cached_arrays(self._cache, purpose, checked, timeout_seconds=timeout)
+        return EpochArrays(arrays["order"], arrays["ends"], arrays["shuffle"])
 
 
 def split_documents(num_documents: int, weights: tuple[float, float, float]) -> tuple[range, ...]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from roots.data import _index
 from roots.data.gpt import GPTDataset, split_documents
-from roots.data.index import build_sample_indices, plan_epochs
+from roots.data.index import build_epochs, plan_epochs
 from roots.data.indexed import IndexedDataset
 from roots.errors import RootsError
+from roots.seeding import derive_key
 
 T = 4
 # Every example writes a dataset of its own, so the shared folder of a fixture does no harm.
@@ -45,15 +48,18 @@ def test_samples_are_windows_of_the_stream(numbered, lengths, first, size, num_s
         return
     indexed = numbered(lengths)
     documents = range(first, len(lengths))
-    plan = plan_epochs(sum(lengths[first:]), size, num_samples)
-    indices = build_sample_indices(indexed, documents, size, plan, seed)
-    stream = [(t, d) for d in indices.order for t in range(*indexed.document_span(first + d))]
     epoch_tokens = sum(lengths[first:])
+    plan = plan_epochs(epoch_tokens, size, num_samples)
+    bounds = [plan.first_sample(epoch) for epoch in range(plan.num_epochs + 1)]
+    stream_epochs = -(-(plan.num_samples * size + 1) // epoch_tokens)
+    order = _index.document_order(len(documents), stream_epochs, derive_key(seed, "documents"))
+    shuffle = _index.shuffle_index(np.array(bounds), derive_key(seed, "samples"))
+    stream = [(t, d) for d in order for t in range(*indexed.document_span(first + d))]
     dataset = open_samples(indexed, num_samples, documents, seed, size)
     assert len(dataset) == plan.num_samples >= num_samples
     seen = []
     for i in range(len(dataset)):
-        row = int(indices.shuffle[i])
+        row = int(shuffle[i])
         window = stream[row * size : row * size + size + 1]
         sample = dataset[i]
         assert sample.tokens.tolist() == [token for token, _ in window]
@@ -63,7 +69,7 @@ def test_samples_are_windows_of_the_stream(numbered, lengths, first, size, num_s
         )
         seen.append(row)
     assert sorted(seen) == list(range(len(dataset)))
-    for epoch in range(len(plan.bounds) - 1):
+    for epoch in range(plan.num_epochs):
         tokens = [t for t, _ in stream[epoch * epoch_tokens : (epoch + 1) * epoch_tokens]]
         assert len(set(tokens)) == epoch_tokens, "an epoch shows every token once"
 
@@ -109,16 +115,68 @@ def test_samples_do_not_leave_their_split(numbered):
         assert {int(token) // 10 for token in dataset[i].tokens} == {2}
 
 
-def test_index_is_built_once_and_again_for_another_dataset(numbered, tmp_path, monkeypatch):
+@pytest.fixture
+def large(monkeypatch):
+    """Take the epochs of any dataset for large ones, which are cached one by one."""
+    monkeypatch.setattr("roots.data.index.BLOCK_ENTRIES", 1)
+
+
+def test_epochs_made_together_and_one_by_one_give_the_same_samples(numbered, monkeypatch):
+    indexed = numbered([13, 0, 7, 21])
+    together = open_samples(indexed, 100)
+    monkeypatch.setattr("roots.data.index.BLOCK_ENTRIES", 31)
+    two = open_samples(indexed, 100)
+    monkeypatch.setattr("roots.data.index.BLOCK_ENTRIES", 1)
+    alone = open_samples(indexed, 100)
+    for number in range(len(together)):
+        expected = together[number]
+        for dataset in (two, alone):
+            assert dataset[number].tokens.tolist() == expected.tokens.tolist()
+            assert dataset[number].document_starts.tolist() == expected.document_starts.tolist()
+
+
+def test_memory_does_not_grow_with_steps(numbered):
+    indexed = numbered([3])
+    tracemalloc.start()
+    dataset = open_samples(indexed, 8 * 10**6, sequence_length=64)
+    for number in (0, 4 * 10**6, 8 * 10**6 - 1):
+        assert sorted(set(dataset[number].tokens.tolist())) == [0, 1, 2]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60e6, "it was 1.4 GB"
+
+
+def test_small_datasets_need_no_cache(numbered, tmp_path):
+    open_samples(numbered([10, 20]), 3)
+    assert not (tmp_path / "index-cache").exists()
+
+
+def test_sequence_order_is_megatrons(numbered, megatron_helpers):
+    lengths = [5, 1, 9, 3, 12]
+    indexed, size, epochs = numbered(lengths), 4, 3
+    dataset = open_samples(indexed, 20, seed=2)
+    order = _index.document_order(len(lengths), epochs, derive_key(2, "documents"))
+    rows = megatron_helpers.build_sample_idx(
+        np.array(lengths, dtype=np.int32), order.astype(np.int32), size, epochs, 30, True, 1
+    )
+    bounds = [dataset._plan.first_sample(epoch) for epoch in range(epochs)]
+    shuffle = _index.shuffle_index(np.array(bounds), derive_key(2, "samples"))
+    for number, row in enumerate(shuffle.tolist()):
+        position, offset = rows[row].tolist()
+        first = indexed.document_span(int(order[position]))[0] + offset
+        assert dataset[number].tokens[0] == first
+
+
+def test_index_is_built_once_and_again_for_another_dataset(numbered, tmp_path, monkeypatch, large):
     built = []
-    real = build_sample_indices
+    real = build_epochs
     monkeypatch.setattr(
-        "roots.data.gpt.build_sample_indices",
+        "roots.data.gpt.build_epochs",
         lambda *arguments: built.append(1) or real(*arguments),
     )
     indexed = numbered([10, 20])
     open_samples(indexed, 3)
-    open_samples(indexed, 4)  # the same whole epoch
+    open_samples(indexed, 400)  # the same first epoch
     assert len(built) == 1
     open_samples(indexed, 3, seed=6)
     assert len(built) == 2
@@ -127,15 +185,15 @@ def test_index_is_built_once_and_again_for_another_dataset(numbered, tmp_path, m
     assert len(list((tmp_path / "index-cache").glob("*.json"))) == 3
 
 
-def test_cache_directory_is_used(numbered, tmp_path):
+def test_cache_directory_is_used(numbered, tmp_path, large):
     open_samples(numbered([10, 20]), 3, cache_directory=tmp_path / "elsewhere")
-    assert len(list((tmp_path / "elsewhere").glob("*.samples.npy"))) == 1
+    assert len(list((tmp_path / "elsewhere").glob("*.shuffle.npy"))) == 1
     assert not (tmp_path / "index-cache").exists()
 
 
-def test_read_only_cache_that_is_complete_is_enough(numbered, tmp_path):
+def test_read_only_cache_that_is_complete_is_enough(numbered, tmp_path, large):
     indexed = numbered([10, 20])
-    open_samples(indexed, 3)
+    open_samples(indexed, 3)[0]
     for path in (tmp_path / "index-cache").iterdir():
         if path.suffix == ".lock":
             path.unlink()
@@ -163,6 +221,16 @@ def test_split_cuts_all_documents_in_three(count, weights):
     assert [*train, *valid, *test] == list(range(count))
     for part, weight in zip((train, valid, test), weights):
         assert abs(len(part) - count * weight / sum(weights)) <= 1.0 + 1e-6
+
+
+@pytest.fixture(scope="module")
+def megatron_helpers():
+    """Megatron-core's own index builders."""
+    return pytest.importorskip(
+        "megatron.core.datasets.helpers",
+        reason="megatron-core is not installed (`pip install megatron-core`)",
+        exc_type=ImportError,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roots.data import _index
-from roots.data.index import build_blend_index, build_sample_indices, plan_epochs
+from roots.data.index import BLOCK_ENTRIES, build_blend_index, build_epochs, plan_epochs
 from roots.errors import RootsError
+from roots.seeding import derive_key
 
 
 @pytest.fixture(scope="module")
@@ -89,26 +90,6 @@ def test_permutations_are_uniform():
 
 
 @bounded
-@given(lengths=lengths_lists, size=st.integers(1, 9), data=st.data())
-def test_sample_rows_point_at_every_size_th_token(lengths, size, data):
-    order = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=20))
-    places = [(p, o) for p, document in enumerate(order) for o in range(lengths[document])]
-    num_samples = (len(places) - 1) // size
-    if num_samples < 0:
-        return
-    rows = _index.sample_index(np.array(lengths), np.array(order), size, num_samples)
-    assert rows.tolist() == [list(places[s * size]) for s in range(num_samples + 1)]
-
-
-@bounded
-@given(lengths=lengths_lists, size=st.integers(1, 9))
-def test_sample_index_refuses_more_samples_than_tokens(lengths, size):
-    num_samples = (sum(lengths) - 1) // size + 1
-    with pytest.raises(ValueError, match="hold too few tokens for"):
-        _index.sample_index(np.array(lengths), np.arange(len(lengths)), size, num_samples)
-
-
-@bounded
 @given(steps=st.lists(st.integers(0, 9), min_size=1, max_size=6), key=keys)
 def test_shuffle_stays_within_epochs(steps, key):
     bounds = np.cumsum([0, *steps])
@@ -142,34 +123,50 @@ def test_blend_keeps_to_its_shares_at_every_point():
 @given(tokens=st.integers(1, 60), size=st.integers(1, 20), num_samples=st.integers(1, 40))
 def test_epoch_plan_counts_the_samples_that_start_in_each_epoch(tokens, size, num_samples):
     plan = plan_epochs(tokens, size, num_samples)
-    epoch_of = [sample * size // tokens for sample in range(plan.num_samples + 1)]
-    bounds = plan.bounds.tolist()
+    epochs = [sample * size // tokens for sample in range(plan.num_samples + 1)]
+    assert [plan.epoch_of(sample) for sample in range(plan.num_samples + 1)] == epochs
+    bounds = [plan.first_sample(epoch) for epoch in range(plan.num_epochs + 1)]
     for epoch, (first, last) in enumerate(zip(bounds, bounds[1:])):
-        assert epoch_of[first:last] == [epoch] * (last - first)
-    assert epoch_of[-1] >= len(bounds) - 1, "the sample after the last starts in a later epoch"
+        assert epochs[first:last] == [epoch] * (last - first)
+    assert epochs[-1] >= plan.num_epochs, "the sample after the last starts in a later epoch"
     assert plan.num_samples >= num_samples
-    assert plan.bounds[-2] < num_samples, "an epoch more than needed"
-    assert plan.stream_epochs * tokens >= plan.num_samples * size + 1
+    assert bounds[-2] < num_samples, "an epoch more than needed"
 
 
 @bounded
 @given(
-    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=12),
-    size=st.integers(2, 9),
-    epochs=st.integers(1, 3),
-    key=keys,
+    lengths=lengths_lists,
+    size=st.integers(1, 9),
+    first=st.integers(0, 40),
+    count=st.integers(1, 3),
+    seed=st.integers(0, 9),
 )
-def test_sample_index_equals_megatrons(megatron_helpers, lengths, size, epochs, key):
-    order = _index.document_order(len(lengths), epochs, key)
+def test_epochs_made_by_themselves_equal_those_made_from_the_first_on(
+    lengths, size, first, count, seed
+):
     tokens = sum(lengths)
-    num_samples = (epochs * tokens - 1) // size
-    if epochs * tokens < 2 or num_samples == 0:
-        return
-    theirs = megatron_helpers.build_sample_idx(
-        np.array(lengths, dtype=np.int32), order.astype(np.int32), size, epochs, tokens, True, 1
-    )
-    ours = _index.sample_index(np.array(lengths), order, size, num_samples)
-    assert ours.tolist() == theirs.tolist()
+    plan = plan_epochs(tokens, size, 1, len(lengths))
+    arrays = build_epochs(np.array(lengths), plan, range(first, first + count), seed)
+    order = _index.document_order(len(lengths), first + count, derive_key(seed, "documents"))
+    order = order[first * len(lengths) :]
+    assert arrays.order.tolist() == order.tolist()
+    ends = [np.cumsum(np.array(lengths)[epoch]) for epoch in order.reshape(count, -1)]
+    assert arrays.ends.tolist() == np.concatenate(ends).tolist()
+    bounds = np.array([-(-epoch * tokens // size) for epoch in range(first + count + 1)])
+    shuffle = _index.shuffle_index(bounds, derive_key(seed, "samples"))
+    begin = plan.first_sample(first)
+    assert (arrays.shuffle + begin).tolist() == shuffle[begin:].tolist()
+
+
+def test_epochs_far_away_cost_no_more():
+    # Three tokens, seen for a million steps of a million sequences.
+    plan = plan_epochs(3, 64, 10**12)
+    assert plan.num_epochs == (10**12 - 1) * 64 // 3 + 1
+    epochs = plan.block(plan.num_epochs // plan.epochs_per_block)
+    arrays = build_epochs(np.array([3]), plan, epochs, seed=1)
+    assert len(arrays.order) == len(arrays.ends) == len(epochs) <= BLOCK_ENTRIES
+    samples = plan.first_sample(epochs.stop) - plan.first_sample(epochs.start)
+    assert sorted(arrays.shuffle.tolist()) == list(range(samples))
 
 
 @bounded
@@ -186,10 +183,12 @@ def test_blend_equals_megatrons(megatron_helpers, weights):
     assert ours[1].tolist() == sample.tolist()
 
 
-def test_offsets_beyond_32_bits(numbered):
+def test_offsets_beyond_32_bits():
     # Documents of 2^40 tokens: only counted, never read.
-    rows = _index.sample_index(np.full(3, 2**40), np.arange(3), 2**39, 5)
-    assert rows.tolist() == [[0, 0], [0, 2**39], [1, 0], [1, 2**39], [2, 0], [2, 2**39]]
+    plan = plan_epochs(3 * 2**40, 2**39, 5, 3)
+    arrays = build_epochs(np.full(3, 2**40), plan, range(1), seed=0)
+    assert arrays.ends.tolist() == [2**40, 2**41, 3 * 2**40]
+    assert plan.num_samples == 6
 
 
 @pytest.mark.parametrize(
@@ -198,9 +197,6 @@ def test_offsets_beyond_32_bits(numbered):
         (lambda: _index.document_order(0, 1, 0), "needs at least one document"),
         (lambda: _index.document_order(1, 0, 0), "needs at least one epoch"),
         (lambda: _index.document_order(2**40, 2**40, 0), "is too large"),
-        (lambda: _index.sample_index(np.ones(1, int), np.array([3]), 1, 0), "document 3 of 1"),
-        (lambda: _index.sample_index(np.ones(1, int), np.array([-1]), 1, 0), "document -1 of 1"),
-        (lambda: _index.sample_index(np.ones(1, int), np.zeros(1, int), 0, 1), "must be positive"),
         (lambda: _index.shuffle_index(np.array([0, 5, 3]), 0), "must not decrease"),
         (lambda: _index.shuffle_index(np.array([1, 5]), 0), "first bound must be 0"),
         (lambda: _index.blend_index(np.array([1.0, 0.0]), 3), "positive and finite"),
@@ -214,20 +210,7 @@ def test_impossible_arguments(call, message):
 
 def test_arrays_of_another_type_are_refused():
     with pytest.raises(TypeError):
-        _index.sample_index(np.ones(1, np.float64), np.zeros(1, int), 1, 0)
-
-
-def test_longer_runs_continue_shorter_ones(numbered):
-    dataset = numbered([7, 3, 11, 5, 9])
-    documents = range(5)
-    shorter_plan, longer_plan = plan_epochs(35, 4, 9), plan_epochs(35, 4, 30)
-    shorter = build_sample_indices(dataset, documents, 4, shorter_plan, seed=3)
-    longer = build_sample_indices(dataset, documents, 4, longer_plan, seed=3)
-    count = shorter_plan.num_samples
-    assert longer_plan.num_samples > count
-    assert longer.shuffle[:count].tolist() == shorter.shuffle.tolist()
-    assert longer.samples[: count + 1].tolist() == shorter.samples.tolist()
-    assert longer.order[: len(shorter.order)].tolist() == shorter.order.tolist()
+        _index.shuffle_index(np.zeros(2, np.float64), 1)
 
 
 def test_missing_extension_says_how_to_build_it(monkeypatch):
