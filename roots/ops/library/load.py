@@ -79,8 +79,12 @@ def available(backend: Backend) -> Loaded:
         plan = _plan(backend)
     except BuildError as error:
         return Loaded(None, None, _missing(backend, error))
-    path = Cache(kernel_cache_folder()).library(plan.stamp())
-    if is_complete(path):
+    stamp = plan.stamp()
+    try:
+        path = Cache(kernel_cache_folder()).library(stamp)
+    except RootsError as error:
+        return Loaded(None, None, _missing(backend, error))
+    if is_complete(path, stamp):
         return Loaded(path, read_stamp(path), "")
     return Loaded(None, None, f"the {backend} kernels are compiled at their first use.")
 

@@ -186,3 +186,100 @@ def test_sources_that_change_under_the_compiler_are_not_published(
     with pytest.raises(BuildError, match="were changed while they were compiled: build again"):
         Cache(workshop.cache).find_or_build(cpu_plan(workshop.csrc))
     assert not list(workshop.cache.glob("cpu-*/*.so"))
+
+
+STRANGER = 54321
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give files to other users")
+
+
+def spoil(library: Path, what: str) -> None:
+    """Let `library` be one that somebody else can have written."""
+    path = {
+        "library": library,
+        "stamp": library.with_suffix(".json"),
+        "folder": library.parent,
+    }[what.split()[0]]
+    if what.endswith("stranger's"):
+        os.chown(path, STRANGER, -1)
+    elif what.endswith("all"):
+        path.chmod(0o777)
+    else:
+        os.chown(path, -1, STRANGER)
+        path.chmod(0o775)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "library for all",
+        pytest.param("library stranger's", marks=as_root),
+        pytest.param("stamp stranger's", marks=as_root),
+        pytest.param("folder for a group", marks=as_root),
+    ],
+)
+def test_library_that_others_can_have_written_is_not_loaded(workshop: Workshop, what: str) -> None:
+    cache, plan = Cache(workshop.cache), cpu_plan(workshop.csrc)
+    library = cache.find_or_build(plan)
+    assert cache.find_or_build(plan) == library
+    spoil(library, what)
+    own = cache.find_or_build(plan)
+    assert own.parent.name == f"{library.parent.name}-{os.getuid()}"
+    assert works(str(own))
+    assert cache.find_or_build(plan) == own
+    spoil(own, what)
+    with pytest.raises(RootsError) as caught:
+        cache.find_or_build(plan)
+    (line,) = caught.value.lines
+    assert line.startswith(
+        f"kernel cache='{own.parent}': is not used, since what is loaded from there runs as this "
+        f"user: {own.parent}"
+    )
+    reason = "belongs to user 54321" if what.endswith("stranger's") else "may be written by others"
+    assert line.endswith(f" {reason}; set TORCH_EXTENSIONS_DIR to a folder of your own")
+
+
+@as_root
+def test_folder_that_others_may_write_is_refused_or_closed(workshop: Workshop) -> None:
+    workshop.cache.mkdir()
+    os.chown(workshop.cache, STRANGER, -1)
+    with pytest.raises(RootsError, match="belongs to user 54321; set TORCH_EXTENSIONS_DIR"):
+        Cache(workshop.cache).find_or_build(cpu_plan(workshop.csrc))
+    os.chown(workshop.cache, 0, STRANGER)
+    workshop.cache.chmod(0o775)
+    before = os.umask(0o002)
+    try:
+        library = Cache(workshop.cache).find_or_build(cpu_plan(workshop.csrc))
+    finally:
+        os.umask(before)
+    paths = [workshop.cache, library.parent, *library.parent.iterdir()]
+    assert not any(path.stat().st_mode & 0o022 for path in paths)
+
+
+@as_root
+def test_good_library_of_root_that_is_read_only_is_used(workshop: Workshop) -> None:
+    """What another user has is seen from a process of that user's."""
+    plan = cpu_plan(workshop.csrc)
+    library = Cache(workshop.cache).find_or_build(plan)
+    for folder in (workshop.folder, *workshop.folder.parents[:2]):
+        folder.chmod(0o755)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setuid(STRANGER)
+        try:
+            found = str(Cache(workshop.cache).find_or_build(plan))
+        except BaseException as error:  # noqa: BLE001  # told to the parent
+            found = repr(error)
+        os.write(writer, found.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 1000).decode() == str(library)
+
+
+def test_library_with_another_stamp_is_built_anew(workshop: Workshop) -> None:
+    cache, plan = Cache(workshop.cache), cpu_plan(workshop.csrc)
+    library = cache.find_or_build(plan)
+    library.with_suffix(".json").write_text("{}")
+    library.write_bytes(b"another")
+    assert cache.find_or_build(plan) == library
+    assert works(str(library))
