@@ -34,7 +34,7 @@ CONFIG_NAME = "config.yaml"
 WEIGHTS_FOLDER = "weights"
 # DeepSpeed's files, and none of ROOTS'.
 TRAINING_STATE_SUFFIX = ".pt"
-_BLOCK_BYTES = 1 << 22
+_BLOCK_BYTES = 1 << 20
 _READERS = 8
 _MAX_LINES = 12
 

@@ -95,7 +95,9 @@ def tensor_divides_model(config: RunConfig) -> Iterator[str]:
 
 def _divisors_near(number: int, wish: int) -> str:
     """List the divisors of `number` around `wish`, for the fix of a message."""
-    divisors = [value for value in range(1, number + 1) if number % value == 0]
+    # Nobody wants more heads or ranks than that, and a number may be absurd.
+    most = min(number, 1 << 16)
+    divisors = [value for value in range(1, most + 1) if number % value == 0]
     below = [value for value in divisors if value <= wish][-2:]
     above = [value for value in divisors if value > wish][:2]
     return ", ".join(str(value) for value in [*below, *above])

@@ -92,10 +92,22 @@ BERT = Family(
     },
     tensors=_tensors,
     prefix="bert.",
-    ignored=(
-        r"bert\.pooler\..*",
-        r"bert\.embeddings\.position_ids",
-        r"cls\.seq_relationship\..*",
-        r"cls\.predictions\.decoder\.(weight|bias)",
+    ignored=(r"bert\.embeddings\.position_ids",),
+    dropped=(r"bert\.pooler\..*", r"cls\.seq_relationship\..*"),
+    copies=(
+        ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+    ),
+    renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+    also=("BertForPreTraining",),
+    harmless=frozenset(
+        {
+            "directionality",
+            "pooler_fc_size",
+            "pooler_num_attention_heads",
+            "pooler_num_fc_layers",
+            "pooler_size_per_head",
+            "pooler_type",
+        }
     ),
 )

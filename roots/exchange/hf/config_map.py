@@ -6,7 +6,7 @@ side cannot express is a `Refusal`, one line each, and all of them are reported 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,28 @@ from roots.config.model import ModelConfig
 
 Tree = Mapping[str, Any]
 Fields = dict[str, Any]
+
+
+# Keys whose null is a value of its own, and not what a missing key means.
+NULL_IS_A_VALUE = frozenset({"head_dim", "num_key_value_heads", "sliding_window"})
+
+
+class AskedKeys(Mapping[str, Any]):
+    """A config.json that remembers which of its keys were asked for."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self.keys_asked_for: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.keys_asked_for.add(key)
+        return self._tree[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tree)
+
+    def __len__(self) -> int:
+        return len(self._tree)
 
 
 class Refusal(Exception):
@@ -69,7 +91,7 @@ class Equal:
         return (self.field,)
 
     def read(self, tree: Tree) -> Fields:
-        """Copy the value; null stays null, a missing key means the default."""
+        """Copy the value; a missing key means the default."""
         return {self.field: tree.get(self.key, self.default)}
 
     def write(self, model: ModelConfig) -> Fields:

@@ -9,7 +9,17 @@ from typing import Any
 
 from roots.config.model import RESOLVED_FIELDS, ModelConfig
 from roots.config.unread_fields import field_names, field_of, idle_fields, with_fields
-from roots.exchange.hf.config_map import Entry, Fields, Refusal, Tree, shown, trained_with
+from roots.exchange.hf.config_map import (
+    NULL_IS_A_VALUE,
+    AskedKeys,
+    Entry,
+    Fields,
+    Refusal,
+    Tree,
+    shown,
+    trained_with,
+)
+from roots.exchange.hf.harmless_keys import HARMLESS_KEYS
 from roots.exchange.hf.tensor_map import Rule
 
 # Fields that say how a model is trained or stored, not what it computes: capacity is for training.
@@ -36,6 +46,11 @@ class Family:
     tensors:                  the rules of all tensors of a model
     prefix:                   what the names of its body begin with; files of a bare body lack it
     ignored:                  patterns of tensors that hold no weights, such as masks
+    dropped:                  patterns of tensors of heads that ROOTS does not have
+    copies:                   tensors that some files hold twice: the copy, and what it must equal
+    renamed:                  (pattern, replacement) of tensor names in older files
+    also:                     other architectures of the same body whose extra heads are dropped
+    harmless:                 keys of config.json that change nothing that ROOTS computes
     constants:                keys of config.json that are written and never asked for
     """
 
@@ -47,16 +62,35 @@ class Family:
     prefix: str
     unused: frozenset[str] = field(default_factory=frozenset)
     ignored: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    also: tuple[str, ...] = ()
+    harmless: frozenset[str] = field(default_factory=frozenset)
     constants: Mapping[str, Any] = field(default_factory=dict)
 
     def read_config(self, tree: Tree) -> tuple[Fields, list[Refusal]]:
-        """Fields of `model` from config.json, and everything that ROOTS cannot express."""
+        """Fields of `model` from config.json, and everything that ROOTS cannot express.
+
+        A null means what a missing key does, but where `NULL_IS_A_VALUE`. Keys that nobody reads
+        are refused, unless it is known that they change nothing, or they are null.
+        """
+        given = {
+            key: value for key, value in tree.items() if value is not None or key in NULL_IS_A_VALUE
+        }
+        asked = AskedKeys(given)
         fields, refusals = dict(self.fields), []
         for entry in self.entries:
             try:
-                fields.update(entry.read(tree))
+                fields.update(entry.read(asked))
             except Refusal as refusal:
                 refusals.append(refusal)
+        known = HARMLESS_KEYS | self.harmless | self.constants.keys() | asked.keys_asked_for
+        for key in sorted(given.keys() - known):
+            if given[key] is not None:
+                fix = "remove the key if the model is the same without it"
+                rule = f"is unknown for {self.model_type}, so it may change what the model computes"
+                refusals.append(Refusal(key, given[key], rule, fix))
         return fields, refusals
 
     def write_config(self, model: ModelConfig) -> tuple[Fields, list[Refusal]]:
@@ -73,7 +107,13 @@ class Family:
 
     def is_ignored(self, name: str) -> bool:
         """Whether a tensor of a model file carries no weights of its own."""
-        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+        return any(re.fullmatch(pattern, name) for pattern in (*self.ignored, *self.dropped))
+
+    def name_of(self, name: str) -> str:
+        """The present name of a tensor that older files spell otherwise."""
+        for pattern, replacement in self.renamed:
+            name = re.sub(pattern, replacement, name)
+        return name
 
     @property
     def has_experts(self) -> bool:

@@ -75,5 +75,19 @@ GPT2 = Family(
     fields={"position": "learned", "norm": "layer_norm", "bias": True},
     tensors=_tensors,
     prefix="transformer.",
-    ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)", r"lm_head\.weight"),
+    ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
+    copies=(("lm_head.weight", "transformer.wte.weight"),),
+    harmless=frozenset(
+        {
+            "n_ctx",
+            "is_decoder",
+            # In which order and precision the same products are computed.
+            "reorder_and_upcast_attn",
+            "summary_activation",
+            "summary_first_dropout",
+            "summary_proj_to_labels",
+            "summary_type",
+            "summary_use_proj",
+        }
+    ),
 )

@@ -72,8 +72,7 @@ GPT_NEOX = Family(
     fields={"position": "rotary", "norm": "layer_norm", "bias": True},
     tensors=_tensors,
     prefix="gpt_neox.",
-    ignored=(
-        r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",
-        r"embed_out\.weight",
-    ),
+    ignored=(r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
+    copies=(("embed_out.weight", "gpt_neox.embed_in.weight"),),
+    harmless=frozenset({"is_decoder"}),
 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from roots.errors import RootsError, problem
+from roots.exchange.foreign_folder import file_in
+from roots.exchange.hf.config_map import Fields
 from roots.exchange.hf.family import Family
 from roots.exchange.hf.model_files import ModelFiles, TensorSource, common_dtype, read_json
 from roots.exchange.hf.registry import family_of, read_model
@@ -17,6 +21,7 @@ from roots.exchange.hf.tokenizer_files import (
     GENERATION_NAME,
     TOKENIZER_FOLDER,
     TOKENIZER_NAME,
+    check_vocabulary,
     copy_files,
     copy_tokenizer,
 )
@@ -30,7 +35,10 @@ from roots.exchange.imported_checkpoint import (
     write_weights,
 )
 from roots.exchange.safetensors_writer import TensorPlan
+from roots.log import get_logger
 from roots.planner.parameters import count_parameters
+
+_logger = get_logger(__name__)
 
 
 def import_hf(
@@ -50,14 +58,19 @@ def import_hf(
     family = family_of(tree, path)
     fields = read_model(family, tree, path)
     files = ModelFiles(source)
-    kept = dtype or common_dtype(files.tensors.values())
-    has_tokenizer = (source / TOKENIZER_NAME).is_file()
+    check_depth(fields, files, path)
+    found = _Named(files, family)
+    fields = found.with_own_head(fields)
+    kept = dtype or common_dtype(found.tensors.values())
+    has_tokenizer = file_in(source, TOKENIZER_NAME) is not None
     where = str(target.resolve() / TOKENIZER_FOLDER) if has_tokenizer else None
     architecture = str(fields.get("architecture", "decoder"))
     config = run_config(fields, kept, where, data_tokens(source, architecture, tree))
     rules = list(family.tensors(config.model))
-    found = _Named(files, family, rules)
+    found.keep(rules)
     check_source(found, rules)
+    if has_tokenizer:
+        check_vocabulary(str(source), config.model.vocab_size)
     with new_folder(target) as folder:
         names = write_weights(folder, found, rules, dtype, shard_bytes)
         copied = copy_tokenizer(source, folder / TOKENIZER_FOLDER)
@@ -75,19 +88,73 @@ def import_hf(
     )
 
 
+def check_depth(fields: Fields, files: TensorSource, path: Path) -> None:
+    """Refuse more layers or experts than there are tensors, before anything is done for each.
+
+    Raises RootsError.
+    """
+    experts = fields.get("moe")
+    counts = {
+        "layers": fields.get("num_layers"),
+        "layers of the encoder": fields.get("num_encoder_layers"),
+        "experts": experts.get("num_experts") if isinstance(experts, dict) else None,
+    }
+    for what, count in counts.items():
+        if isinstance(count, int) and count > len(files.tensors):
+            rule = f"are more than the {len(files.tensors)} tensors of {files.place}"
+            fix = "use the config that the weights were saved with"
+            raise RootsError(problem(f"{what} of {path}", count, rule, fix))
+
+
 class _Named(TensorSource):
     """A folder's tensors by the names of the whole model, without those that carry nothing."""
 
-    def __init__(self, files: TensorSource, family: Family, rules: Sequence[Rule]) -> None:
+    def __init__(self, files: TensorSource, family: Family) -> None:
         self._files = files
-        used = {part.name for rule in rules for part in rule.parts}
-        is_body = not any(name.startswith(family.prefix) for name in files.tensors)
+        self._family = family
+        present = {family.name_of(name): name for name in files.tensors}
+        is_body = not any(name.startswith(family.prefix) for name in present)
         prefix = family.prefix if is_body else ""
         self._names = {
-            prefix + name: name
-            for name in files.tensors
-            if prefix + name in used or not family.is_ignored(prefix + name)
+            prefix + name: stored
+            for name, stored in present.items()
+            if not family.is_ignored(prefix + name)
         }
+        dropped = sorted(
+            name for name in present if any(re.fullmatch(each, name) for each in family.dropped)
+        )
+        if dropped:
+            _logger.info("left out, as ROOTS has no such head: %s", ", ".join(dropped))
+
+    def with_own_head(self, fields: Fields) -> Fields:
+        """The fields, of a head of its own if the file holds one that is not the tied table.
+
+        As transformers 5 has it: what a config ties and a file holds twice with other values is two
+        matrices. Tables that ROOTS has once must be equal. Raises RootsError.
+        """
+        head = self._family.copies[0][0] if self._family.copies else ""
+        for copy, original in self._family.copies:
+            if copy not in self._names or original not in self._names:
+                continue
+            if copy == head and not fields.get("tied_embeddings"):
+                continue
+            if torch.equal(self.read(copy), self.read(original)):
+                del self._names[copy]
+            elif copy == head:
+                _logger.info("%s is not %s, so the head is not tied", copy, original)
+                fields = {**fields, "tied_embeddings": False}
+            else:
+                rule = f"must equal {original}: ROOTS has one table for both"
+                fix = "this model cannot be imported"
+                raise RootsError(problem(f"tensor {copy}", None, rule, fix))
+        return fields
+
+    def keep(self, rules: Sequence[Rule]) -> None:
+        """Forget copies of the table where the rules read none."""
+        used = {part.name for rule in rules for part in rule.parts}
+        for copy, original in self._family.copies:
+            if copy not in used and original in self._names:
+                self._names.pop(copy, None)
 
     @property
     def place(self) -> Path:

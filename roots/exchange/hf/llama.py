@@ -181,7 +181,8 @@ def common_entries(
 
 
 FIELDS = {"position": "rotary", "norm": "rms_norm"}
-IGNORED = (r".*rotary_emb\.inv_freq", r"lm_head\.weight")
+IGNORED = (r".*rotary_emb\.inv_freq",)
+COPIES = (("lm_head.weight", "model.embed_tokens.weight"),)
 
 LLAMA = Family(
     model_type="llama",
@@ -195,6 +196,7 @@ LLAMA = Family(
     tensors=_tensors,
     prefix="model.",
     ignored=IGNORED,
+    copies=COPIES,
 )
 
 MISTRAL = Family(
@@ -208,6 +210,7 @@ MISTRAL = Family(
     tensors=_tensors,
     prefix="model.",
     ignored=IGNORED,
+    copies=COPIES,
 )
 
 QWEN2 = Family(
@@ -221,7 +224,9 @@ QWEN2 = Family(
     fields=FIELDS,
     tensors=_tensors,
     prefix="model.",
+    harmless=frozenset({"sliding_window"}),
     ignored=IGNORED,
+    copies=COPIES,
 )
 
 QWEN3 = Family(
@@ -235,5 +240,7 @@ QWEN3 = Family(
     fields={**FIELDS, "bias": False, "qk_norm": True},
     tensors=_tensors,
     prefix="model.",
+    harmless=frozenset({"sliding_window"}),
     ignored=IGNORED,
+    copies=COPIES,
 )

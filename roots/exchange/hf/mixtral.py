@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from roots.config.model import ModelConfig
 from roots.exchange.hf.config_map import Equal, Fields, Fixed, Refusal, Tree, trained_with
 from roots.exchange.hf.family import Family
-from roots.exchange.hf.llama import FIELDS, IGNORED, body_tensors, common_entries
+from roots.exchange.hf.llama import COPIES, FIELDS, IGNORED, body_tensors, common_entries
 from roots.exchange.hf.tensor_map import Rule, same
 
 
@@ -82,4 +82,5 @@ MIXTRAL = Family(
     tensors=_tensors,
     prefix="model.",
     ignored=IGNORED,
+    copies=COPIES,
 )

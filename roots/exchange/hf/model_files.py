@@ -13,6 +13,7 @@ from torch import Tensor
 
 from roots.checkpoint.dtypes import DTYPES
 from roots.errors import RootsError, problem
+from roots.exchange.foreign_folder import file_in
 from roots.exchange.safetensors_writer import TensorPlan
 
 SINGLE_NAME = "model.safetensors"
@@ -72,13 +73,13 @@ class ModelFiles:
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """The JSON object in a file. Raises RootsError where there is none."""
-    if not path.is_file():
+    if file_in(path.parent, path.name) is None:
         rule = f"does not exist, so {path.parent} is no folder of a Hugging Face model"
         fix = "give a folder with config.json and *.safetensors"
         raise RootsError(problem(what, str(path), rule, fix))
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RootsError(problem(what, str(path), f"is not JSON ({error})", _COPY)) from None
     if not isinstance(tree, dict):
         raise RootsError(problem(what, str(path), "must hold a JSON object", _COPY))
@@ -95,25 +96,38 @@ def write_index(folder: Path, files: Mapping[str, Iterable[TensorPlan]]) -> None
 
 
 def common_dtype(plans: Iterable[TensorPlan]) -> torch.dtype:
-    """The dtype of most of the values."""
-    counts: dict[torch.dtype, int] = {}
+    """The dtype of most of the floating values; masks and ids have none to keep."""
+    counts: dict[torch.dtype, int] = {torch.float32: 0}
     for plan in plans:
+        if not plan.dtype.is_floating_point:
+            continue
         counts[plan.dtype] = counts.get(plan.dtype, 0) + plan.num_bytes // plan.dtype.itemsize
     return max(counts, key=lambda dtype: counts[dtype])
 
 
 def _paths(folder: Path) -> list[Path]:
     """The files that the index names, or the single one. Raises RootsError for a missing one."""
-    index = folder / INDEX_NAME
-    if index.is_file():
-        names = sorted(set(read_json(index, "index").get("weight_map", {}).values()))
-        missing = [folder / name for name in names if not (folder / name).is_file()]
+    index = file_in(folder, INDEX_NAME)
+    if index is not None:
+        places = read_json(index, "index").get("weight_map")
+        if not isinstance(places, dict) or not places or not all(map(_is_text, places.values())):
+            rule = "must hold a weight_map that names the file of every tensor"
+            raise RootsError(problem("index", str(index), rule, _COPY))
+        names = sorted(set(places.values()))
+        missing = [folder / name for name in names if file_in(folder, name) is None]
         if missing:
             rule = f"is missing, but {INDEX_NAME} names it"
             raise RootsError(*(problem("model file", str(path), rule, _COPY) for path in missing))
         return [folder / name for name in names]
-    if not (folder / SINGLE_NAME).is_file():
+    if file_in(folder, SINGLE_NAME) is None:
         rule = f"holds neither {SINGLE_NAME} nor {INDEX_NAME}"
         fix = "save the model with save_pretrained, which writes safetensors"
+        if pickles := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
+            rule = f"holds its weights in {pickles[0]}, a pickle, which could run code"
+            fix = "load the model in transformers and save it by save_pretrained as safetensors"
         raise RootsError(problem("folder", str(folder), rule, fix))
     return [folder / SINGLE_NAME]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

@@ -20,7 +20,14 @@ from roots.exchange.hf.config_map import (
     trained_with,
 )
 from roots.exchange.hf.family import Family
-from roots.exchange.hf.llama import FIELDS, IGNORED, body_tensors, common_entries, mlp_tensors
+from roots.exchange.hf.llama import (
+    COPIES,
+    FIELDS,
+    IGNORED,
+    body_tensors,
+    common_entries,
+    mlp_tensors,
+)
 from roots.exchange.hf.tensor_map import Rule, same
 
 _SHARED_WIDTH = "shared_expert_intermediate_size"
@@ -109,6 +116,26 @@ class ExpertFields:
         return tree
 
 
+class NoWindow:
+    """Every layer sees all that came before."""
+
+    ours = ()
+
+    def read(self, tree: Tree) -> Fields:
+        """Nothing. Raises Refusal for a window in any layer."""
+        fix = "ROOTS has no windows beside experts of this kind, so this model cannot be imported"
+        if tree.get("use_sliding_window", False):
+            raise Refusal("use_sliding_window", True, "must be False", fix)
+        kinds = set(tree.get("layer_types") or ())
+        if kinds - {"full_attention"}:
+            raise Refusal("layer_types", sorted(kinds), "must be full_attention everywhere", fix)
+        return {}
+
+    def write(self, model: ModelConfig) -> Fields:
+        """That there is none."""
+        return {"use_sliding_window": False}
+
+
 def _missing(field: str, value: object, wanted: object) -> Refusal:
     name = f"model.moe.{field}"
     return Refusal(name, value, f"must be {shown(wanted)}", trained_with(name, wanted))
@@ -120,13 +147,15 @@ QWEN3_MOE = Family(
     entries=(
         *common_entries(heads=4, length=32768, inner=6144),
         Fixed("attention_bias", False),
-        Fixed("use_sliding_window", False),
+        NoWindow(),
         ExpertFields(num_experts=128, top_k=8, width=768, shared=False),
     ),
     fields={**FIELDS, "bias": False, "qk_norm": True},
     tensors=_tensors,
     prefix="model.",
+    harmless=frozenset({"sliding_window"}),
     ignored=IGNORED,
+    copies=COPIES,
 )
 
 QWEN2_MOE = Family(
@@ -135,11 +164,13 @@ QWEN2_MOE = Family(
     entries=(
         *common_entries(heads=16, length=32768, inner=5632),
         Equal("qkv_bias", "qkv_bias", True, resolved="has_qkv_bias"),
-        Fixed("use_sliding_window", False),
+        NoWindow(),
         ExpertFields(num_experts=60, top_k=4, width=1408, shared=True),
     ),
     fields={**FIELDS, "bias": False},
     tensors=_tensors,
     prefix="model.",
+    harmless=frozenset({"sliding_window"}),
     ignored=IGNORED,
+    copies=COPIES,
 )

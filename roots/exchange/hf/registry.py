@@ -29,12 +29,16 @@ FAMILIES: tuple[Family, ...] = (
 def family_of(tree: dict[str, Any], path: Path) -> Family:
     """The architecture that the config.json at `path` names. Raises RootsError."""
     architectures = tree.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(n, str) for n in architectures):
+        rule, fix = "must be a list of names", "copy it again from where the model comes from"
+        raise RootsError(problem(f"architectures of {path}", architectures, rule, fix))
+    _refuse_quantised(tree, path)
     for family in FAMILIES:
         # A bare body has no architecture of its own, as the files of the first GPT-2 have not.
         bare = not architectures or family.architecture.startswith(
             architectures[0][: -len("Model")]
         )
-        if family.architecture in architectures:
+        if {family.architecture, *family.also} & set(architectures):
             return family
         if family.model_type == tree.get("model_type") and bare:
             return family
@@ -43,6 +47,20 @@ def family_of(tree: dict[str, Any], path: Path) -> Family:
     rule = f"must be one of {known}"
     fix = "ROOTS has no map for another architecture"
     raise RootsError(problem(f"architecture of {path}", value, rule, fix))
+
+
+def _refuse_quantised(tree: dict[str, Any], path: Path) -> None:
+    """Packed weights have other names, shapes and dtypes: one line instead of one for each."""
+    for key in ("quantization_config", "compression_config"):
+        section = tree.get(key)
+        if section:
+            method = section.get("quant_method") if isinstance(section, dict) else section
+            if method is None and isinstance(section, dict):
+                # bitsandbytes of older files only says how many bits it loads in.
+                method = next((name for name in section if name.startswith("load_in_")), "unknown")
+            rule = f"unquantised weights are needed ({path})"
+            fix = "import the model that was quantised, or save it dequantised by transformers"
+            raise RootsError(f"{key}.quant_method={method}: {rule}; {fix}")
 
 
 def read_model(family: Family, tree: dict[str, Any], path: Path) -> Fields:

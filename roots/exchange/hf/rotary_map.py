@@ -35,7 +35,11 @@ _PARAMETERS: dict[str, tuple[tuple[str, str], ...]] = {
 _KINDS = {"default": "none", "linear": "linear", "yarn": "yarn", "llama3": "llama3"}
 # What else may stand there, and the value that it must have.
 _HARMLESS = {"mscale": None, "mscale_all_dim": None, "truncate": True}
-_WHERE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", _LENGTH[0]}
+# Parameters of the other kinds have no effect there either.
+_KNOWN = {
+    *("rope_type", "type", "rope_theta", "partial_rotary_factor"),
+    *(theirs for pairs in _PARAMETERS.values() for theirs, _ in pairs),
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Rotary:
 
     def read(self, tree: Tree) -> Fields:
         """Fields of `model`. Raises Refusal for a kind of scaling that ROOTS does not have."""
-        found = {**(tree.get("rope_parameters") or {}), **(tree.get("rope_scaling") or {})}
+        found = _found(tree)
         base = found.get("rope_theta", tree.get(self.base_key, self.base))
         fallback = tree.get(self.fraction_key, self.fraction)
         fraction = found.get("partial_rotary_factor", fallback)
@@ -98,6 +102,22 @@ class Rotary:
         return written
 
 
+def _found(tree: Tree) -> Mapping[str, Any]:
+    """The parameters, in the older place if there are any. Raises Refusal for those of a layer."""
+    places = ("rope_scaling", "rope_parameters")
+    # Both are asked for, so that neither counts as a key that nobody knows.
+    name, found = next(
+        (item for item in [(name, tree.get(name)) for name in places] if item[1]), ("", {})
+    )
+    fix = "ROOTS has one scaling for all layers, so this model cannot be imported"
+    if not isinstance(found, Mapping):
+        raise Refusal(name, found, "must be an object", fix)
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            raise Refusal(f"{name}.{key}", dict(value), "must be one value", fix)
+    return found
+
+
 def _scaling(found: Mapping[str, Any], tree: Tree) -> Fields:
     """The section `rotary_scaling`, {} without one."""
     kind = found.get("rope_type", found.get("type", "default"))
@@ -105,14 +125,20 @@ def _scaling(found: Mapping[str, Any], tree: Tree) -> Fields:
         rule = f"must be one of {', '.join(_PARAMETERS)}"
         fix = "ROOTS cannot compute such frequencies, so this model cannot be imported"
         raise Refusal("rope_type", kind, rule, fix)
-    names = dict(_PARAMETERS[kind])
+    fix = "ROOTS has no field for it, so this model cannot be imported"
     for key, value in found.items():
-        if key not in names and key not in _WHERE and _HARMLESS.get(key, value) != value:
-            fix = "ROOTS has no field for it, so this model cannot be imported"
+        if value is None or key in _KNOWN:
+            continue
+        if key not in _HARMLESS:
+            raise Refusal(f"rope_parameters.{key}", value, "is no parameter that ROOTS knows", fix)
+        if _HARMLESS[key] != value:
             raise Refusal(f"rope_parameters.{key}", value, f"must be {_HARMLESS[key]}", fix)
+    # transformers gives the model's own key precedence (Phi-3 has it there).
+    length = tree.get(_LENGTH[0]) or found.get(_LENGTH[0]) or tree.get("max_position_embeddings")
     if kind == "default":
         return {}
+    names = dict(_PARAMETERS[kind])
     given = {ours: found[theirs] for theirs, ours in names.items() if found.get(theirs) is not None}
     if _LENGTH[0] in names:
-        given.setdefault(_LENGTH[1], tree.get("max_position_embeddings"))
+        given[_LENGTH[1]] = length
     return {"kind": _KINDS[kind], **given}

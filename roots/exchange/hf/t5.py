@@ -101,10 +101,11 @@ class Head:
     ours = ("tied_embeddings", "head_scale")
 
     def read(self, tree: Tree) -> Fields:
-        """Both follow from one key."""
+        """Both follow from one key, unless a second one says otherwise of the scale."""
         tied = tree.get("tie_word_embeddings", True)
+        scaled = tree.get("scale_decoder_outputs", tied)
         width = tree.get("d_model", 512)
-        return {"tied_embeddings": tied, "head_scale": width**-0.5 if tied else 1.0}
+        return {"tied_embeddings": tied, "head_scale": width**-0.5 if scaled else 1.0}
 
     def write(self, model: ModelConfig) -> Fields:
         """The key, if the scale is the one that follows from it."""
@@ -155,8 +156,12 @@ T5 = Family(
     constants={"is_encoder_decoder": True},
     tensors=_tensors,
     prefix="decoder.",
-    ignored=(
-        r"(encoder|decoder)\.embed_tokens\.weight",
-        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+    copies=(
+        ("lm_head.weight", "shared.weight"),
+        ("encoder.embed_tokens.weight", "shared.weight"),
+        ("decoder.embed_tokens.weight", "shared.weight"),
     ),
+    # The two of the activation follow from feed_forward_proj.
+    harmless=frozenset({"is_decoder", "vocab_file", "dense_act_fn", "is_gated_act"}),
+    ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
 )

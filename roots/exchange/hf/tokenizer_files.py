@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from roots.errors import RootsError, problem
+from roots.exchange.foreign_folder import copy_file, file_in
 from roots.tokenizer.tokenizer import ByteTokenizer, load_tokenizer
 from roots.tokenizer.train import save_tokenizer
 
@@ -37,12 +37,12 @@ def copy_tokenizer(source: Path, target: Path) -> list[str]:
 
 def copy_files(source: Path, target: Path, names: Sequence[str]) -> list[str]:
     """Copy those of `names` that lie in `source`; return theirs."""
-    found = [name for name in names if (source / name).is_file()]
+    found = {name: path for name in names if (path := file_in(source, name)) is not None}
     if found:
         target.mkdir(parents=True, exist_ok=True)
-    for name in found:
-        shutil.copyfile(source / name, target / name)
-    return found
+    for name, path in found.items():
+        copy_file(path, target / name)
+    return list(found)
 
 
 def write_tokenizer(where: str, target: Path) -> list[str]:
