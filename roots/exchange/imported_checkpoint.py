@@ -83,6 +83,24 @@ def _made_beside(target: Path, option: str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_depth(fields: Mapping[str, object], source: TensorSource, where: str) -> None:
+    """Refuse more layers or experts than there are tensors, before anything is done for each.
+
+    Raises RootsError.
+    """
+    experts = fields.get("moe")
+    counts = {
+        "layers": fields.get("num_layers"),
+        "layers of the encoder": fields.get("num_encoder_layers"),
+        "experts": experts.get("num_experts") if isinstance(experts, dict) else None,
+    }
+    for what, count in counts.items():
+        if isinstance(count, int) and count > len(source.tensors):
+            rule = f"are more than the {len(source.tensors)} tensors of {source.place}"
+            fix = "use the config that the weights were saved with"
+            raise RootsError(problem(f"{what} of {where}", count, rule, fix))
+
+
 def check_source(source: TensorSource, rules: Sequence[Rule]) -> None:
     """Compare names and shapes with what the rules read.
 

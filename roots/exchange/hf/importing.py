@@ -28,6 +28,7 @@ from roots.exchange.hf.tokenizer_files import (
 from roots.exchange.imported_checkpoint import (
     DEFAULT_SHARD_BYTES,
     Exchanged,
+    check_depth,
     check_source,
     new_folder,
     run_config,
@@ -58,7 +59,7 @@ def import_hf(
     family = family_of(tree, path)
     fields = read_model(family, tree, path)
     files = ModelFiles(source)
-    check_depth(fields, files, path)
+    check_depth(fields, files, str(path))
     found = _Named(files, family)
     fields = found.with_own_head(fields)
     kept = dtype or common_dtype(found.tensors.values())
@@ -86,24 +87,6 @@ def import_hf(
         files=tuple(names),
         tokenizer=where or f"none ({source / TOKENIZER_NAME} does not exist)",
     )
-
-
-def check_depth(fields: Fields, files: TensorSource, path: Path) -> None:
-    """Refuse more layers or experts than there are tensors, before anything is done for each.
-
-    Raises RootsError.
-    """
-    experts = fields.get("moe")
-    counts = {
-        "layers": fields.get("num_layers"),
-        "layers of the encoder": fields.get("num_encoder_layers"),
-        "experts": experts.get("num_experts") if isinstance(experts, dict) else None,
-    }
-    for what, count in counts.items():
-        if isinstance(count, int) and count > len(files.tensors):
-            rule = f"are more than the {len(files.tensors)} tensors of {files.place}"
-            fix = "use the config that the weights were saved with"
-            raise RootsError(problem(f"{what} of {path}", count, rule, fix))
 
 
 class _Named(TensorSource):

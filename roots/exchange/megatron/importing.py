@@ -8,7 +8,7 @@ one layer's and one expert's values at a time are read.
 
 from __future__ import annotations
 
-import pickle
+import math
 import re
 from pathlib import Path
 
@@ -17,11 +17,13 @@ from torch import Tensor
 
 from roots.config.load import load_config
 from roots.errors import RootsError, problem
+from roots.exchange.foreign_folder import file_in
 from roots.exchange.hf.config_map import Fields, Refusal
 from roots.exchange.hf.model_files import common_dtype
 from roots.exchange.imported_checkpoint import (
     DEFAULT_SHARD_BYTES,
     Exchanged,
+    check_depth,
     check_source,
     new_folder,
     run_config,
@@ -33,7 +35,7 @@ from roots.exchange.megatron.limits import refused_arguments, refused_fields
 from roots.exchange.megatron.saved_arguments import stored_arguments
 from roots.exchange.megatron.tensor_map import megatron_tensors
 from roots.exchange.safetensors_writer import TensorPlan
-from roots.parallel.distributed_checkpoint import DistributedCheckpoint
+from roots.parallel.distributed_checkpoint import DAMAGE, DistributedCheckpoint, UnreadableMetadata
 from roots.planner.parameters import count_parameters
 
 _ARCHITECTURE = "GPTModel"
@@ -72,7 +74,9 @@ def import_megatron(
         raise RootsError(problem(f"tensor {_TABLE}", None, rule, fix))
     table_rows = files.tensors[_TABLE].shape[0]
     kept = dtype or common_dtype(files.tensors.values())
-    made = run_config(_model_fields(config, source, table_rows), kept, None)
+    fields = _model_fields(config, source, table_rows)
+    check_depth(fields, files, str(source / _COMMON) if config is None else str(config))
+    made = run_config(fields, kept, None)
     rules = list(megatron_tensors(made.model, table_rows))
     check_source(files, rules)
     with new_folder(target) as folder:
@@ -97,16 +101,21 @@ class MegatronFiles:
     def __init__(self, folder: Path) -> None:
         """Read the metadata. Raises RootsError if there is none."""
         self.place = folder
-        if not (folder / ".metadata").is_file():
+        if file_in(folder, ".metadata") is None:
             rule = "holds no .metadata, so it is no torch_dist checkpoint"
             fix = "give the iter_NNNNNNN folder of a training with --dist-ckpt-format torch_dist"
             raise RootsError(problem("folder", str(folder), rule, fix))
         try:
             self._stored = DistributedCheckpoint(folder)
-        except (OSError, pickle.UnpicklingError, EOFError) as error:
-            rule = f"is not readable ({type(error).__name__}: {error})"
+            missing = [name for name in self._stored.file_names if file_in(folder, name) is None]
+        except (OSError, UnreadableMetadata) as error:
+            rule = f"is not readable ({error})"
             fix = "copy the folder again"
             raise RootsError(problem("metadata", str(folder / ".metadata"), rule, fix)) from None
+        if missing:
+            rule, fix = "is missing, but .metadata names it", "copy the folder again"
+            raise RootsError(problem("model file", str(folder / missing[0]), rule, fix))
+        self._check_bytes()
         self.tensors: dict[str, TensorPlan] = {}
         # Of every tensor the stored one that holds it, and its place in the first dimensions there.
         self._boxes: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -118,6 +127,18 @@ class MegatronFiles:
                 self.tensors[name] = TensorPlan(name, shape, stored.dtype)
                 self._boxes[name] = (stored_name, place)
 
+    def _check_bytes(self) -> None:
+        """Refuse sizes that the files cannot hold, before anything is done for each layer."""
+        described = sum(
+            math.prod(stored.shape) * stored.dtype.itemsize
+            for stored in self._stored.tensors.values()
+        )
+        held = sum((self.place / name).stat().st_size for name in self._stored.file_names)
+        if described > held:
+            rule = f"describes {described:,} bytes of tensors, but its files hold {held:,}"
+            where = str(self.place / ".metadata")
+            raise RootsError(problem("metadata", where, rule, "copy the folder again"))
+
     def read(self, name: str) -> Tensor:
         """The values of one tensor."""
         stored, place = self._boxes[name]
@@ -126,10 +147,11 @@ class MegatronFiles:
         try:
             return self._stored.read(stored, offsets, sizes).reshape(shape)
         except OSError as error:
-            rule = f"of {self.place} is not readable ({error.strerror}: {error.filename})"
-            raise RootsError(
-                problem(f"tensor {stored}", None, rule, "copy the folder again")
-            ) from None
+            reason = f"{error.strerror}: {error.filename}"
+        except DAMAGE as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        rule = f"of {self.place} is not readable ({reason})"
+        raise RootsError(problem(f"tensor {stored}", None, rule, "copy the folder again"))
 
 
 def _members(name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:

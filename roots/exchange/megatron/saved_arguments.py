@@ -11,6 +11,10 @@ from typing import Any
 import torch
 
 from roots.errors import RootsError, problem
+from roots.exchange.foreign_folder import file_in
+from roots.parallel.distributed_checkpoint import DAMAGE
+
+_NEEDED = "give --config FILE with the `model` section of this model"
 
 
 def stored_arguments(path: Path, *, needed: bool) -> Mapping[str, Any]:
@@ -19,24 +23,31 @@ def stored_arguments(path: Path, *, needed: bool) -> Mapping[str, Any]:
     Nothing that the pickle names is run: objects of classes that torch does not know to be plain
     data, such as Megatron's enums, are left empty. Raises RootsError.
     """
-    fix = "give --config FILE with the `model` section of this model"
-    if not path.is_file():
+    if file_in(path.parent, path.name) is None:
         if needed:
-            raise RootsError(problem("arguments", str(path), "does not exist", fix))
+            raise RootsError(problem("arguments", str(path), "does not exist", _NEEDED))
         return {}
     try:
         tree = _load(path)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        rule = f"is not readable as plain data ({str(error).splitlines()[0]})"
-        remedy = fix if needed else "remove it, and the config alone says what the model is"
-        raise RootsError(problem("arguments", str(path), rule, remedy)) from None
+    except pickle.UnpicklingError:
+        # torch's own words advise to read it as a program.
+        rule = "is damaged, or holds more than plain data, which is never run"
+        raise RootsError(problem("arguments", str(path), rule, _remedy(needed))) from None
+    except (*DAMAGE, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        rule = f"is not readable as plain data ({reason})"
+        raise RootsError(problem("arguments", str(path), rule, _remedy(needed))) from None
     arguments = tree.get("args") if isinstance(tree, dict) else None
     if arguments is None:
         if needed:
-            raise RootsError(problem("arguments", str(path), "holds no `args`", fix))
+            raise RootsError(problem("arguments", str(path), "holds no `args`", _NEEDED))
         return {}
     found: Mapping[str, Any] = vars(arguments)
     return found
+
+
+def _remedy(needed: bool) -> str:
+    return _NEEDED if needed else "remove it, and the config alone says what the model is"
 
 
 def _load(path: Path) -> Any:

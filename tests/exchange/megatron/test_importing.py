@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
+import pickle
+import re
 import shutil
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from roots.device import Device
 from roots.errors import RootsError
 from roots.exchange.megatron.importing import _members, import_megatron
 from roots.generation.load import load_model
+from tests.helpers.damage import damaged
 from tests.helpers.megatron_model import KINDS, VOCABULARY, tokens
 from tests.helpers.sources import ROOT
 
@@ -203,5 +207,75 @@ def test_bad_folders_are_refused(saved: Path, tmp_path: Path) -> None:
     arguments.num_layers = 2
     arguments.position_embedding_type = "learned_absolute"
     torch.save({"args": arguments}, source / "common.pt")
-    with pytest.raises(RootsError, match=f"is not readable .*{source}/__0_"):
+    with pytest.raises(RootsError, match=f"model file='{source}/__0_0.distcp': is missing"):
         import_megatron(source, tmp_path / "out")
+
+
+class Marker:
+    """Would make a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_that_a_pickle_names_is_run(saved: Path, tmp_path: Path) -> None:
+    source, path, arguments = _copy(saved, "gpt", tmp_path)
+    marker = tmp_path / "was_run"
+    good = (source / ".metadata").read_bytes()
+    (source / ".metadata").write_bytes(pickle.dumps({"state_dict_metadata": Marker(marker)}))
+    (line,) = _lines(source, tmp_path)
+    where = f"metadata='{source}/.metadata'"
+    assert line.startswith(f"{where}: is not readable (UnpicklingError: names pathlib.Path")
+    assert line.endswith("which does not belong into it); copy the folder again")
+    (source / ".metadata").write_bytes(good)
+    arguments.attention_backend = Marker(marker)
+    torch.save({"args": arguments, "state": Marker(marker)}, path)
+    assert _lines(source, tmp_path) == (
+        f"arguments='{path}': is damaged, or holds more than plain data, which is never run; "
+        "give --config FILE with the `model` section of this model",
+    )
+    assert not marker.exists()
+
+
+def test_links_out_of_the_folder_are_not_followed(saved: Path, tmp_path: Path) -> None:
+    source, *_ = _copy(saved, "gpt", tmp_path)
+    for name in (".metadata", "common.pt", "__0_0.distcp"):
+        moved = (source / name).rename(tmp_path / "elsewhere")
+        (source / name).symlink_to(moved)
+        (line,) = _lines(source, tmp_path)
+        assert f"file='{source}/{name}': is a link that leads out of {source}" in line
+        (source / name).unlink()
+        moved.rename(source / name)
+
+
+def test_absurd_sizes_are_refused_before_anything_is_made_of_them(
+    saved: Path, tmp_path: Path
+) -> None:
+    source, path, arguments = _copy(saved, "gpt", tmp_path)
+    arguments.num_layers = 10_000_000
+    torch.save({"args": arguments}, path)
+    (line,) = _lines(source, tmp_path)
+    assert re.match(rf"layers of {path}=10000000: are more than the \d+ tensors of", line)
+
+
+def test_damaged_folders_are_told_in_lines(saved: Path, tmp_path: Path) -> None:
+    """Bits are flipped, files cut and stretched: an import ends with lines, or is right."""
+    source, *_ = _copy(saved, "gpt", tmp_path)
+    random, told = Random(1), []
+    for name, times in ((".metadata", 250), ("common.pt", 50), ("__0_0.distcp", 30)):
+        good = (source / name).read_bytes()
+        for _ in range(times):
+            (source / name).write_bytes(damaged(good, random))
+            try:
+                import_megatron(source, tmp_path / "out")
+            except RootsError as error:
+                told.append(error.lines)
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            assert not list(tmp_path.glob(".*partial"))
+        (source / name).write_bytes(good)
+    assert len(told) > 150
+    assert all(len(lines) <= 13 for lines in told)
+    assert not any("\n" in line for lines in told for line in lines)
