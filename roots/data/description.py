@@ -18,6 +18,7 @@ from roots.tokenizer.special_tokens import DocumentTokens
 
 _FORMAT = "roots-tokens"
 _VERSION = 1
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ def read_description(prefix: str | Path) -> TokensDescription | None:
     fix = "run `roots preprocess` again, or remove the file (it is optional)"
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except OSError as error:
+        rule = f"cannot be read ({error.strerror})"
+        raise RootsError(problem(str(path), None, rule, fix)) from None
+    except (ValueError, RecursionError) as error:
         raise RootsError(problem(str(path), None, f"is not JSON ({error})", fix)) from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         rule = f"does not describe a dataset (format {_FORMAT!r})"
@@ -74,8 +78,15 @@ def read_description(prefix: str | Path) -> TokensDescription | None:
         values["begin_tokens"] = []
     for name, value in values.items():
         kind = {"tokenizer": str, "begin_tokens": list}.get(name, int)
-        ids = value if isinstance(value, list) else []
-        if not isinstance(value, kind) or not all(isinstance(token, int) for token in ids):
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise RootsError(problem(f"{path} {name}", value, "has the wrong type", fix))
+        for number in value if isinstance(value, list) else [value] if kind is int else []:
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise RootsError(problem(f"{path} {name}", value, "has the wrong type", fix))
+            is_id = name in ("begin_tokens", "end_of_document", "max_token_id")
+            largest = values["vocab_size"] - 1 if is_id else _LARGEST
+            if not 0 <= number <= largest:
+                rule = f"must be 0 to {'vocab_size - 1' if is_id else largest}"
+                raise RootsError(problem(f"{path} {name}", value, rule, fix))
     values["begin_tokens"] = tuple(values["begin_tokens"])
     return TokensDescription(**values)

@@ -20,6 +20,7 @@ import os
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,8 +33,10 @@ from roots.data.description import (
     read_description,
     write_description,
 )
+from roots.data.prefixes import missing_dataset, refuse_endings
 from roots.errors import RootsError, problem
 from roots.files import sync_file, sync_folder
+from roots.lock import Place, lock_beside, owned
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -64,17 +67,19 @@ class IndexedDataset:
         """Open a dataset and check that both files are whole.
 
         Raises RootsError for a missing file, a wrong magic, another version, an unknown token
-        type, a file whose length does not fit the counts, and a side file of another dataset.
+        type, a file whose length does not fit the counts, and a side file of another dataset; for
+        damaged offsets as check_index, which a large dataset leaves to its user.
         """
         self.prefix = str(prefix)
         self.bin_path, self.idx_path = paths_of(prefix)
         for path in (self.idx_path, self.bin_path):
             if not path.is_file():
-                fix = "check data.train and data.valid, or run `roots preprocess`"
-                raise RootsError(problem(str(path), None, "no such file", fix))
+                raise missing_dataset(self.prefix, path)
         self.dtype, num_sequences, num_bounds = _read_header(self.idx_path)
         self._map_index(num_sequences, num_bounds)
         self.num_documents = num_bounds - 1
+        if num_sequences + num_bounds <= _BLOCK:
+            self.check_index()
         self.num_tokens = self._map_tokens()
         self.description = self._read_description()
 
@@ -100,6 +105,9 @@ class IndexedDataset:
             raise RootsError(problem(f"{self.bin_path} size", actual, rule, _REBUILD))
         if actual == 0:
             raise RootsError(problem(str(self.bin_path), None, "holds no tokens", _REBUILD))
+        if actual % self.dtype.itemsize:
+            rule = f"must be a multiple of {self.dtype.itemsize}, the bytes of a token"
+            raise RootsError(problem(f"{self.bin_path} size", actual, rule, _REBUILD))
         self.tokens: Tokens = np.memmap(self.bin_path, dtype=self.dtype, mode="r")
         return len(self.tokens)
 
@@ -156,8 +164,10 @@ class IndexedDataset:
             expected = int(ends[-1])
         for block in _blocks(self.num_documents):
             bounds = self.document_bounds[block.start : block.stop + 1]
-            if (np.diff(bounds) < 0).any():
-                document = block.start + int(np.argmax(np.diff(bounds) < 0))
+            # No difference: that of damaged bounds may overflow.
+            bad = bounds[1:] < bounds[:-1]
+            if bad.any():
+                document = block.start + int(np.argmax(bad))
                 rule = "must not end before it starts"
                 raise RootsError(
                     problem(f"{self.idx_path} document {document}", None, rule, _REBUILD)
@@ -173,14 +183,17 @@ class IndexedWriter:
     """Writes a dataset, all or nothing: until `finish`, only PREFIX.*.partial exist.
 
     Use as a context manager; leaving it with an exception removes the temporaries. Those of a
-    killed run are replaced by the next one. Keeps 4 bytes of memory per document.
+    killed run are replaced by the next one; a second process is refused while this one writes.
+    Keeps 4 bytes of memory per document.
     """
 
     def __init__(self, prefix: str | Path, vocab_size: int) -> None:
         """Start PREFIX.bin.partial; tokens are uint16 where the vocabulary fits, else int32.
 
-        Raises RootsError where the folder cannot be written.
+        Raises RootsError where the folder cannot be written, where another process writes this
+        dataset, and for a prefix that ends like one of its files.
         """
+        refuse_endings("--out", prefix)
         self.bin_path, self.idx_path = paths_of(prefix)
         self._json_path = description_path(prefix)
         self._vocab_size = vocab_size
@@ -189,13 +202,17 @@ class IndexedWriter:
         self._lengths = array("i")
         self.num_tokens = 0
         self.max_token_id = -1
-        try:
-            self.bin_path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = _partial(self.bin_path).open("wb")
-        except OSError as error:
-            rule = f"cannot be written ({error.strerror})"
-            fix = "name a prefix in a folder that can be written"
-            raise RootsError(problem("--out", str(prefix), rule, fix)) from None
+        fix = "name a prefix in a folder that can be written"
+        with ExitStack() as stack:
+            try:
+                self.bin_path.parent.mkdir(parents=True, exist_ok=True)
+                place = Place("--out", "the dataset is", "wait for it, or end it", str(prefix))
+                self._owned = stack.enter_context(owned(lock_beside(Path(prefix)), place))
+                self._file: BinaryIO = _partial(self.bin_path).open("wb")
+            except OSError as error:
+                rule = f"cannot be written ({error.strerror})"
+                raise RootsError(problem("--out", str(prefix), rule, fix)) from None
+            self._stack = stack.pop_all()
 
     @property
     def num_documents(self) -> int:
@@ -246,6 +263,7 @@ class IndexedWriter:
             tokens=self.num_tokens,
             begin_tokens=tuple(begin_tokens),
         )
+        self._owned.check()
         self._file.close()
         self._write_index(_partial(self.idx_path))
         write_description(_partial(self._json_path), description)
@@ -279,9 +297,12 @@ class IndexedWriter:
 
     def __exit__(self, *exception: object) -> None:
         """Close, and remove temporaries that `finish` has not renamed."""
-        self._file.close()
-        for final in (self.bin_path, self._json_path, self.idx_path):
-            _partial(final).unlink(missing_ok=True)
+        with self._stack:
+            # What is in its buffer belongs to a file that goes, and a full disk may not take it.
+            with suppress(OSError):
+                self._file.close()
+            for final in (self.bin_path, self._json_path, self.idx_path):
+                _partial(final).unlink(missing_ok=True)
 
 
 def _partial(path: Path) -> Path:

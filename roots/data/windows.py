@@ -48,6 +48,7 @@ def iterate_windows(
     rank gets the same number of batches of the same size; missing windows are all padding.
     Raises RootsError for a token id beyond the vocabulary.
     """
+    indexed.check_index()
     check_vocabulary(indexed, vocab_size)
     total = num_windows(indexed, sequence_length)
     rounds = -(-total // (batch_size * data_size))

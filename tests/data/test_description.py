@@ -36,6 +36,10 @@ def test_absent_side_file_is_fine(tmp_path):
         ({"format": "x"}, "{path}: does not describe a dataset (format 'roots-tokens')"),
         ({"version": 2}, "{path} version=2: only version 1 is known"),
         ({"max_token_id": "9"}, "{path} max_token_id='9': has the wrong type"),
+        ({"documents": True}, "{path} documents=True: has the wrong type"),
+        ({"max_token_id": -1}, "{path} max_token_id=-1: must be 0 to vocab_size - 1"),
+        ({"begin_tokens": [300]}, "{path} begin_tokens=[300]: must be 0 to vocab_size - 1"),
+        ({"tokens": 2**70}, f"{{path}} tokens={2**70}: must be 0 to {2**63 - 1}"),
         ({"tokenizer": None}, "{path} tokenizer: has the wrong type"),
         ({"begin_tokens": 1}, "{path} begin_tokens=1: has the wrong type"),
         ({"begin_tokens": ["a"]}, "{path} begin_tokens=['a']: has the wrong type"),
@@ -54,4 +58,10 @@ def test_other_content(tmp_path: Path, change, message):
 def test_no_json(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(RootsError, match=r"a\.json: is not JSON \(Expecting .*\); run `roots"):
+        read_description(tmp_path / "a")
+
+
+def test_json_nested_too_deep(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 99_999)
+    with pytest.raises(RootsError, match=r"a\.json: is not JSON \(maximum recursion .*\); run"):
         read_description(tmp_path / "a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -150,9 +151,8 @@ def test_truncated_header(write_dataset):
 def test_gap_between_sequences(write_dataset):
     prefix = write_dataset(DOCUMENTS)
     overwrite(Path(f"{prefix}.idx"), 34 + 16 + 8, struct.pack("<q", 6))
-    dataset = IndexedDataset(prefix)
     with pytest.raises(RootsError) as caught:
-        dataset.check_index()
+        IndexedDataset(prefix)
     assert str(caught.value) == (
         f"{prefix}.idx sequence 1: must start where the sequence before it ends; "
         "run `roots preprocess` again, or copy both files again"
@@ -163,7 +163,7 @@ def test_document_that_ends_before_it_starts(write_dataset):
     prefix = write_dataset(DOCUMENTS)
     overwrite(Path(f"{prefix}.idx"), 34 + 16 + 32 + 8, struct.pack("<q", 3))
     with pytest.raises(RootsError, match=r"idx document 1: must not end before it starts; run"):
-        IndexedDataset(prefix).check_index()
+        IndexedDataset(prefix)
 
 
 def test_side_file_of_another_dataset(write_dataset):
@@ -230,6 +230,79 @@ def test_index_appears_last(write_dataset, monkeypatch):
     write_dataset([[1, 0]])
     assert renamed == [".bin", ".json", ".idx"]
     assert IndexedDataset(prefix).num_tokens == 2
+
+
+def test_damage_of_a_large_index_is_told_by_its_check(write_dataset, monkeypatch):
+    monkeypatch.setattr("roots.data.indexed._BLOCK", 2)
+    prefix = write_dataset(DOCUMENTS)
+    overwrite(Path(f"{prefix}.idx"), 34 + 16 + 32 + 8, struct.pack("<q", -(2**63)))
+    with pytest.raises(RootsError, match=r"idx document 0: must not end before it starts; run"):
+        IndexedDataset(prefix).check_index()
+
+
+def test_tokens_that_are_no_whole_number(write_dataset):
+    prefix = write_dataset([[1, 0]])
+    overwrite(Path(f"{prefix}.idx"), 34 + 4, struct.pack("<q", 1))
+    Path(f"{prefix}.bin").write_bytes(b"\0" * 5)
+    with pytest.raises(RootsError, match=r"idx sequence 0: must start where the sequence before"):
+        IndexedDataset(prefix)
+
+
+@pytest.mark.parametrize("ending", [".bin", ".idx", ".json", ".BIN"])
+def test_file_of_a_dataset_is_no_prefix(write_dataset, tmp_path, ending):
+    prefix = write_dataset(DOCUMENTS)
+    with pytest.raises(RootsError) as caught:
+        IndexedDataset(f"{prefix}{ending}")
+    assert str(caught.value) == (
+        f"{prefix}{ending}: is a file of a dataset or ends like one, and datasets are named by "
+        f"their prefix; give '{prefix}'"
+    )
+    with pytest.raises(RootsError) as caught:
+        IndexedWriter(f"{prefix}{ending}", 10)
+    assert str(caught.value) == (
+        f"--out='{prefix}{ending}': is a prefix, to which .bin, .idx and .json are added; "
+        f"give '{prefix}'"
+    )
+
+
+def test_prefix_that_is_nearly_one(write_dataset, tmp_path):
+    write_dataset(DOCUMENTS, name="corpus_text_document")
+    write_dataset(DOCUMENTS, name="pairs.source")
+
+    def told(prefix):
+        with pytest.raises(RootsError) as caught:
+            IndexedDataset(prefix)
+        return str(caught.value)
+
+    near = f"'{tmp_path}/corpus_text_document'"
+    assert told(f"{tmp_path}/corpus") == (
+        f"{tmp_path}/corpus.idx: no such file; give {near}, or run `roots preprocess`"
+    )
+    assert told(tmp_path) == (
+        f"{tmp_path}: is a folder, and a dataset is named by the prefix of its files; "
+        f"give {near} or '{tmp_path}/pairs.source'"
+    )
+    assert told(f"{tmp_path}/pairs") == (
+        f"{tmp_path}/pairs: is a dataset of pairs, with two sides; set data.objective=pairs to "
+        f"train on pairs, or give the prefix of one side, '{tmp_path}/pairs.source'"
+    )
+    assert told(f"{tmp_path}/corpus_text_document.source") == (
+        f"{tmp_path}/corpus_text_document.source: there are no pairs there, but a dataset of "
+        f"texts, {near}; run `roots preprocess --pairs`"
+    )
+
+
+def test_second_writer_is_refused(tmp_path):
+    with IndexedWriter(tmp_path / "data", 10) as writer:
+        writer.add(np.array([1, 2]))
+        with pytest.raises(RootsError) as caught:
+            IndexedWriter(tmp_path / "data", 10)
+        assert str(caught.value).startswith(
+            f"--out='{tmp_path}/data': in use by pid {os.getpid()} on host "
+        )
+        writer.finish("test", 0)
+    assert IndexedDataset(tmp_path / "data").num_tokens == 2
+    assert sorted(os.listdir(tmp_path)) == ["data.bin", "data.idx", "data.json"]
 
 
 def overwrite(path: Path, offset: int, content: bytes) -> None:

@@ -28,6 +28,7 @@ from roots.data.gpt import cache_folder
 from roots.data.indexed import IndexedDataset, Tokens
 from roots.data.objectives.rows import sequence_batch
 from roots.data.permutation import place_in_order
+from roots.data.prefixes import refuse_endings
 from roots.data.preprocessing.pairs import SIDES, side_prefix
 from roots.data.sampler import dropout_keys
 from roots.errors import RootsError, problem
@@ -64,7 +65,10 @@ def open_pairs(prefix: str) -> tuple[IndexedDataset, IndexedDataset]:
 
     Raises RootsError where one cannot be opened, or they have different numbers of documents.
     """
+    refuse_endings("pairs", prefix)
     source, target = (IndexedDataset(side_prefix(prefix, side)) for side in SIDES)
+    for side in (source, target):
+        side.check_index()
     if source.num_documents != target.num_documents:
         rule = f"holds {source.num_documents} documents, and {target.prefix} {target.num_documents}"
         fix = "run `roots preprocess --pairs` again, or copy all files again"

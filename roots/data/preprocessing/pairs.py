@@ -18,6 +18,7 @@ import numpy as np
 
 from roots.data.description import TokensDescription
 from roots.data.indexed import IndexedWriter, Int64s, Tokens, paths_of
+from roots.data.prefixes import refuse_endings
 from roots.data.preprocessing.file_lists import find_pair_files
 from roots.data.preprocessing.pair_files import (
     PairBatch,
@@ -79,6 +80,7 @@ def preprocess_pairs(
     Raises RootsError for anything wrong with the input, an empty text included
     (`on_error="skip"` leaves such pairs out and reports them).
     """
+    refuse_endings("--out", prefix)
     loaded = load_tokenizer(tokenizer, begin_token=begin_token, end_token=end_token)
     around = loaded.special.documents
     files = find_pair_files(paths)

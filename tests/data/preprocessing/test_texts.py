@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +227,25 @@ def test_disk_that_is_full(tmp_path, monkeypatch):
     assert [item.name for item in tmp_path.iterdir()] == ["a.jsonl"]
 
 
+@pytest.mark.parametrize("size", [2_000, 200_000], ids=["at the close", "before"])
+def test_disk_that_is_full_leaves_nothing(tmp_path, size):
+    path = write_jsonl(tmp_path / "a.jsonl", ["x" * size])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(RootsError) as caught:
+            preprocess([path], tmp_path / "out", "bytes", num_workers=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert str(caught.value) == (
+        f"--out='{tmp_path}/out': cannot be written (File too large); "
+        "free some space or name another place"
+    )
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
 KILLED = """
 import os, sys
 from roots.data.preprocessing.texts import preprocess
@@ -238,7 +259,7 @@ def test_killed_run_leaves_only_temporaries_which_the_next_replaces(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", ["one", "two"])
     out = tmp_path / "out"
     subprocess.run([sys.executable, "-c", KILLED, str(path), str(out)], check=False)
-    assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "out.bin.partial"]
+    assert sorted(os.listdir(tmp_path)) == [".out.lock", "a.jsonl", "out.bin.partial"]
     with pytest.raises(RootsError, match=r"out\.idx: no such file; "):
         IndexedDataset(out)
     preprocess([path], out, "bytes", num_workers=0)
