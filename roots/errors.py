@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from enum import IntEnum
 
 
@@ -47,3 +49,22 @@ def problem(subject: str, value: object, rule: str, fix: str) -> str:
     """
     shown = "" if value is None else f"={value!r}"
     return f"{subject}{shown}: {rule}; {fix}"
+
+
+_NO_MEMORY = re.compile(
+    "out of memory|can't allocate memory|cannot allocate memory|alloc_failed|bad_alloc",
+    re.IGNORECASE,
+)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory of the host or of a GPU was not enough, whichever library says so.
+
+    Python and numpy raise MemoryError, torch a RuntimeError that only its text tells apart from
+    others, the system an OSError of its own number.
+    """
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    ):
+        return True
+    return not isinstance(error, RootsError) and _NO_MEMORY.search(str(error)) is not None

@@ -12,11 +12,12 @@ from roots.cli.evaluate import evaluate
 from roots.cli.export_import import export, import_model
 from roots.cli.generate import generate
 from roots.cli.info import info
+from roots.cli.memory import memory_line
 from roots.cli.preprocess import preprocess
 from roots.cli.tokenizer import tokenizer_app
 from roots.cli.train import train
 from roots.cli.verify import verify
-from roots.errors import RootsError
+from roots.errors import ExitCode, RootsError, ran_out_of_memory
 
 app = typer.Typer(
     name="roots",
@@ -55,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.speaks:
             print("\n".join(f"roots: error: {line}" for line in error.lines), file=sys.stderr)
         sys.exit(int(error.exit_code))
+    except Exception as error:
+        if debug or not ran_out_of_memory(error):
+            raise
+        print(f"roots: error: {memory_line(error, words)}", file=sys.stderr)
+        sys.exit(int(ExitCode.BAD_INPUT))
 
 
 def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from roots.config.section import Section
 
+# The part of a run over which wsd decays unless told: a tenth.
+WSD_DECAY_DIVISOR = 10
+
 
 class TrainingConfig(Section):
     """How long, with which batch and in which precision."""
@@ -60,6 +63,19 @@ class ScheduleConfig(Section):
     )
     decay_tokens: int | None = Field(None, gt=0, description="decay_steps in tokens instead")
     min_learning_rate: float = Field(0.0, ge=0, description="where the decay ends")
+
+    def warmup_in_steps(self, tokens_per_step: int) -> float:
+        """The warmup in steps; one given in tokens may be fractional."""
+        return _in_steps(self.warmup_steps, self.warmup_tokens, tokens_per_step)
+
+    def decay_in_steps(self, total_steps: int, tokens_per_step: int) -> float:
+        """Where the decay ends, of wsd how long it lasts, in a run of `total_steps`."""
+        default = max(1, total_steps // WSD_DECAY_DIVISOR) if self.name == "wsd" else total_steps
+        return _in_steps(self.decay_steps or default, self.decay_tokens, tokens_per_step)
+
+
+def _in_steps(steps: int, tokens: int | None, tokens_per_step: int) -> float:
+    return float(steps) if tokens is None else tokens / tokens_per_step
 
 
 class LossScaleConfig(Section):

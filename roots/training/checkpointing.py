@@ -17,7 +17,7 @@ from roots.config.model import RESOLVED_FIELDS, ModelConfig
 from roots.config.run import RunConfig
 from roots.config.section import Section
 from roots.config.unread_fields import idle_fields
-from roots.errors import RootsError, problem
+from roots.errors import RootsError, problem, ran_out_of_memory
 from roots.files import free_bytes, write_atomically
 from roots.lock import Ownership
 from roots.log import get_logger
@@ -283,6 +283,8 @@ class Checkpointer:
         try:
             self._write_states(engine, folder, point)
         except (RuntimeError, OSError, SafetensorError) as error:
+            if ran_out_of_memory(error):
+                raise
             # torch and safetensors report a full disk as errors of their own.
             reason = _why_not_written(error)
             folders.discard(folder)

@@ -23,8 +23,6 @@ import math
 
 from roots.config.training import ScheduleConfig
 
-WSD_DECAY_DIVISOR = 10
-
 
 def learning_rate(
     config: ScheduleConfig, peak: float, step: int, total_steps: int, tokens_per_step: int
@@ -34,7 +32,7 @@ def learning_rate(
     `peak` is optimizer.learning_rate, `total_steps` is training.steps, `tokens_per_step` is the
     size of a global batch in tokens, by which lengths in tokens are divided.
     """
-    warmup = _in_steps(config.warmup_steps, config.warmup_tokens, tokens_per_step)
+    warmup = config.warmup_in_steps(tokens_per_step)
     shape = _shape(config, peak, step, total_steps, tokens_per_step, warmup)
     if step + 1 >= warmup:
         return shape
@@ -55,20 +53,13 @@ def _shape(
         return peak
     if config.name == "inverse_sqrt":
         return max(low, min(peak, peak * math.sqrt(max(warmup, 1) / (step + 1))))
+    length = config.decay_in_steps(total_steps, tokens_per_step)
     if config.name == "wsd":
-        default = max(1, total_steps // WSD_DECAY_DIVISOR)
-        length = _in_steps(config.decay_steps or default, config.decay_tokens, tokens_per_step)
         return _linear(_fraction(step, total_steps - length, total_steps), peak, low)
-    horizon = _in_steps(config.decay_steps or total_steps, config.decay_tokens, tokens_per_step)
-    fraction = _fraction(step, warmup, horizon)
+    fraction = _fraction(step, warmup, length)
     if config.name == "linear":
         return _linear(fraction, peak, low)
     return low + (peak - low) * (1 + math.cos(math.pi * fraction)) / 2
-
-
-def _in_steps(steps: int, tokens: int | None, tokens_per_step: int) -> float:
-    """A length in steps; one given in tokens is divided, and may then be fractional."""
-    return float(steps) if tokens is None else tokens / tokens_per_step
 
 
 def _fraction(step: int, start: float, end: float) -> float:

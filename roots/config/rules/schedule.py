@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from roots.config.training import WSD_DECAY_DIVISOR
 from roots.errors import problem
 
 if TYPE_CHECKING:
     from roots.config.run import RunConfig
+    from roots.config.training import ScheduleConfig
 
 
 def scale_floor_below_start(config: RunConfig) -> Iterator[str]:
@@ -94,6 +96,69 @@ def decay_has_an_end(config: RunConfig) -> Iterator[str]:
             )
 
 
+def peak_before_the_decay(config: RunConfig) -> Iterator[str]:
+    """The rate reaches its peak before it goes down; lengths may be in steps, in tokens or mixed.
+
+    cosine and linear go down from the end of the warmup to the end of the decay, wsd over the last
+    steps of the run.
+    """
+    schedule, steps = config.schedule, config.training.steps
+    if schedule.name not in ("cosine", "linear", "wsd"):
+        return
+    warmup = schedule.warmup_in_steps(config.tokens_per_step)
+    if warmup > steps:
+        return
+    if schedule.name == "wsd":
+        yield from _of_wsd(config, warmup)
+        return
+    decay = schedule.decay_in_steps(steps, config.tokens_per_step)
+    if warmup > 0 and warmup >= decay and (schedule.decay_steps or schedule.decay_tokens):
+        name, value = _set_one("decay", schedule)
+        yield problem(
+            name,
+            value,
+            f"must be after the warmup, {_set_length('warmup', schedule)}, but the decay would "
+            f"end at step {decay:g} and the warmup at step {warmup:g}",
+            f"raise it, set it to null for training.steps={steps}, or shorten the warmup",
+        )
+
+
+def _of_wsd(config: RunConfig, warmup: float) -> Iterator[str]:
+    """The decay of wsd is a length at the end of the run, which the warmup leaves free."""
+    schedule, steps = config.schedule, config.training.steps
+    decay = schedule.decay_in_steps(steps, config.tokens_per_step)
+    name, value = _set_one("decay", schedule)
+    if decay > steps:
+        yield problem(
+            name,
+            value,
+            f"is how long the decay at the end of a wsd run lasts, {decay:g} steps, and must be at "
+            f"most training.steps={steps}",
+            f"set it to {max(1, steps // WSD_DECAY_DIVISOR)} steps or so, or raise training.steps",
+        )
+    elif warmup + decay > steps + 1:
+        given = f"{name}={value}" if value is not None else "a tenth of the run"
+        yield problem(
+            *_set_one("warmup", schedule),
+            f"leaves no room for the decay of wsd, {given}: {warmup:g} and {decay:g} steps are "
+            f"more than training.steps={steps}, so the peak would never be reached",
+            "shorten either, or raise training.steps",
+        )
+
+
+def _set_one(length: str, schedule: ScheduleConfig) -> tuple[str, int | None]:
+    """Name and value of the field in which a length is given."""
+    tokens = getattr(schedule, f"{length}_tokens")
+    if tokens is not None:
+        return f"schedule.{length}_tokens", tokens
+    return f"schedule.{length}_steps", getattr(schedule, f"{length}_steps")
+
+
+def _set_length(length: str, schedule: ScheduleConfig) -> str:
+    name, value = _set_one(length, schedule)
+    return f"{name}={value}"
+
+
 def minimum_below_peak(config: RunConfig) -> Iterator[str]:
     """The decay goes down."""
     low, peak = config.schedule.min_learning_rate, config.optimizer.learning_rate
@@ -123,6 +188,7 @@ SCHEDULE_RULES = (
     schedule_lengths_once,
     warmup_within_run,
     decay_has_an_end,
+    peak_before_the_decay,
     minimum_below_peak,
     split_is_a_distribution,
 )

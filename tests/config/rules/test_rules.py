@@ -168,6 +168,12 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "schedule.decay_steps=5: has no effect with schedule.name=constant; "
         "set schedule.decay_steps=null, or schedule.name to cosine, linear or wsd",
     ),
+    "peak_before_the_decay": (
+        {"schedule": {"warmup_steps": 8, "decay_steps": 5}, "training": {"steps": 20}},
+        "schedule.decay_steps=5: must be after the warmup, schedule.warmup_steps=8, but the decay "
+        "would end at step 5 and the warmup at step 8; raise it, set it to null for "
+        "training.steps=20, or shorten the warmup",
+    ),
     "minimum_below_peak": (
         {"schedule": {"min_learning_rate": 0.1}, "optimizer": {"learning_rate": 0.01}},
         "schedule.min_learning_rate=0.1: must be at most optimizer.learning_rate=0.01; "
