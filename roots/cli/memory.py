@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from roots.device import launch_environment
 from roots.errors import problem
 
 _ASKED = re.compile(r"(?:tried|unable) to allocate (\d[\d.,]* \w+)", re.IGNORECASE)
@@ -29,6 +28,8 @@ _ANYWHERE = "end what else takes memory, or use a machine that has more"
 
 def memory_line(error: BaseException, arguments: Sequence[str]) -> str:
     """The one line for `error`, which `arguments` (of the command line) ended with."""
+    from roots.device import launch_environment
+
     text = str(error)
     asked = _ASKED.search(text)
     where = "GPU" if _OF_A_GPU.search(text) else "host"
