@@ -50,6 +50,12 @@ has_roots() {
         >/dev/null 2>&1
 }
 
+# need_deepspeed: its command starts the ranks; an environment can have the package alone.
+need_deepspeed() {
+    command -v deepspeed >/dev/null 2>&1 ||
+        fail "no deepspeed on PATH (it belongs beside $PYTHON): run \`$PYTHON -m pip install --force-reinstall --no-deps deepspeed\`"
+}
+
 # check_machine: what building the environment needs. Looks, changes nothing.
 check_machine() {
     local python="${PYTHON:-python3}"

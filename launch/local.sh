@@ -4,7 +4,8 @@
 #   launch/local.sh N CONFIG [section.key=value ...]
 #
 # On GPUs, N is the number of GPUs; without, N processes share the cores (OMP_NUM_THREADS decides otherwise).
-# INT, TERM and USR1 go to every rank, which finishes its step, saves and exits 3; so does Ctrl-C.
+# INT, TERM and USR1 go to every rank, which finishes its step, saves and exits 3; so does Ctrl-C. The ranks do the same
+# by themselves when this script or DeepSpeed's launcher is killed.
 # Exit code: that of ROOTS (0 done, 2 bad input, 3 interrupted after a good checkpoint, 4 diverged; 1 anything else).
 set -euo pipefail
 
@@ -24,12 +25,14 @@ main() {
     [[ -f "$config" ]] || fail "CONFIG=$config: no such file; $USAGE"
     shift
     use_python
+    need_deepspeed
     records="$(mktemp -d)"
     trap 'rm -rf "$records"' EXIT
-    export ROOTS_RANK_RECORDS="$records"
+    export ROOTS_RANK_RECORDS="$records" ROOTS_LAUNCHER="$$"
     start "$ranks" "$@"
     local code=0
     wait_for_launcher || code=$?
+    wait_for_ranks
     exit "$(decide_code "$ranks" "$code")"
 }
 
@@ -92,6 +95,14 @@ wait_for_launcher() {
     while kill -0 "$launcher" 2>/dev/null; do wait "$launcher" || true; done
     wait "$launcher" || code=$?
     return "$code"
+}
+
+# wait_for_ranks: a launcher that was killed has left its ranks, which notice it and save.
+wait_for_ranks() {
+    local file
+    for file in "$records"/*.pid; do
+        while [[ -f "$file" ]] && kill -0 "$(<"$file")" 2>/dev/null; do sleep 0.2; done
+    done
 }
 
 # decide_code N CODE: the rank that failed first knows the reason; later ones failed because of it. A rank without a

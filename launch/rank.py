@@ -4,15 +4,24 @@ DeepSpeed's launcher ends with the code of whichever rank it looks at first and 
 a rank that failed because its neighbour did can hide the cause. Under launch/local.sh every rank
 therefore writes into the folder $ROOTS_RANK_RECORDS: `<rank>.pid` at its start, and `<rank>.code`
 with "<time in ns> <exit code>" at its end. Without that variable nothing is written.
+
+A rank ends with what started it: when DeepSpeed's launcher or the script is gone, however it ended,
+the rank gets SIGTERM and so finishes its step, saves and exits 3.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
+
+# How often a rank looks for those who started it, and how long it may then take to save.
+WATCH_SECONDS, SAVING_SECONDS = 1.0, 600.0
 
 
 def main(arguments: list[str]) -> int:
@@ -20,12 +29,66 @@ def main(arguments: list[str]) -> int:
     rank = os.environ.get("RANK", "0")
     records = os.environ.get("ROOTS_RANK_RECORDS")
     _limit_threads()
+    _end_with(_starters())
     if records:
         _write(Path(records, f"{rank}.pid"), str(os.getpid()))
     code = _run(arguments)
     if records:
         _write(Path(records, f"{rank}.code"), f"{time.time_ns()} {code}")
     return code
+
+
+def _starters() -> dict[int, str]:
+    """The processes this rank must not outlive, with when they started ("": gone already).
+
+    They are its parent and, in the line above it, whatever stands up to the script that started the
+    run: process $ROOTS_LAUNCHER, or on another host the sshd that holds the connection to it.
+    """
+    script = os.environ.get("ROOTS_LAUNCHER", "")
+    process, found = os.getppid(), dict[int, str]()
+    while process > 1:
+        name, parent, started = _look_at(process)
+        found[process] = started
+        if not script or str(process) == script or (script == "ssh" and name.startswith("sshd")):
+            return found
+        process = parent
+    # Started by process 1 in a container, or, if a script is named, an orphan before it began.
+    return {**found, int(script): ""} if script.isdecimal() else found
+
+
+def _look_at(process: int) -> tuple[str, int, str]:
+    """Name, parent and start of a process; ("", 0, "") if it has ended, reaped or not."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", 0, ""
+    # The name is in parentheses and may hold any character.
+    before, _, after = text.rpartition(")")
+    fields = after.split()
+    if fields[0] in "ZX":
+        return "", 0, ""
+    return before.partition("(")[2], int(fields[1]), fields[19]
+
+
+def _end_with(starters: dict[int, str]) -> None:
+    """Tell this process to save and end when one of `starters` has; kill it if it does not."""
+    if not Path("/proc/self/stat").exists():
+        return
+
+    def watch() -> None:
+        while all(started and _look_at(pid)[2] == started for pid, started in starters.items()):
+            time.sleep(WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        # Whoever read this may be gone as well.
+        with suppress(OSError):
+            print("rank.py: what started this rank has ended: saving and leaving", file=sys.stderr)
+        time.sleep(SAVING_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    # Signals are for the main thread: threads inherit what is blocked where they are started.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    threading.Thread(target=watch, name="starters", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _limit_threads() -> None:

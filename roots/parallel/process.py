@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from typing import TypeVar
 
@@ -9,18 +10,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from roots.device import Device, LaunchEnvironment
+from roots.device import Device, LaunchEnvironment, set_environment
 from roots.errors import RootsError, problem
 from roots.parallel.mesh import Axis
 
 T = TypeVar("T")
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def initialise(env: LaunchEnvironment, device: Device, timeout_seconds: float = 1800.0) -> None:
     """Join the processes of this run into one group: NCCL on GPUs, Gloo on CPUs.
 
-    A lone process meets nobody and therefore opens no port. Does nothing if already initialised.
-    Raises RootsError if the rendezvous at MASTER_ADDR:MASTER_PORT fails.
+    A lone process meets nobody and therefore opens no port; the ranks of one machine listen on its
+    loopback alone. Does nothing if already initialised. Raises RootsError if the rendezvous at
+    MASTER_ADDR:MASTER_PORT fails.
     """
     if dist.is_initialized():
         return
@@ -33,14 +36,25 @@ def initialise(env: LaunchEnvironment, device: Device, timeout_seconds: float = 
         return
     address = f"{env.master_addr}:{env.master_port}"
     try:
-        dist.init_process_group(
-            backend,
-            init_method=f"tcp://{address}",
-            rank=env.rank,
-            world_size=env.world_size,
-            timeout=timeout,
-        )
-    except dist.DistError as error:
+        if _on_one_machine(env):
+            # Gloo reads this; NCCL chooses for itself.
+            set_environment({"GLOO_SOCKET_IFNAME": "lo"}, overwrite=False)
+            dist.init_process_group(
+                backend,
+                store=_loopback_store(env, timeout),
+                rank=env.rank,
+                world_size=env.world_size,
+                timeout=timeout,
+            )
+        else:
+            dist.init_process_group(
+                backend,
+                init_method=f"tcp://{address}",
+                rank=env.rank,
+                world_size=env.world_size,
+                timeout=timeout,
+            )
+    except (dist.DistError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RootsError(
             problem(
@@ -50,6 +64,29 @@ def initialise(env: LaunchEnvironment, device: Device, timeout_seconds: float = 
                 "check the address, that the port is free, and that every node was started",
             )
         ) from error
+
+
+def _on_one_machine(env: LaunchEnvironment) -> bool:
+    """Whether all ranks meet at the loopback of one machine, and not in a store of torchrun's."""
+    alone = env.local_world_size == env.world_size and env.master_addr in _LOOPBACK
+    return alone and not dist.is_torchelastic_launched()
+
+
+def _loopback_store(env: LaunchEnvironment, timeout: timedelta) -> dist.TCPStore:
+    """The store that the ranks meet in. One that torch opens itself listens on every interface."""
+    host, port = _LOOPBACK[0], env.master_port
+    if env.rank != 0:
+        return dist.TCPStore(host, port, env.world_size, is_master=False, timeout=timeout)
+    listener = socket.create_server((host, port), backlog=max(128, env.world_size))
+    # The store owns the socket from here on.
+    return dist.TCPStore(
+        host,
+        port,
+        env.world_size,
+        is_master=True,
+        timeout=timeout,
+        master_listen_fd=listener.detach(),
+    )
 
 
 def shutdown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -98,3 +99,29 @@ def test_signal_lets_every_rank_save(
         assert process.wait(timeout=60) == 3
     saved = {(tmp_path / f"saved{rank}").read_text("utf-8") for rank in (0, 1)}
     assert saved == {number.name}
+
+
+def descendant(process: int, part: str) -> int:
+    """The child, or child of a child, whose command line has `part`; 0 if there is none."""
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text("utf-8").split():
+        command_line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        if part in command_line:
+            return int(child)
+        if found := descendant(int(child), part):
+            return found
+    return 0
+
+
+@pytest.mark.parametrize("victim", ["local.sh", "bin/deepspeed", "deepspeed.launcher.launch"])
+def test_ranks_save_and_end_with_what_started_them(
+    tmp_path: Path, command: list[str], victim: str
+) -> None:
+    with started([*command, "signal"], env=environment(tmp_path)) as process:
+        wait_for([tmp_path / f"ready{rank}" for rank in (0, 1)], process)
+        dead = process.pid if victim == "local.sh" else descendant(process.pid, victim)
+        os.kill(dead, signal.SIGKILL)
+        code = process.wait(timeout=60)
+        wait_for([tmp_path / f"saved{rank}" for rank in (0, 1)])
+    assert code == (-signal.SIGKILL if victim == "local.sh" else 3)
+    saved = {(tmp_path / f"saved{rank}").read_text("utf-8") for rank in (0, 1)}
+    assert saved == {"SIGTERM"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,3 +110,22 @@ def test_a_missing_master_is_named() -> None:
         "; check the address, that the port is free, and that every node was started"
     )
     assert "\n" not in message
+
+
+def _listening(rank: int, world_size: int) -> set[str]:
+    """The addresses, as in /proc/net/tcp, at which this process listens."""
+    dist.barrier()
+    links = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text("ascii").splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in links:
+                found.add(fields[1].split(":")[0])
+    return found
+
+
+@pytest.mark.distributed
+def test_ranks_of_one_machine_listen_on_its_loopback_alone() -> None:
+    found = run_distributed(_listening, 2)
+    assert found == [{"0100007F"}] * 2
