@@ -3,7 +3,8 @@
 - roots.data._index from csrc/data/index.cpp, with pybind11 and numpy only;
 - the kernels, roots/ops/library/_C_cpu.so and _C_cuda.so, by roots.ops.library, imported by its
   path. The CUDA library is built wherever nvcc is found, with or without a CUDA torch;
-  ROOTS_BUILD=cpu leaves it out, ROOTS_BUILD=none leaves both to be compiled at their first use.
+  ROOTS_BUILD=cpu leaves it out, ROOTS_BUILD=none leaves both to be compiled at their first use;
+- roots/_shipped: configs and launch scripts, which a wheel carries too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ except ModuleNotFoundError:
 
 LIBRARY = Path("roots", "ops", "library")
 CSRC = Path("csrc")
+SHIPPED = ("configs", "launch")
 BUILD_CHOICES = {"": ("cpu", "cuda"), "all": ("cpu", "cuda"), "cpu": ("cpu",), "none": ()}
 
 
@@ -47,6 +49,7 @@ class BuildExtensions(build_ext):
             for left_over in package.glob("_C_*"):
                 left_over.unlink()
             copy_sources(package / "csrc")
+            copy_shipped(Path(self.build_lib, "roots", "_shipped"))
         build_kernels(package, BUILD_CHOICES[choice])
 
     def build_extensions(self) -> None:
@@ -88,6 +91,13 @@ def copy_sources(folder: Path) -> None:
     """Copy the kernels' sources: an installed package can compile them at their first use."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(CSRC, folder, ignore=shutil.ignore_patterns("data", ".*"))
+
+
+def copy_shipped(folder: Path) -> None:
+    """Copy configs and launch scripts: `roots config list` and `copy` find them when installed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in SHIPPED:
+        shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
 
 
 def import_by_path(name: str) -> Any:

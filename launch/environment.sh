@@ -128,6 +128,8 @@ make_environment() {
     # The kernels for a GPU are compiled with the rest, so their compiler comes before it.
     if has_gpu && ! has_nvcc; then pip_install nvidia-cuda-nvcc nvidia-cuda-cccl; fi
     echo "  - other packages, then compiling: index builder, kernels for $kernels"
+    # An environment that was made while the distribution was called roots would hold it twice.
+    run_pip uninstall --yes roots || explain_pip_failure
     ROOTS_BUILD="$kernels" pip_install --no-build-isolation -e "${ROOTS_HOME}[${extras}]"
     # One line for each set of extras that this environment is known to hold; other sources void them all.
     if [[ -f "$stamp" ]] && ! grep -qF "${key%% *}" "$stamp"; then rm "$stamp"; fi

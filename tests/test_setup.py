@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,11 @@ def checkout(tmp_path: Path) -> Path:
         ignore=shutil.ignore_patterns("_C_*", "__pycache__", "csrc"),
     )
     (folder / "roots" / "data").mkdir()
-    for name in ("roots/__init__.py", "roots/ops/__init__.py", "roots/data/__init__.py"):
+    for name in ("roots/ops/__init__.py", "roots/data/__init__.py"):
         (folder / name).write_text("", encoding="utf-8")
+    (folder / "roots" / "__init__.py").write_text('__version__ = "9.8"\n', encoding="utf-8")
+    for name in ("configs", "launch"):
+        shutil.copytree(ROOT / name, folder / name)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
     write_sources(folder / "csrc")
@@ -62,6 +66,9 @@ def test_wheel_gets_the_libraries_and_the_sources(checkout: Path, tmp_path: Path
     assert libraries(package) == CPU
     assert (package / "csrc" / "cpu" / "swiglu.cpp").is_file()
     assert not (package / "csrc" / "data").exists()
+    shipped = wheel / "roots" / "_shipped"
+    assert (shipped / "configs" / "run" / "quickstart.yaml").is_file()
+    assert (shipped / "launch" / "local.sh").is_file()
 
 
 def test_library_of_an_earlier_build_does_not_get_into_a_wheel(
@@ -74,6 +81,33 @@ def test_library_of_an_earlier_build_does_not_get_into_a_wheel(
         checkout, "--build-lib", str(tmp_path / "wheel"), ROOTS_BUILD="cpu"
     ).returncode
     assert libraries(package) == CPU
+
+
+def test_wheel_has_its_own_name_the_types_and_what_a_run_starts_from(
+    checkout: Path, tmp_path: Path
+) -> None:
+    (checkout / "roots" / "py.typed").touch()
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    environment = {**os.environ, "ROOTS_BUILD": "none"}
+    subprocess.run(
+        [*command, "-w", str(tmp_path), str(checkout)], env=environment, check=True, cwd=tmp_path
+    )
+    (wheel,) = tmp_path.glob("roots_pretrain-9.8-*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        names = set(content.namelist())
+        entry = content.read("roots_pretrain-9.8.dist-info/entry_points.txt").decode()
+        metadata = content.read("roots_pretrain-9.8.dist-info/METADATA").decode()
+    assert "roots = roots.cli.main:main" in entry
+    assert "Name: roots-pretrain\n" in metadata
+    assert "Requires-Dist: roots-pretrain[test]; extra == " in metadata
+    assert {
+        "roots/py.typed",
+        "roots/_shipped/configs/base.yaml",
+        "roots/_shipped/launch/local.sh",
+        "roots/_shipped/launch/rank.py",
+        "roots/ops/library/csrc/cpu/swiglu.cpp",
+    } <= names
+    assert not [name for name in names if "__pycache__" in name]
 
 
 def test_editable_install_builds_into_the_checkout(checkout: Path) -> None:

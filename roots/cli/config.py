@@ -1,4 +1,4 @@
-"""`roots config show|schema|deepspeed`: what a config resolves to. Never imports torch."""
+"""`roots config`: what a config resolves to, and those that come along. Never imports torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import typer
 
 from roots.cli.notes import tell_notes
 
-config_app = typer.Typer(help="Show what a config resolves to.", no_args_is_help=True)
+config_app = typer.Typer(
+    help="Show what a config resolves to; list and copy those that come with ROOTS.",
+    no_args_is_help=True,
+)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file of the run.")]
 Overrides = Annotated[
@@ -43,12 +46,13 @@ def schema(
     overrides: Overrides = None,
 ) -> None:
     """Print the JSON schema of a config, for editors."""
-    from roots.config import RunConfig, load_config
+    from roots.config import load_config
+    from roots.config.schema import config_schema
     from roots.planner.stages import balanced_stages_have_experts
 
     if config is not None:
         load_config(config, overrides or (), rules=[balanced_stages_have_experts])
-    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+    typer.echo(json.dumps(config_schema(), indent=2))
 
 
 @config_app.command()
@@ -70,3 +74,30 @@ def deepspeed(
     tell_notes(loaded)
     ranks = world_size or fewest_ranks(loaded)
     typer.echo(json.dumps(deepspeed_config(loaded, plan_batch(loaded, ranks)), indent=2))
+
+
+@config_app.command("list")
+def list_configs(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
+) -> None:
+    """Print the names of the configs that come with ROOTS, and what each is for."""
+    from roots.cli.shipped import config_names
+
+    names = config_names()
+    if as_json:
+        typer.echo(json.dumps(names, indent=2))
+        return
+    for name, line in names.items():
+        typer.echo(f"{name:{max(map(len, names))}}  {line}")
+
+
+@config_app.command()
+def copy(
+    name: Annotated[str, typer.Argument(help="Name of `roots config list`; or `launch`.")],
+    to: Annotated[Path, typer.Option(help="Folder that gets configs/ or launch/.")] = Path(),
+) -> None:
+    """Copy a config of ROOTS and what it extends, or the launch scripts, to edit them."""
+    from roots.cli.shipped import copy_shipped
+
+    for path in copy_shipped(name, to):
+        typer.echo(str(path))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
+from roots import __version__
 from roots.cli.config import config_app
 from roots.cli.evaluate import evaluate
 from roots.cli.export_import import export, import_model
@@ -14,6 +15,7 @@ from roots.cli.generate import generate
 from roots.cli.info import info
 from roots.cli.memory import memory_line
 from roots.cli.preprocess import preprocess
+from roots.cli.stray_options import refuse_stray_options
 from roots.cli.tokenizer import tokenizer_app
 from roots.cli.train import train
 from roots.cli.verify import verify
@@ -23,7 +25,7 @@ app = typer.Typer(
     name="roots",
     help="Pretrain large language models with tensor, pipeline and data parallelism on DeepSpeed.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 app.command()(train)
@@ -38,9 +40,18 @@ app.add_typer(config_app, name="config")
 app.add_typer(tokenizer_app, name="tokenizer")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"roots {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+    ),
 ) -> None:
     """Pretrain large language models with tensor, pipeline and data parallelism on DeepSpeed."""
 
@@ -49,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `roots` and exit: 0 done, 1 bug, 2 bad input, 3 interrupted, 4 diverged, 5 different."""
     words, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
     try:
+        refuse_stray_options(typer.main.get_command(app), words)
         app(args=words)
     except RootsError as error:
         if debug:

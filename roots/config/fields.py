@@ -121,6 +121,16 @@ def meant_by(location: Sequence[int | str], value: Any) -> list[tuple[int | str,
     return [path for key in near for path in elsewhere[key]]
 
 
+def fields_named(words: str) -> list[str]:
+    """The dotted names of the fields that `words`, dotted or not, stands for; sections are none."""
+    parts = words.replace("-", "_").split(".")
+    if not all(parts):
+        return []
+    places = [tuple(parts)] if annotation_at(parts) is not None else meant_by(parts, "")
+    names = [[str(part) for part in place] for place in places]
+    return [".".join(each) for each in names if not is_section(annotation_at(each))]
+
+
 def suggestion(location: Sequence[int | str], value: Any) -> str:
     """The fix for a key that is not known."""
     places = meant_by(location, value)

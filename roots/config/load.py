@@ -43,6 +43,11 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def extends_of(path: Path) -> list[str]:
+    """The files that the YAML at `path` extends, as it names them: relative to its own folder."""
+    return _parents(path, _read_tree(path).get("extends", []))
+
+
 def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Tree:
     """Merge the chain of `extends` below `path`, nearest last."""
     resolved = path.resolve()
@@ -52,17 +57,23 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Tree:
     tree = _read_tree(path)
     # An editor's note of where the schema lies, as in JSON files.
     tree.pop("$schema", None)
-    parents = plain(tree.pop("extends", []))
-    if isinstance(parents, str):
-        parents = [parents]
-    if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
-        fix = "write `extends: base.yaml` or `extends: [a.yaml, b.yaml]`"
-        raise RootsError(problem(f"extends of {path}", parents, "must name files", fix))
+    parents = _parents(path, tree.pop("extends", []))
     merged: Tree = {}
     for parent in parents:
         _merge(merged, _read_with_parents(path.parent / parent, (*seen, resolved)))
     _merge(merged, tree)
     return merged
+
+
+def _parents(path: Path, given: Any) -> list[str]:
+    """The names behind `extends`, one or a list of them. Raises RootsError for anything else."""
+    names = plain(given)
+    if isinstance(names, str):
+        names = [names]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        fix = "write `extends: base.yaml` or `extends: [a.yaml, b.yaml]`"
+        raise RootsError(problem(f"extends of {path}", names, "must name files", fix))
+    return names
 
 
 def _read_tree(path: Path) -> Tree:

@@ -44,7 +44,7 @@ def score_texts(written: Sequence[str], references: Sequence[str]) -> TextScores
         from sacrebleu.metrics import BLEU, CHRF
     except ModuleNotFoundError:
         rule = "BLEU and chrF need the package sacrebleu, which is not installed"
-        fix = "run `pip install roots[eval]`, or `pip install sacrebleu`"
+        fix = "run `pip install .[eval]`, or `pip install sacrebleu`"
         raise RootsError(problem("sacrebleu", None, rule, fix)) from None
     bleu = BLEU()
     score = bleu.corpus_score(list(written), [list(references)])

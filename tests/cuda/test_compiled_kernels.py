@@ -43,7 +43,7 @@ def usages(library: Path) -> dict[Kernel, Usage]:
 @pytest.fixture(scope="module")
 def instructions(library: Path) -> dict[tuple[str, str], Counter[str]]:
     if compiled.disassembler() is None:
-        pytest.skip("there is no cuobjdump with nvdisasm: `pip install roots[cuda-build]`")
+        pytest.skip("there is no cuobjdump with nvdisasm: `pip install .[cuda-build]`")
     return compiled.instructions(library)
 
 

@@ -38,5 +38,5 @@ def test_missing_sacrebleu_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         score_texts(["a"], ["a"])
     assert caught.value.lines == (
         "sacrebleu: BLEU and chrF need the package sacrebleu, which is not installed; "
-        "run `pip install roots[eval]`, or `pip install sacrebleu`",
+        "run `pip install .[eval]`, or `pip install sacrebleu`",
     )

@@ -110,7 +110,7 @@ def _package() -> Any:
         return importlib.import_module("gguf")
     except ImportError:
         rule = "needs the package gguf, which is not installed"
-        fix = "pip install roots[gguf]"
+        fix = "pip install .[gguf]"
         raise RootsError(problem("--format", "gguf", rule, fix)) from None
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 MACHINE = "x86_64"
 SYSTEM_CUDA = Path("/usr/local/cuda")
-CUDA_ADVICE = "install one with `pip install roots[cuda-build]`, or set CUDA_HOME"
+CUDA_ADVICE = "install one with `pip install .[cuda-build]`, or set CUDA_HOME"
 COMPILER_ADVICE = "run `apt-get install g++`, or set CXX"
 NINJA_ADVICE = "run `pip install ninja`"
 TORCH_ADVICE = "run `pip install torch`"

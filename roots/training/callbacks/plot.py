@@ -110,5 +110,5 @@ def _figure_class() -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         rule = "the loss plot needs matplotlib, which cannot be imported here"
-        raise RootsError(problem("plot", None, rule, 'pip install "roots[plots]"')) from error
+        raise RootsError(problem("plot", None, rule, "pip install .[plots]")) from error
     return Figure

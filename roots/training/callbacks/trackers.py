@@ -195,6 +195,6 @@ def _wandb() -> Any:
         import wandb
     except ImportError as error:
         rule = "needs the package wandb, which cannot be imported here"
-        fix = 'pip install "roots[wandb]", or set tracking.wandb=false'
+        fix = "pip install .[wandb], or set tracking.wandb=false"
         raise RootsError(problem("tracking.wandb", True, rule, fix)) from error
     return wandb

@@ -127,7 +127,7 @@ def test_cuda_without_nvcc_names_the_extra(
     monkeypatch.delenv("CUDA_HOME", raising=False)
     expected = (
         "the cuda kernels are missing: no nvcc was found by CUDA_HOME, on PATH, in /usr/local/cuda "
-        "or among the packages of this Python: install one with `pip install roots[cuda-build]`, "
+        "or among the packages of this Python: install one with `pip install .[cuda-build]`, "
         "or set CUDA_HOME."
     )
     assert load_anew("cuda").reason == expected

@@ -59,7 +59,7 @@ def test_no_nvcc_names_the_extra(bare: dict[str, str]) -> None:
         find_cuda(bare)
     assert str(caught.value) == (
         "no nvcc was found by CUDA_HOME, on PATH, in /usr/local/cuda or among the packages of this "
-        "Python: install one with `pip install roots[cuda-build]`, or set CUDA_HOME."
+        "Python: install one with `pip install .[cuda-build]`, or set CUDA_HOME."
     )
 
 
@@ -104,7 +104,7 @@ def test_headers_alone_serve_the_simulator(bare: dict[str, str], tmp_path: Path)
 def test_compiler_of_the_packages_builds_and_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real nvcc of `pip install roots[cuda-build]`, with the machine's own out of sight."""
+    """The real nvcc of `pip install .[cuda-build]`, with the machine's own out of sight."""
     monkeypatch.setattr(toolchain, "SYSTEM_CUDA", tmp_path / "absent")
     folders = [
         folder

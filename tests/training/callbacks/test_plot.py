@@ -24,7 +24,7 @@ def write_run(directory: Path, losses: list[float]) -> Path:
 
 @pytest.mark.parametrize("count", [1, 10, 200])
 def test_plot_is_a_png_of_the_documented_size(tmp_path: Path, count: int) -> None:
-    image = pytest.importorskip("matplotlib.image", reason="the extra roots[plots] is missing")
+    image = pytest.importorskip("matplotlib.image", reason="the extra `plots` is missing")
     path = write_run(tmp_path, [5.0 - math.log(1 + step) / 2 for step in range(count)])
     evaluations = EvaluationWriter(tmp_path / "evaluations.jsonl")
     evaluations.write(EvaluationRecord.of(0, 5.5))
@@ -40,7 +40,7 @@ def test_plot_is_a_png_of_the_documented_size(tmp_path: Path, count: int) -> Non
 
 
 def test_plot_does_without_evaluations_and_with_skipped_steps(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the extra roots[plots] is missing")
+    pytest.importorskip("matplotlib", reason="the extra `plots` is missing")
     path = write_run(tmp_path, [5.0, math.nan, 4.0])
     plot_losses(path, tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -58,7 +58,7 @@ def test_smoothing_is_the_mean_of_the_neighbours() -> None:
 
 
 def test_nothing_to_draw_is_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the extra roots[plots] is missing")
+    pytest.importorskip("matplotlib", reason="the extra `plots` is missing")
     path = write_run(tmp_path, [math.nan])
     with pytest.raises(RootsError) as caught:
         plot_losses(path, tmp_path / "loss.png")
@@ -73,6 +73,5 @@ def test_missing_matplotlib_names_the_extra(
     with pytest.raises(RootsError) as caught:
         plot_losses(path, tmp_path / "loss.png")
     assert caught.value.lines == (
-        "plot: the loss plot needs matplotlib, which cannot be imported here; "
-        'pip install "roots[plots]"',
+        "plot: the loss plot needs matplotlib, which cannot be imported here; pip install .[plots]",
     )

@@ -115,7 +115,7 @@ def offline_history(run_directory: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def test_offline_wandb_resumes_under_one_id_without_duplicates(tmp_path: Path) -> None:
-    wandb = pytest.importorskip("wandb", reason="the extra roots[wandb] is not installed")
+    wandb = pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
     wanted = config(tensorboard=False, wandb=True, wandb_mode="offline", wandb_project="p")
     # W&B names folders by the second, so the two sessions of this fast test get one each.
     before, after = tmp_path / "before", tmp_path / "after"
@@ -209,7 +209,7 @@ def test_missing_wandb_names_the_extra(tmp_path: Path, monkeypatch: pytest.Monke
         build_trackers(config(tensorboard=False, wandb=True), tmp_path, rank=0, resume_step=0)
     assert caught.value.lines == (
         "tracking.wandb=True: needs the package wandb, which cannot be imported here; "
-        'pip install "roots[wandb]", or set tracking.wandb=false',
+        "pip install .[wandb], or set tracking.wandb=false",
     )
 
 
