@@ -26,9 +26,11 @@ class AskedKeys(Mapping[str, Any]):
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self.keys_asked_for: set[str] = set()
+        self.last_key = ""
 
     def __getitem__(self, key: str) -> Any:
         self.keys_asked_for.add(key)
+        self.last_key = key
         return self._tree[key]
 
     def __iter__(self) -> Iterator[str]:

@@ -19,7 +19,7 @@ from roots.exchange.hf.config_map import (
     shown,
     trained_with,
 )
-from roots.exchange.hf.harmless_keys import HARMLESS_KEYS
+from roots.exchange.hf.harmless_keys import HARMLESS_KEYS, HARMLESS_VALUES
 from roots.exchange.hf.tensor_map import Rule
 
 # Fields that say how a model is trained or stored, not what it computes: capacity is for training.
@@ -85,8 +85,16 @@ class Family:
                 fields.update(entry.read(asked))
             except Refusal as refusal:
                 refusals.append(refusal)
+            except (TypeError, ValueError, AttributeError, ArithmeticError):
+                # An entry computes with values of the types that its keys have.
+                key, fix = asked.last_key, "copy it again from where the model comes from"
+                refusals.append(Refusal(key, given.get(key), "is of no type that fits it", fix))
         known = HARMLESS_KEYS | self.harmless | self.constants.keys() | asked.keys_asked_for
         for key in sorted(given.keys() - known):
+            if key in HARMLESS_VALUES and given[key] == HARMLESS_VALUES[key]:
+                continue
+            if key == "layer_types" and _are_alike(given[key], fields.get("window")):
+                continue
             if given[key] is not None:
                 fix = "remove the key if the model is the same without it"
                 rule = f"is unknown for {self.model_type}, so it may change what the model computes"
@@ -144,6 +152,12 @@ class Family:
             if name not in settled:
                 key, rule = f"model.{name}", f"must be {shown(expected)}"
                 yield Refusal(key, _resolved(model, name), rule, trained_with(key, expected))
+
+
+def _are_alike(layer_types: object, window: object) -> bool:
+    """Whether all layers have the attention that follows from `window`."""
+    kind = "full_attention" if window is None else "sliding_attention"
+    return isinstance(layer_types, list) and all(each == kind for each in layer_types)
 
 
 def _resolved(model: ModelConfig, name: str) -> Any:

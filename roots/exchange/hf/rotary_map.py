@@ -121,7 +121,7 @@ def _found(tree: Tree) -> Mapping[str, Any]:
 def _scaling(found: Mapping[str, Any], tree: Tree) -> Fields:
     """The section `rotary_scaling`, {} without one."""
     kind = found.get("rope_type", found.get("type", "default"))
-    if kind not in _PARAMETERS:
+    if not isinstance(kind, str) or kind not in _PARAMETERS:
         rule = f"must be one of {', '.join(_PARAMETERS)}"
         fix = "ROOTS cannot compute such frequencies, so this model cannot be imported"
         raise Refusal("rope_type", kind, rule, fix)

@@ -149,6 +149,42 @@ def test_key_that_nobody_knows_is_refused_by_name(key: str, value: object, tmp_p
 
 
 @pytest.mark.parametrize(
+    "keys",
+    [
+        {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}},
+        {"max_sequence_length": 2048, "pad_token_id": 0, "_flash_attn_2_enabled": True},
+        {"use_mrope": False, "use_sliding_window": False, "max_window_layers": 2},
+        {"layer_types": ["full_attention"] * 2, "pruned_heads": {}},
+    ],
+    ids=["smollm2", "first-llamas", "distilled", "newest"],
+)
+def test_keys_that_released_models_spell_all_the_same_are_known(
+    keys: dict[str, Any], tmp_path: Path
+) -> None:
+    saved(Case("llama", llama), tmp_path / "hf")
+    edit(tmp_path / "hf", **keys)
+    assert difference(tmp_path / "hf", tmp_path / "roots") < 1e-4
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"rope_interleaved": True},
+        {"use_mrope": True},
+        {"pruned_heads": {"0": [1]}},
+        {"layer_types": ["sliding_attention"] * 2},
+        {"layer_types": ["full_attention", "linear_attention"]},
+    ],
+    ids=str,
+)
+def test_their_other_values_are_refused(keys: dict[str, Any], tmp_path: Path) -> None:
+    saved(Case("llama", llama), tmp_path / "hf")
+    edit(tmp_path / "hf", **keys)
+    (line,) = refusal(tmp_path / "hf")
+    assert line.startswith(f"{next(iter(keys))} of {tmp_path}/hf/config.json=")
+
+
+@pytest.mark.parametrize(
     "parameters, line",
     [
         ({"rope_type": "default", "rope_theta": 1e4, "frequency_shift": 2.0}, "frequency_shift"),
