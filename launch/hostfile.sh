@@ -3,53 +3,128 @@
 #
 #   launch/hostfile.sh HOSTFILE CONFIG [section.key=value ...]
 #
-# HOSTFILE has a line `NAME slots=N` for each host, N the ranks (GPUs) to start there. Every host needs this checkout and
-# its environment at the same path, and ssh without a password from here. Set MASTER_PORT to choose the port on the first
-# host. INT, TERM and USR1 make every rank finish its step, save and exit 3.
-# Exit code: the largest of the ranks' (0 done, 2 bad input, 3 interrupted after a good checkpoint, 4 diverged; 1 else).
+# HOSTFILE has a line `NAME slots=N` for each host, N the ranks (GPUs) to start there; comments after #, and OpenMPI's
+# `max_slots=N`, are passed over. Every host needs this checkout and its environment at the same path, and ssh without a
+# password from here. Set MASTER_PORT to choose the port on the first host. INT, TERM and USR1 make every rank finish its
+# step, save and exit 3; so does the end of this script or of DeepSpeed's launcher.
+# Variables that begin with one of PASSED_ON reach the ranks on every host; those that look like secrets do not, because
+# whoever can list processes on a host can read a command line: put them into a file of your own there.
+# Exit code: of the rank that failed first (0 done, 2 bad input, 3 interrupted after a good checkpoint, 4 diverged; 1 else).
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 readonly USAGE="usage: launch/hostfile.sh HOSTFILE CONFIG [section.key=value ...]"
+readonly PASSED_ON='^(PYTHON|NCCL_|GLOO_|UCX_|OMP_|CUDA_|TORCH_|TORCHINDUCTOR_|ROOTS_|WANDB_|HF_)'
+readonly SECRET='(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)'
+readonly NOT_PASSED='^(CUDA_VISIBLE_DEVICES|ROOTS_HOME|ROOTS_VENV|ROOTS_CONSTRAINTS|ROOTS_LAUNCHER)$'
 
 hosts=""
+ranks=0
 launcher=""
+guard=""
+folder=""
+records=""
 
 main() {
     (($# >= 2)) || fail "$USAGE"
-    local hostfile="$1" config="$2"
+    local hostfile="$1" config="$2" code=0
     [[ -f "$hostfile" ]] || fail "HOSTFILE=$hostfile: no such file; $USAGE"
     [[ -f "$config" ]] || fail "CONFIG=$config: no such file; $USAGE"
     shift
+    folder="$(mktemp -d)"
+    trap 'rm -rf "$folder"' EXIT
     read_hosts "$hostfile"
     command -v pdsh >/dev/null 2>&1 || fail "no pdsh on PATH: run \`apt-get install pdsh\`"
+    check_hosts
     use_python
-    # Job control gives the launcher a process group of its own: Ctrl-C must reach the ranks, and it would kill them.
-    set -m
-    deepspeed --hostfile "$hostfile" --force_multi --master_port "${MASTER_PORT:-$((20000 + RANDOM % 20000))}" \
-        --no_local_rank --log_level critical "$ROOTS_HOME/launch/rank.py" train "$@" </dev/null &
-    launcher=$!
-    set +m
-    trap forward INT TERM HUP USR1
-    wait_for_launcher
+    need_deepspeed
+    # A name of this run alone: its ranks are found by what lies there, on every host, and those of no other run.
+    records="/tmp/roots-ranks-$(basename "$folder")-$$"
+    write_variables
+    start "$@"
+    wait_for_launcher || code=$?
+    end_ranks
+    code="$(decide_code "$code")"
+    on_hosts "rm -rf '$records'" >/dev/null || true
+    exit "$code"
 }
 
-# read_hosts FILE: sets `hosts` to a comma-separated list, or names the line that is wrong.
+# start CONFIG ...: job control gives the launcher a process group of its own: Ctrl-C must reach the ranks, and it would
+# kill them. The guard outlives this script if that is killed, and tells the ranks.
+start() {
+    set -m
+    DS_ENV_FILE="$folder/variables" deepspeed --hostfile "$folder/hosts" --force_multi \
+        --master_port "${MASTER_PORT:-$((20000 + RANDOM % 20000))}" \
+        --no_local_rank --log_level critical "$ROOTS_HOME/launch/rank.py" train "$@" </dev/null &
+    launcher=$!
+    { tail --pid=$$ -f /dev/null && end_ranks && on_hosts "rm -rf '$records'" && rm -rf "$folder"; } >/dev/null 2>&1 &
+    guard=$!
+    set +m
+    trap 'forward USR1' INT TERM HUP USR1
+}
+
+# read_hosts FILE: sets `hosts` to a comma-separated list and `ranks` to the sum of the slots, and writes the file that
+# DeepSpeed gets; or names the line that is wrong.
 read_hosts() {
-    local bad
-    bad="$(grep -vnE '^[[:space:]]*(#|$)|^[^[:space:]]+[[:space:]]+slots=[1-9][0-9]*[[:space:]]*$' "$1" | head -n1 || true)"
-    [[ -z "$bad" ]] || fail "HOSTFILE=$1: line ${bad%%:*} is '${bad#*:}', must be 'NAME slots=N'"
-    hosts="$(awk '!/^[[:space:]]*(#|$)/ { print $1 }' "$1" | paste -sd,)"
+    local line number=0 name slots
+    : >"$folder/hosts"
+    while IFS= read -r line || [[ -n "$line" ]]; do
+        number=$((number + 1))
+        [[ ! "${line%%#*}" =~ ^[[:space:]]*$ ]] || continue
+        [[ "${line%%#*}" =~ ^[[:space:]]*([A-Za-z0-9._:-]+)[[:space:]]+slots=([1-9][0-9]*)([[:space:]]+max[_-]slots=[0-9]+)?[[:space:]]*$ ]] ||
+            fail "HOSTFILE=$1: line $number is '$line', must be 'NAME slots=N'"
+        name="${BASH_REMATCH[1]}" slots="${BASH_REMATCH[2]}"
+        ! grep -q "^$name slots=" "$folder/hosts" ||
+            fail "HOSTFILE=$1: line $number names $name again; give each host one line with all its slots"
+        echo "$name slots=$slots" >>"$folder/hosts"
+        ranks=$((ranks + slots))
+    done <"$1"
+    hosts="$(cut -d' ' -f1 "$folder/hosts" | paste -sd,)"
     [[ -n "$hosts" ]] || fail "HOSTFILE=$1: names no host; write a line 'NAME slots=N' for each"
 }
 
-# forward: tell every rank of this checkout on every host. The pattern matches the command line of a rank alone, neither
-# that of DeepSpeed's launcher nor that of the remote shell which carries it.
+# check_hosts: every host answers to ssh without a password, or is named.
+check_hosts() {
+    local host answer
+    for host in ${hosts//,/ }; do
+        answer="$(ssh -o BatchMode=yes -o ConnectTimeout=10 "$host" true 2>&1 </dev/null)" ||
+            fail "host $host does not answer to \`ssh -o BatchMode=yes $host true\` (${answer%%$'\n'*}): start it, or give it your key by \`ssh-copy-id $host\`"
+    done
+}
+
+# write_variables: what the ranks on every host get, as `NAME=value`. DeepSpeed puts it between double quotes into their
+# command line, where four signs keep a meaning.
+write_variables() {
+    local name value own
+    for own in "$HOME/.deepspeed_env" .deepspeed_env; do
+        if [[ -f "$own" ]]; then cat "$own" >>"$folder/variables"; fi
+    done
+    for name in $(compgen -e); do
+        [[ "$name" =~ $PASSED_ON && ! "$name" =~ $NOT_PASSED ]] || continue
+        if [[ "$name" =~ $SECRET ]]; then
+            echo "hostfile.sh: $name looks like a secret and stays on this host" >&2
+            continue
+        fi
+        # shellcheck disable=SC2001 # a class of signs, each kept
+        value="$(sed 's/[\\"$`]/\\&/g' <<<"${!name}")"
+        if [[ "$value" != *$'\n'* ]]; then printf '%s=%s\n' "$name" "$value" >>"$folder/variables"; fi
+    done
+    # There a rank watches the sshd that holds the connection from here.
+    printf 'ROOTS_RANK_RECORDS=%s\nROOTS_LAUNCHER=ssh\n' "$records" >>"$folder/variables"
+}
+
+# on_hosts COMMAND: run it on every host, its output without the hosts' names.
+on_hosts() {
+    PDSH_RCMD_TYPE=ssh pdsh -N -w "$hosts" "$1"
+}
+
+# forward SIGNAL: to every rank of this run, on every host, that has not ended.
 # shellcheck disable=SC2329 # called by the trap
 forward() {
-    PDSH_RCMD_TYPE=ssh pdsh -w "$hosts" "pkill -USR1 -f '^[^ ]*python[^ ]* -u $ROOTS_HOME/launch/rank[.]py train'" || true
+    on_hosts "for file in '$records'/*.pid; do [ -f \"\$file\" ] && [ ! -f \"\${file%.pid}.code\" ] && kill -$1 \$(cat \"\$file\"); done" \
+        >/dev/null 2>&1 || true
 }
 
 # A trapped signal ends `wait` early; the launcher's own code is what it gives when the process is gone.
@@ -57,7 +132,33 @@ wait_for_launcher() {
     local code=0
     while kill -0 "$launcher" 2>/dev/null; do wait "$launcher" || true; done
     wait "$launcher" || code=$?
-    exit "$code"
+    kill "$guard" 2>/dev/null || true
+    return "$code"
+}
+
+# end_ranks: a launcher that was killed leaves ranks behind; they save and end, and this waits for that.
+end_ranks() {
+    forward TERM
+    on_hosts "for file in '$records'/*.pid; do [ -f \"\$file\" ] && [ ! -f \"\${file%.pid}.code\" ] && tail --pid=\$(cat \"\$file\") -f /dev/null; done" \
+        >/dev/null 2>&1 || true
+}
+
+# decide_code CODE: the rank that failed first knows the reason. DeepSpeed's own code counts where no rank began: it is 0
+# when its launcher was killed.
+decide_code() {
+    local ended first
+    on_hosts "cat '$records'/*.code" 2>/dev/null | sort -n >"$folder/codes" || true
+    ended="$(wc -l <"$folder/codes")"
+    first="$(awk '$2 != 0 { print $2; exit }' "$folder/codes")"
+    if [[ -n "$first" ]]; then
+        echo "$first"
+    elif ((ended < ranks)); then
+        printf 'hostfile.sh: %s of %s ranks ended without an exit code: never started, or killed, perhaps for lack of memory\n' \
+            "$((ranks - ended))" "$ranks" >&2
+        if (($1 == 0)); then echo 1; else echo "$1"; fi
+    else
+        echo 0
+    fi
 }
 
 main "$@"

@@ -1,9 +1,10 @@
 """One rank of a run: `roots train ...` in a process whose end the starting script can read.
 
 DeepSpeed's launcher ends with the code of whichever rank it looks at first and stops the others, so
-a rank that failed because its neighbour did can hide the cause. Under launch/local.sh every rank
-therefore writes into the folder $ROOTS_RANK_RECORDS: `<rank>.pid` at its start, and `<rank>.code`
-with "<time in ns> <exit code>" at its end. Without that variable nothing is written.
+a rank that failed because its neighbour did can hide the cause. Under launch/local.sh and
+launch/hostfile.sh every rank therefore writes into the folder $ROOTS_RANK_RECORDS of its machine:
+`<rank>.pid` at its start, and `<rank>.code` with "<time in ns> <exit code>" at its end. Without
+that variable nothing is written.
 
 A rank ends with what started it: when DeepSpeed's launcher or the script is gone, however it ended,
 the rank gets SIGTERM and so finishes its step, saves and exits 3.
@@ -31,6 +32,8 @@ def main(arguments: list[str]) -> int:
     _limit_threads()
     _end_with(_starters())
     if records:
+        # launch/hostfile.sh names a folder that does not exist yet on every host.
+        Path(records).mkdir(mode=0o700, parents=True, exist_ok=True)
         _write(Path(records, f"{rank}.pid"), str(os.getpid()))
     code = _run(arguments)
     if records:

@@ -36,6 +36,7 @@ def main():
         for number in numbers:
             signal.signal(number, lambda number, frame: received.append(number))
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        folder.joinpath(f"pid{rank}").write_text(str(os.getpid()))
         folder.joinpath(f"ready{rank}").touch()
         received.append(signal.sigwait(numbers))
         folder.joinpath(f"saved{rank}").write_text(signal.Signals(received[0]).name)

@@ -92,7 +92,13 @@ def test_wrong_arguments_are_told_in_one_line(
         ("# only a comment\n", "names no host; write a line 'NAME slots=N' for each"),
         ("one slots=8\ntwo 8\n", "line 2 is 'two 8', must be 'NAME slots=N'"),
         ("one slots=0\n", "line 1 is 'one slots=0', must be 'NAME slots=N'"),
+        (
+            "one slots=8\n two  slots=8 # the second\none slots=4\n",
+            "line 3 names one again; give each host one line with all its slots",
+        ),
+        ("one slots=8 cores=9\n", "line 1 is 'one slots=8 cores=9', must be 'NAME slots=N'"),
         ("one slots=8\n", None),
+        ("# all\n\n  one  slots=8 max_slots=16  # new\ntwo slots=1 max-slots=1", None),
     ],
 )
 def test_hostfile_is_read_before_anything_starts(

@@ -1,0 +1,136 @@
+"""hostfile.sh with the real deepspeed launcher; ssh and pdsh stand in, and run things here.
+
+Each "host" of the tests is this machine. What really crosses a network is not shown here.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.sources import ROOT
+from tests.launch.machine import environment_with, run, started, wait_for
+from tests.launch.test_local import RANKS
+
+pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+pytestmark = [pytest.mark.distributed]
+
+FACTS = """
+import os
+from pathlib import Path
+Path(os.environ["FACTS"] + os.environ["RANK"]).write_text(str(dict(os.environ)))
+"""
+SSH = """#!/bin/bash
+# A stand-in: ssh [OPTIONS] HOST COMMAND, run on this machine.
+while [[ "$1" == -* ]]; do if [[ "$1" == -[op] ]]; then shift; fi; shift; done
+if [[ "$1" == gone ]]; then
+    echo "ssh: connect to host gone port 22: No route to host" >&2
+    exit 255
+fi
+shift
+exec bash -c "$*"
+"""
+PDSH = """#!/bin/bash
+# A stand-in: pdsh [-S] [-N] [-f N] -w HOSTS COMMAND, run once for each host on this machine.
+while [[ "$1" == -* ]]; do
+    case "$1" in -w) hosts="$2"; shift ;; -f) shift ;; esac
+    shift
+done
+number=0
+for host in ${hosts//,/ }; do
+    bash -c "${*//%n/$number}" &
+    number=$((number + 1))
+done
+code=0
+for job in $(jobs -p); do wait "$job" || code=$?; done
+exit "$code"
+"""
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    package = tmp_path / "fake" / "roots" / "cli"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    (package / "main.py").write_text(f"{FACTS}\n{RANKS}", encoding="utf-8")
+    (tmp_path / "tools").mkdir()
+    for name, text in (("ssh", SSH), ("pdsh", PDSH)):
+        (tmp_path / "tools" / name).write_text(text, encoding="utf-8")
+        (tmp_path / "tools" / name).chmod(0o755)
+    (tmp_path / "hosts").write_text("a slots=1\nb slots=1 max_slots=4  # the second\n")
+    (tmp_path / "run.yaml").touch()
+    script = str(ROOT / "launch" / "hostfile.sh")
+    return ["bash", script, str(tmp_path / "hosts"), str(tmp_path / "run.yaml")]
+
+
+def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    return environment_with(
+        PATH=f"{tmp_path / 'tools'}:{os.environ['PATH']}",
+        PYTHONPATH=str(tmp_path / "fake"),
+        VIRTUAL_ENV=str(Path(sys.executable).parents[1]),
+        DS_ACCELERATOR="cpu",
+        FACTS=str(tmp_path / "facts"),
+        FOLDER=str(tmp_path),
+        **more,
+    )
+
+
+def test_code_and_variables_of_the_ranks(tmp_path: Path, command: list[str]) -> None:
+    more = {"NCCL_NOTE": 'two words, "it" costs $5 `now` \\\\', "WANDB_API_KEY": "a marker"}
+    before = set(Path("/tmp").glob("roots-ranks-*"))
+    result = run([*command, "a.b=2", "code=4"], env=environment(tmp_path, **more))
+    assert result.returncode == 4
+    assert "hostfile.sh: WANDB_API_KEY looks like a secret and stays on this host" in result.stderr
+    for rank in (0, 1):
+        facts = (tmp_path / f"rank{rank}").read_text("utf-8").split()
+        assert facts[:3] == [str(rank), "0", "2"]
+        assert facts[4:] == ["train", str(tmp_path / "run.yaml"), "a.b=2", "code=4"]
+        assert repr(more["NCCL_NOTE"]) in (tmp_path / f"facts{rank}").read_text("utf-8")
+    # Each run has a name of its own, and leaves nothing under it.
+    assert set(Path("/tmp").glob("roots-ranks-*")) <= before
+
+
+@pytest.mark.parametrize("victim", ["script", "launcher"])
+def test_ranks_end_with_what_started_them(tmp_path: Path, command: list[str], victim: str) -> None:
+    """DeepSpeed calls a killed launcher a success; the ranks' own records say what it was."""
+    with started([*command, "signal"], env=environment(tmp_path)) as process:
+        wait_for([tmp_path / f"ready{rank}" for rank in (0, 1)], process)
+        pids = [int((tmp_path / f"pid{rank}").read_text()) for rank in (0, 1)]
+        ranks = [os.pidfd_open(pid) for pid in pids]
+        # The ranks here do not talk to each other; real ones stop as soon as one of them is told.
+        victims = [process.pid] if victim == "script" else [parent_of(pid) for pid in pids]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        code = process.wait(timeout=60)
+        for rank in ranks:
+            assert select.select([rank], [], [], 60)[0], "a rank trains on"
+    assert code == (-signal.SIGKILL if victim == "script" else 3)
+
+
+def test_signal_lets_every_rank_of_this_run_save(tmp_path: Path, command: list[str]) -> None:
+    with started([*command, "signal"], env=environment(tmp_path)) as process:
+        wait_for([tmp_path / f"ready{rank}" for rank in (0, 1)], process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 3
+    assert {(tmp_path / f"saved{rank}").read_text("utf-8") for rank in (0, 1)} == {"SIGUSR1"}
+
+
+def test_host_that_does_not_answer_is_named(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "hosts").write_text("a slots=1\ngone slots=1\n")
+    result = run([*command, "code=0"], env=environment(tmp_path))
+    assert (result.returncode, result.stderr) == (
+        2,
+        "hostfile.sh: host gone does not answer to `ssh -o BatchMode=yes gone true` "
+        "(ssh: connect to host gone port 22: No route to host): start it, or give it your key by "
+        "`ssh-copy-id gone`\n",
+    )
