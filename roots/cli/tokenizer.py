@@ -60,20 +60,21 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Train a byte-level BPE tokenizer; every text can be encoded, whatever it is trained on."""
-    from roots.tokenizer.train import save_tokenizer, train_bpe
+    from roots.tokenizer.train import reserved_folder, save_tokenizer, train_bpe
 
     refuse_keys_of_the_other(context, pairs)
     _refuse_useless_tokens(special_token or ())
     columns = (source_key, target_key) if pairs else None
     texts = _texts(files, text_key, columns, on_error.value, line_limit << 20)
-    trained = train_bpe(
-        texts,
-        vocab_size,
-        special_tokens=special_token or (),
-        min_frequency=min_frequency,
-        show_progress=not as_json,
-    )
-    tokenizer = save_tokenizer(trained, out)
+    with reserved_folder(out):
+        trained = train_bpe(
+            texts,
+            vocab_size,
+            special_tokens=special_token or (),
+            min_frequency=min_frequency,
+            show_progress=not as_json,
+        )
+        tokenizer = save_tokenizer(trained, out)
     if as_json:
         report = {
             "folder": str(out),

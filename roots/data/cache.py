@@ -12,7 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
+import time
+import tokenize
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roots.errors import RootsError, problem
-from roots.files import publish
+from roots.files import publish, removed_on_error, write_atomically
 from roots.lock import Place, file_lock
 from roots.log import get_logger
 
@@ -37,6 +41,22 @@ _PLACE = Place(
 )
 _FORMAT = "roots-index"
 _VERSION = 1
+# What reading a damaged manifest or array raises.
+_DAMAGES = (
+    ValueError,
+    LookupError,
+    TypeError,
+    OSError,
+    EOFError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    # numpy parses the header of an array as Python.
+    SyntaxError,
+    tokenize.TokenError,
+)
+# After which an unfinished array belongs to no process that still writes it.
+_LEFTOVER_SECONDS = 3600.0
 
 
 def fingerprint(purpose: Purpose) -> str:
@@ -80,38 +100,49 @@ def _load(folder: Path, name: str) -> Arrays | None:
     """Map the arrays; None where they are absent or not whole."""
     manifest = folder / f"{name}.json"
     try:
-        described = json.loads(manifest.read_bytes())["arrays"]
+        described = dict(json.loads(manifest.read_bytes())["arrays"])
         arrays = {
             key: np.load(folder / f"{name}.{key}.npy", mmap_mode="r", allow_pickle=False)
             for key in described
         }
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, OSError) as error:
+    except _DAMAGES as error:
         get_logger("data").warning("%s: cached index is damaged (%s); building it", manifest, error)
         return None
-    if {key: _describe(array) for key, array in arrays.items()} != described:
+    # numpy's loader gives no array for a file that is an archive.
+    whole = all(isinstance(array, np.ndarray) for array in arrays.values())
+    if not whole or {key: _describe(array) for key, array in arrays.items()} != described:
         get_logger("data").warning("%s: cached index is damaged; building it again", manifest)
         return None
     return arrays
 
 
 def _store(folder: Path, name: str, purpose: Purpose, arrays: Arrays) -> None:
+    _remove_leftovers(folder, name)
+    token = secrets.token_hex(4)
     described = {key: _describe(array) for key, array in arrays.items()}
     content = {"format": _FORMAT, "version": _VERSION, "purpose": purpose, "arrays": described}
     try:
         for key, array in arrays.items():
-            temporary = folder / f"{name}.{key}.partial"
-            with open(temporary, "wb") as file:
-                np.save(file, array, allow_pickle=False)
-            publish(temporary, folder / f"{name}.{key}.npy")
-        temporary = folder / f"{name}.partial"
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        publish(temporary, folder / f"{name}.json")
+            temporary = folder / f"{name}.{key}.{token}.partial"
+            with removed_on_error(temporary):
+                with open(temporary, "wb") as file:
+                    np.save(file, array, allow_pickle=False)
+                publish(temporary, folder / f"{name}.{key}.npy")
+        write_atomically(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
     except OSError as error:
         rule = f"cannot be written ({error.strerror}), and the sample index is kept there"
         fix = "free some space, or set data.cache_directory to another folder"
         raise RootsError(problem("index cache", str(folder), rule, fix)) from None
+
+
+def _remove_leftovers(folder: Path, name: str) -> None:
+    """Remove what builders of this entry left that were killed; that of a live one is younger."""
+    for path in folder.glob(f"{name}.*.partial"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
+                path.unlink()
 
 
 def _describe(array: NDArray[Any]) -> dict[str, object]:

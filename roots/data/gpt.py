@@ -88,18 +88,24 @@ class GPTDataset:
         epoch = plan.epoch_of(sample)
         epochs, arrays = self._block_of(epoch)
         first = plan.first_sample(epochs.start)
-        start = (first + int(arrays.shuffle[sample - first])) * self.sequence_length
+        place = int(arrays.shuffle[sample - first])
+        if not 0 <= place < len(arrays.shuffle):
+            raise self._damaged_cache()
+        start = (first + place) * self.sequence_length
         epoch = start // plan.epoch_tokens
         offset = start - epoch * plan.epoch_tokens
         tokens = np.empty(size, dtype=np.int64)
         starts = np.empty(size, dtype=np.int64)
         filled = 0
         while filled < size:
+            before = filled
             for begin, end in self._spans(epoch, offset, size - filled):
                 count = end - begin
                 tokens[filled : filled + count] = self.indexed.tokens[begin:end]
                 starts[filled : filled + count] = filled
                 filled += count
+            if filled == before:
+                raise self._damaged_cache()
             epoch, offset = epoch + 1, 0
         return Sample(tokens, starts)
 
@@ -115,11 +121,20 @@ class GPTDataset:
         while count > 0 and place < len(ends):
             document = self.documents.start + int(arrays.order[base + place])
             left = int(ends[place]) - offset
-            _, stop = self.indexed.document_span(document)
+            if document not in self.documents:
+                raise self._damaged_cache()
+            start, stop = self.indexed.document_span(document)
+            if not 0 <= left <= stop - start:
+                raise self._damaged_cache()
             taken = min(left, count)
             if taken:
                 yield stop - left, stop - left + taken
             place, offset, count = place + 1, offset + taken, count - taken
+
+    def _damaged_cache(self) -> RootsError:
+        rule = f"its arrays do not fit {self.indexed.idx_path}"
+        fix = "remove the folder; it is built again"
+        return RootsError(problem("index cache", str(self._cache), rule, fix))
 
     def _block_of(self, epoch: int) -> tuple[range, EpochArrays]:
         """The epochs whose arrays are made together with those of `epoch`, and the arrays."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tokenizers
@@ -12,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from roots.errors import RootsError, problem
 from roots.files import write_atomically
+from roots.lock import Place, lock_beside, owned
 from roots.tokenizer.special_tokens import END_OF_DOCUMENT
 from roots.tokenizer.tokenizer import JsonTokenizer
 
@@ -57,6 +59,30 @@ def train_bpe(
     return tokenizer
 
 
+@contextmanager
+def reserved_folder(folder: Path) -> Iterator[None]:
+    """Be the only one that trains a tokenizer into `folder`, which is made if it is not there.
+
+    Raises RootsError, before any work, where another process does, where the folder cannot be
+    written, and for the name of a file.
+    """
+    if folder.suffix == ".json":
+        rule = "names a folder, in which tokenizer.json is written"
+        raise RootsError(problem("--out", str(folder), rule, f"give {str(folder.parent)!r}"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    place = Place("--out", "the tokenizer is", "wait for it, or end it", str(folder))
+    with owned(lock_beside(folder), place):
+        yield
+
+
+def _unwritable(folder: Path, error: OSError) -> RootsError:
+    rule = f"cannot be written ({error.strerror})"
+    return RootsError(problem("--out", str(folder), rule, "name a folder that can be written"))
+
+
 def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> JsonTokenizer:
     """Write tokenizer.json, and the tokenizer_config.json that transformers' AutoTokenizer reads.
 
@@ -75,10 +101,7 @@ def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> JsonTokeniz
         write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
         write_atomically(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     except OSError as error:
-        rule = f"cannot be written ({error.strerror})"
-        raise RootsError(
-            problem("--out", str(folder), rule, "name a folder that can be written")
-        ) from None
+        raise _unwritable(folder, error) from None
     return JsonTokenizer(folder)
 
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from roots.cli.tokenizer import tokenizer_app
 from roots.errors import RootsError
 from roots.tokenizer.tokenizer import load_tokenizer
+from roots.tokenizer.train import reserved_folder
 
 
 def train(tmp_path, *options, content="the cat sat on the mat, the cat sat\n" * 9):
@@ -96,4 +97,17 @@ def test_special_tokens_without_effect_are_refused(tmp_path):
         "--special-token='<|endoftext|>': is there already; leave it out",
         "--special-token='<a>': is there already; leave it out",
         "--special-token='': must not be empty; leave it out",
+    )
+
+
+def test_second_training_into_a_folder_is_refused_and_a_file_is_no_folder(tmp_path):
+    with reserved_folder(tmp_path / "tokenizer"):
+        error = train(tmp_path, "--vocab-size", "300").exception
+    assert isinstance(error, RootsError)
+    assert str(error).startswith(f"--out='{tmp_path}/tokenizer': in use by pid ")
+    assert train(tmp_path, "--vocab-size", "260").exit_code == 0
+    result = train(tmp_path, "--vocab-size", "260", "--out", str(tmp_path / "tokenizer.json"))
+    assert str(result.exception) == (
+        f"--out='{tmp_path}/tokenizer.json': names a folder, in which tokenizer.json is written; "
+        f"give '{tmp_path}'"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 
 import numpy as np
@@ -123,3 +124,13 @@ def test_disk_that_is_full(tmp_path, monkeypatch):
         f"index cache='{tmp_path}': cannot be written (No space left on device), and the sample "
         "index is kept there; free some space, or set data.cache_directory to another folder"
     )
+
+
+def test_leftovers_of_killed_builders_are_removed_and_those_of_live_ones_not(tmp_path):
+    name = fingerprint(PURPOSE)
+    old, young = (tmp_path / f"{name}.a.{token}.partial" for token in ("11", "22"))
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    cached_arrays(tmp_path, PURPOSE, Builder())
+    assert [path.name for path in tmp_path.glob("*.partial")] == [young.name]
