@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import shutil
@@ -35,6 +36,15 @@ def write_atomically(path: Path, text: str) -> None:
 def _named(error: OSError, path: Path) -> OSError:
     """`error` with a file's name, which those of writing to an open file lack."""
     return error if error.filename else OSError(error.errno, error.strerror, str(path))
+
+
+def remove_partials(path: Path) -> None:
+    """Remove what processes that were killed in `write_atomically` left beside `path`.
+
+    For the one process that may write there.
+    """
+    for left in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 8}.partial"):
+        left.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

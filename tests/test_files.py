@@ -35,3 +35,14 @@ def test_failed_write_leaves_the_former_file_alone(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device"):
         write_atomically(path, "new")
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_partials_of_killed_processes_are_removed_and_nothing_else(tmp_path):
+    from roots.files import remove_partials
+
+    left = tmp_path / "config.yaml.0123abcd.partial"
+    others = [tmp_path / name for name in ("config.yaml", "config.yaml.mine.partial", "a.partial")]
+    for path in (left, *others):
+        path.write_text("")
+    remove_partials(tmp_path / "config.yaml")
+    assert sorted(tmp_path.iterdir()) == sorted(others)

@@ -22,7 +22,7 @@ from roots.device import (
     set_environment,
 )
 from roots.errors import ExitCode
-from roots.files import write_atomically
+from roots.files import remove_partials, write_atomically
 from roots.log import configure, get_logger
 from roots.models.build import build_model
 from roots.models.init import initialise, materialise
@@ -176,6 +176,7 @@ def build_callbacks(config: RunConfig, mesh: Mesh, resume_step: int) -> Callback
         return CallbackList([])
     folder = config.run_directory
     folder.mkdir(parents=True, exist_ok=True)
+    remove_partials(folder / "config.yaml")
     write_atomically(folder / "config.yaml", dump_config(config))
     metrics = MetricsWriter(folder / "metrics.jsonl", resume_step)
     evaluations = EvaluationWriter(folder / "evaluations.jsonl", resume_step)

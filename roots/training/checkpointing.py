@@ -18,7 +18,7 @@ from roots.config.run import RunConfig
 from roots.config.section import Section
 from roots.config.unread_fields import idle_fields
 from roots.errors import RootsError, problem, ran_out_of_memory
-from roots.files import free_bytes, write_atomically
+from roots.files import free_bytes, remove_partials, write_atomically
 from roots.lock import Ownership
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
@@ -259,6 +259,7 @@ class Checkpointer:
         """Give back at once the space of saves that did not end."""
         if self.mesh.rank == 0:
             self.root.mkdir(parents=True, exist_ok=True)
+            remove_partials(self.root / folders.LATEST_NAME)
             for path in folders.discard_unfinished(self.root):
                 _logger.warning("removed %s, a save that did not end", path)
 
