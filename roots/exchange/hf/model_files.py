@@ -57,6 +57,10 @@ class ModelFiles:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - no mapping
+                    if name in self._files:
+                        rule = f"is in {self._files[name]} and in {path}"
+                        fix = "keep the file that belongs to the model"
+                        raise RootsError(problem(f"tensor {name}", None, rule, fix))
                     part = file.get_slice(name)
                     dtype = part.get_dtype()
                     if dtype not in DTYPES:

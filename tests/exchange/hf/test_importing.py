@@ -304,6 +304,7 @@ def test_tokenizer_with_more_ids_than_rows_is_refused_at_once(tmp_path: Path) ->
         ('{"weight_map": []}', "must hold a weight_map"),
         ('{"weight_map": {"a": 1}}', "must hold a weight_map"),
         ("[]", "must hold a JSON object"),
+        ("[" * 100_000, "is not JSON (maximum recursion depth"),
         ('{"weight_map": {"a": "../hf/model.safetensors"}}', "is no plain name of a file of"),
         ('{"weight_map": {"a": "/etc/hostname"}}', "is no plain name of a file of"),
     ],
@@ -313,6 +314,19 @@ def test_odd_index_is_one_line(index: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "hf" / "model.safetensors.index.json").write_text(index)
     (line,) = refusal(tmp_path / "hf")
     assert told in line
+
+
+def test_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
+    saved(Case("llama", llama), tmp_path / "hf")
+    path = tmp_path / "hf" / "model.safetensors"
+    save_file({"model.norm.weight": torch.zeros(48)}, tmp_path / "hf" / "other.safetensors")
+    names = {"a": path.name, "b": "other.safetensors"}
+    index = tmp_path / "hf" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    assert refusal(tmp_path / "hf") == (
+        f"tensor model.norm.weight: is in {path} and in {tmp_path}/hf/other.safetensors; "
+        "keep the file that belongs to the model",
+    )
 
 
 def test_pickled_weights_are_told_with_the_way_out(tmp_path: Path) -> None:
