@@ -72,8 +72,9 @@ read_hosts() {
     : >"$folder/hosts"
     while IFS= read -r line || [[ -n "$line" ]]; do
         number=$((number + 1))
+        line="${line%$'\r'}"
         [[ ! "${line%%#*}" =~ ^[[:space:]]*$ ]] || continue
-        [[ "${line%%#*}" =~ ^[[:space:]]*([A-Za-z0-9._:-]+)[[:space:]]+slots=([1-9][0-9]*)([[:space:]]+max[_-]slots=[0-9]+)?[[:space:]]*$ ]] ||
+        [[ "${line%%#*}" =~ ^[[:space:]]*([A-Za-z0-9][A-Za-z0-9._:@-]*)[[:space:]]+slots[[:space:]]*=[[:space:]]*([1-9][0-9]*)([[:space:]]+max[_-]slots[[:space:]]*=[[:space:]]*[0-9]+)?[[:space:]]*$ ]] ||
             fail "HOSTFILE=$1: line $number is '$line', must be 'NAME slots=N'"
         name="${BASH_REMATCH[1]}" slots="${BASH_REMATCH[2]}"
         ! grep -q "^$name slots=" "$folder/hosts" ||

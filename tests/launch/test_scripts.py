@@ -98,6 +98,8 @@ def test_wrong_arguments_are_told_in_one_line(
         ),
         ("one slots=8 cores=9\n", "line 1 is 'one slots=8 cores=9', must be 'NAME slots=N'"),
         ("one slots=8\n", None),
+        ("-oX=y slots=1\n", "line 1 is '-oX=y slots=1', must be 'NAME slots=N'"),
+        ("# hosts\r\n\r\nme@one slots = 8  max_slots = 8 # a\r\n", None),
         ("# all\n\n  one  slots=8 max_slots=16  # new\ntwo slots=1 max-slots=1", None),
     ],
 )
