@@ -36,13 +36,14 @@ from roots.training.callbacks.callback import (
     MetricsCallback,
     ProgressCallback,
     TrackerCallback,
+    replay,
 )
 from roots.training.callbacks.metrics import EvaluationWriter, MetricsWriter
 from roots.training.callbacks.overview import opening_lines
 from roots.training.callbacks.peak import Peak, device_peak
 from roots.training.callbacks.progress import Progress
 from roots.training.callbacks.throughput import Throughput
-from roots.training.callbacks.trackers import build_trackers
+from roots.training.callbacks.trackers import WandbTracker, build_trackers
 from roots.training.checkpointing import Checkpointer, ResumePoint
 from roots.training.engine.accelerator import prepare_accelerator
 from roots.training.engine.pipeline import build_pipeline_engine
@@ -111,7 +112,7 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device, stack: ExitStac
         peak=mean_peak(device_peak(device, config.training.precision), mesh),
         num_devices=mesh.world.size,
     )
-    callbacks = together(mesh.world, lambda: build_callbacks(config, mesh, start.step))
+    callbacks = together(mesh.world, lambda: build_callbacks(config, mesh, start))
     for line in opening_lines(config, plan, mesh.topology, data, str(device.torch)):
         _logger.info("%s", line)
     _logger.info("speed    %s", throughput.describe())
@@ -170,7 +171,7 @@ def mean_peak(mine: Peak, mesh: Mesh) -> Peak:
     return Peak(sum(peaks) / len(peaks), mine.source)
 
 
-def build_callbacks(config: RunConfig, mesh: Mesh, resume_step: int) -> CallbackList:
+def build_callbacks(config: RunConfig, mesh: Mesh, start: ResumePoint) -> CallbackList:
     """What records and shows the run: on global rank 0 alone."""
     if mesh.rank != 0:
         return CallbackList([])
@@ -178,10 +179,13 @@ def build_callbacks(config: RunConfig, mesh: Mesh, resume_step: int) -> Callback
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder / "config.yaml")
     write_atomically(folder / "config.yaml", dump_config(config))
-    metrics = MetricsWriter(folder / "metrics.jsonl", resume_step)
-    evaluations = EvaluationWriter(folder / "evaluations.jsonl", resume_step)
-    trackers = build_trackers(config, folder, mesh.rank, resume_step)
+    metrics = MetricsWriter(folder / "metrics.jsonl", start.step)
+    evaluations = EvaluationWriter(folder / "evaluations.jsonl", start.step)
+    trackers = build_trackers(config, folder, mesh.rank, start.step, start.new_course)
     every = config.tracking.log_every_steps
+    for tracker in trackers:
+        if isinstance(tracker, WandbTracker) and tracker.begun_anew:
+            replay(TrackerCallback([tracker], every), folder)
     return CallbackList(
         [
             MetricsCallback(metrics, evaluations),

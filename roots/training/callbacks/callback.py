@@ -14,11 +14,14 @@ from pathlib import Path
 from roots.errors import RootsError
 from roots.log import get_logger
 from roots.training.callbacks.metrics import (
+    EVALUATIONS_FILE,
     METRICS_FILE,
     EvaluationRecord,
     EvaluationWriter,
     MetricsWriter,
     StepRecord,
+    read_evaluations,
+    read_metrics,
 )
 from roots.training.callbacks.progress import Progress
 from roots.training.callbacks.trackers import Tracker
@@ -203,3 +206,14 @@ class ProgressCallback(Callback):
 
     def on_train_end(self) -> None:
         self._progress.stop()
+
+
+def replay(callback: Callback, folder: Path) -> None:
+    """Let `callback` hear of all steps and evaluations that the run in `folder` has recorded."""
+    evaluations = {each.step: each for each in read_evaluations(folder / EVALUATIONS_FILE)}
+    if 0 in evaluations:
+        callback.on_evaluate_end(0, evaluations[0].loss)
+    for record in read_metrics(folder / METRICS_FILE):
+        callback.on_step_end(record)
+        if record.step in evaluations:
+            callback.on_evaluate_end(record.step, evaluations[record.step].loss)

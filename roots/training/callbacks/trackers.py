@@ -47,11 +47,12 @@ class Tracker(Protocol):
 
 
 def build_trackers(
-    config: RunConfig, run_directory: Path, rank: int, resume_step: int
+    config: RunConfig, run_directory: Path, rank: int, resume_step: int, new_course: bool = False
 ) -> list[Tracker]:
     """Open the trackers that `config.tracking` asks for; none on ranks other than global rank 0.
 
-    `resume_step` is the step of the checkpoint that the run continues from, 0 for a new run. Raises
+    `resume_step` is the step of the checkpoint that the run continues from, 0 for a new run;
+    `new_course`: the steps after it come out otherwise than those reported before. Raises
     RootsError when a package is missing or Weights & Biases refuses.
     """
     trackers: list[Tracker] = []
@@ -60,7 +61,7 @@ def build_trackers(
     if config.tracking.tensorboard:
         trackers.append(TensorBoardTracker(run_directory / TENSORBOARD_FOLDER, resume_step))
     if config.tracking.wandb:
-        trackers.append(WandbTracker(config, run_directory, resume_step))
+        trackers.append(WandbTracker(config, run_directory, resume_step, new_course))
     return trackers
 
 
@@ -107,15 +108,29 @@ class WandbTracker:
 
     The run's id and the last step of every curve stand in `wandb.json` of the run directory: a
     resumed run continues under the same id and leaves out the steps that it had already reported
-    (history there can only grow). Values that are not finite are left out.
+    (history there can only grow). Where a new course gives up steps already reported, it reports
+    under a new id instead (`begun_anew`), which then lacks the steps up to `resume_step`. Values
+    that are not finite are left out.
     """
 
-    def __init__(self, config: RunConfig, run_directory: Path, resume_step: int = 0) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        run_directory: Path,
+        resume_step: int = 0,
+        new_course: bool = False,
+    ) -> None:
         wandb = _wandb()
         self.name = "Weights & Biases"
         self.errors = (OSError, wandb.errors.Error)
         self._state_path = run_directory / WANDB_STATE_FILE
         state = self._read_state() if resume_step > 0 else {}
+        self.begun_anew = new_course and any(
+            step > resume_step for step in state.get("last_steps", {}).values()
+        )
+        if self.begun_anew:
+            _LOGGER.info("Weights & Biases: run %s keeps the course given up", state.get("id"))
+            state = {}
         self._id = str(state.get("id") or secrets.token_hex(4))
         self._reported: dict[str, int] = dict(state.get("last_steps", {}))
         self._last_steps = dict(self._reported)

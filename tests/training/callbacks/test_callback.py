@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,10 +18,12 @@ from roots.training.callbacks.callback import (
     MetricsCallback,
     ProgressCallback,
     TrackerCallback,
+    replay,
 )
 from roots.training.callbacks.metrics import (
     EvaluationWriter,
     MetricsWriter,
+    StepRecord,
     read_evaluations,
     read_metrics,
 )
@@ -202,3 +206,22 @@ def test_tracker_that_fails_is_left_out_and_the_run_goes_on(
         "Curves failed and is left out from now on ([Errno 28] No space left on device); "
         "metrics.jsonl has the same values"
     ]
+
+
+def test_replay_tells_the_recorded_course_in_order(tmp_path: Path) -> None:
+    heard: list[tuple[str, int]] = []
+
+    class Ear(Callback):
+        def on_step_end(self, record: StepRecord) -> None:
+            heard.append(("step", record.step))
+
+        def on_evaluate_end(self, step: int, loss: float) -> None:
+            heard.append(("evaluation", step))
+
+    number = {field.name: 1 for field in dataclasses.fields(StepRecord) if field.name != "overflow"}
+    lines = [json.dumps({**number, "step": step}) for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    marks = [json.dumps({"step": step, "loss": 1.0, "perplexity": 2.7}) for step in (0, 2)]
+    (tmp_path / "evaluations.jsonl").write_text("\n".join(marks) + "\n")
+    replay(Ear(), tmp_path)
+    assert heard == [("evaluation", 0), ("step", 1), ("step", 2), ("evaluation", 2)]

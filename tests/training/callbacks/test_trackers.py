@@ -203,6 +203,22 @@ def test_online_wandb_continues_the_run_it_began(
     assert fake.runs[0].finished
 
 
+def test_wandb_follows_a_new_course_under_a_new_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    wanted = config(wandb=True, wandb_mode="online", wandb_project="p")
+    log_steps(WandbTracker(wanted, tmp_path), range(1, 5))
+    # The new course begins where reporting has ended: the history there is its own.
+    assert not WandbTracker(wanted, tmp_path, 4, new_course=True).begun_anew
+    rewound = WandbTracker(wanted, tmp_path, 2, new_course=True)
+    assert rewound.begun_anew
+    log_steps(rewound, range(1, 5))
+    assert fake.calls[1]["id"] == fake.calls[0]["id"] != fake.calls[2]["id"]
+    assert [step for step, _ in fake.runs[2].rows] == [1, 2, 3, 4]
+
+
 def test_missing_wandb_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(RootsError) as caught:
