@@ -11,7 +11,7 @@ from roots.checkpoint import check_model, load_model_weights, read_config, resol
 from roots.config.run import RunConfig
 from roots.device import Device
 from roots.errors import RootsError, problem
-from roots.exchange.hf.tokenizer_files import TOKENIZER_FOLDER, TOKENIZER_NAME
+from roots.exchange.hf.tokenizer_files import fed_documents, find_tokenizer
 from roots.models.build import build_model
 from roots.models.decoder import Decoder
 from roots.models.encoder import Encoder
@@ -83,13 +83,14 @@ def inference_dtype(config: RunConfig, device: Device) -> torch.dtype:
 def tokenizer_of(model: LoadedModel, given: str | None) -> Tokenizer:
     """The tokenizer `given`, else the one in the checkpoint, else the one named in its config.
 
-    Raises RootsError if there is none, or it cannot be loaded.
+    It begins and ends texts as those of the training. Raises RootsError if there is none, if it
+    cannot be loaded, and if the one given has another vocabulary.
     """
-    own = model.checkpoint / TOKENIZER_FOLDER
-    # An imported model brings its tokenizer, which a moved folder's config no longer finds.
-    inside = str(own) if (own / TOKENIZER_NAME).is_file() else None
-    where = given or inside or model.config.data.tokenizer
+    where, _ = find_tokenizer(model.config, model.checkpoint, given)
     if where is None:
-        rule = f"is not set in the config of {model.checkpoint}"
-        raise RootsError(problem("data.tokenizer", None, rule, "give --tokenizer DIR"))
-    return load_tokenizer(where)
+        named = model.config.data.tokenizer
+        rule = "is not set" if named is None else "does not exist here, though it is named"
+        rule += f" in the config of {model.checkpoint}"
+        fix = "give --tokenizer DIR" if named is None else "give its folder as --tokenizer DIR"
+        raise RootsError(problem("data.tokenizer", named, rule, fix))
+    return load_tokenizer(where, fed=fed_documents(model.checkpoint))

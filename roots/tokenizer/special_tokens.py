@@ -86,12 +86,14 @@ def read_special_tokens(
     front: tuple[int, ...],
     begin_token: str | None = None,
     end_token: str | None = None,
+    fed: DocumentTokens | None = None,
 ) -> SpecialTokens:
     """The special tokens of the tokenizer.json `source`, by it and the files beside it.
 
     front:       ids that its post-processor puts in front of a text
     begin_token: name of what is to begin every document instead, NO_TOKEN for nothing
     end_token:   name of what is to end every document instead
+    fed:         what a training had around documents; None: as documents.json beside it says
     Raises RootsError for files that are damaged or contradict each other, for names that are not in
     the vocabulary, and where nothing can end a document.
     """
@@ -100,7 +102,7 @@ def read_special_tokens(
     model_ends = [i for path in model_files for i in _ids(path, "eos_token_id")]
     own_end = _tokenizer_end(source, vocabulary)
     own_begin = _begin(source, vocabulary, model_files)
-    fed = read_documents(folder)
+    fed = read_documents(folder) if fed is None else fed
     if end_token is not None:
         end = vocabulary.named(end_token, "--end-token", source)
     elif fed is not None:
@@ -124,7 +126,7 @@ def read_special_tokens(
 def read_documents(folder: Path) -> DocumentTokens | None:
     """What documents.json in `folder` says, None without one. Raises RootsError if damaged."""
     path = folder / DOCUMENTS_NAME
-    tree = _read(path)
+    tree = read_json(path)
     if not tree:
         return None
     begin, end = tree.get("begin_tokens"), tree.get("end_of_document")
@@ -145,7 +147,7 @@ def documents_text(documents: DocumentTokens, fingerprint: str) -> str:
 
 def recorded_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the tokenizer that a training was fed by, from documents.json."""
-    found = _read(folder / DOCUMENTS_NAME).get("tokenizer")
+    found = read_json(folder / DOCUMENTS_NAME).get("tokenizer")
     return found if isinstance(found, str) else None
 
 
@@ -191,7 +193,7 @@ def _begin(source: Path, vocabulary: Vocabulary, model_files: tuple[Path, ...]) 
 def _name(source: Path, key: str) -> str | None:
     """What the tokenizer's own files call a token. Raises RootsError where they disagree."""
     paths = [source.with_name(name) for name in (TOKENIZER_CONFIG_NAME, SPECIAL_MAP_NAME)]
-    names = [name for path in paths for name in [_content(_read(path).get(key))] if name]
+    names = [name for path in paths for name in [_content(read_json(path).get(key))] if name]
     if len(set(names)) > 1:
         rule = f"contradicts {names[0]!r} in {paths[0].name} beside it"
         fix = "let both name the same token, or remove one of the two lines"
@@ -208,7 +210,7 @@ def _content(token: Any) -> str | None:
 
 def _ids(path: Path, key: str) -> list[int]:
     """The ids under a key: none, one or several. Raises RootsError for anything else."""
-    value = _read(path).get(key)
+    value = read_json(path).get(key)
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if not all(type(token) is int for token in ids):
         rule = "must be the id of a token, or a list of them"
@@ -221,7 +223,7 @@ def _are_ids(values: list[Any]) -> bool:
     return all(type(value) is int and value >= 0 for value in values)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is none. Raises RootsError for a damaged one."""
     if not path.is_file():
         return {}

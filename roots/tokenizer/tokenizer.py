@@ -100,12 +100,18 @@ class JsonTokenizer:
     """A tokenizer.json of Hugging Face `tokenizers`."""
 
     def __init__(
-        self, folder: Path, *, begin_token: str | None = None, end_token: str | None = None
+        self,
+        folder: Path,
+        *,
+        begin_token: str | None = None,
+        end_token: str | None = None,
+        fed: DocumentTokens | None = None,
     ) -> None:
         """Read folder/tokenizer.json and what the files beside it say of special tokens.
 
         begin_token: name of what begins every document, NO_TOKEN for nothing; None: as they say
         end_token:   name of what ends every document; None: as they say
+        fed:         what a training had around documents, whatever the files say
         Raises RootsError for a missing folder or file, for one that does not parse, for special
         tokens that contradict each other or are unknown, and where none can end a document.
         """
@@ -119,8 +125,8 @@ class JsonTokenizer:
         vocabulary = Vocabulary(ids, special)
         # Ids may have holes, and the embedding must cover the largest one.
         self.vocab_size = max(ids.values()) + 1
-        front = _front(self._tokenizer)
-        self.special = read_special_tokens(source, vocabulary, front, begin_token, end_token)
+        front = front_of(self._tokenizer)
+        self.special = read_special_tokens(source, vocabulary, front, begin_token, end_token, fed)
 
     @property
     def end_of_document(self) -> int:
@@ -167,15 +173,19 @@ class JsonTokenizer:
 
 
 def load_tokenizer(
-    where: str | Path, *, begin_token: str | None = None, end_token: str | None = None
+    where: str | Path,
+    *,
+    begin_token: str | None = None,
+    end_token: str | None = None,
+    fed: DocumentTokens | None = None,
 ) -> Tokenizer:
     """Load a tokenizer: `bytes`, a folder with tokenizer.json, or the file itself.
 
-    The two names, as options of preprocess, choose what begins and ends every document; see
-    JsonTokenizer. Raises RootsError in one line where that fails.
+    The two names, as options of preprocess, choose what begins and ends every document, `fed` says
+    what a training had there; see JsonTokenizer. Raises RootsError in one line where that fails.
     """
     if str(where) != "bytes":
-        return JsonTokenizer(Path(where), begin_token=begin_token, end_token=end_token)
+        return JsonTokenizer(Path(where), begin_token=begin_token, end_token=end_token, fed=fed)
     for option, value, known in (
         ("--begin-token", begin_token, NO_TOKEN),
         ("--end-token", end_token, END_OF_DOCUMENT),
@@ -221,7 +231,7 @@ def _parsed(source: Path, content: bytes) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _front(tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
+def front_of(tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
     """The ids that the post-processor puts in front of a text, whatever kinds it is made of."""
     for text in ("a", "1", "."):
         plain = tokenizer.encode(text, add_special_tokens=False).ids

@@ -50,6 +50,7 @@ from roots.training.engine.pipeline import build_pipeline_engine
 from roots.training.engine.step import Engine, build_zero_engine
 from roots.training.loop import Run, train_loop
 from roots.training.ownership import own_run_folder
+from roots.training.travelling_tokenizer import tokenizer_files
 
 _logger = get_logger(__name__)
 
@@ -102,6 +103,7 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device, stack: ExitStac
     found = checkpointer.find()
     reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
     data = together(mesh.world, lambda: build_data(config, plan, mesh.data.rank, needs_data=reads))
+    checkpointer.tokenizer_files = together(mesh.world, lambda: tokenizer_files(config))
     weights = checkpointer.find_weights() if found is None else None
     engine = build_engine(config, plan, mesh, device, weights=weights)
     start = ResumePoint(0, 0) if found is None else checkpointer.load(engine, found)

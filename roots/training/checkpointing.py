@@ -30,6 +30,7 @@ from roots.training.divergence import refuse_what_is_not_finite
 from roots.training.engine.deepspeed_json import effective_zero_stage
 from roots.training.engine.state_files import foreign_names, foreign_state
 from roots.training.engine.step import Engine
+from roots.training.travelling_tokenizer import write_tokenizer_files
 
 _logger = get_logger(__name__)
 
@@ -64,6 +65,7 @@ class Checkpointer:
         self.config = config
         self.mesh = mesh
         self._ownership = ownership
+        self.tokenizer_files: dict[str, bytes] = {}  # what every checkpoint has of them
         self.root = config.run_directory / folders.CHECKPOINTS_FOLDER
         self.layout = manifest.Layout(
             tensor=mesh.tensor.size,
@@ -321,6 +323,7 @@ class Checkpointer:
         if self.mesh.rank == 0:
             text = dump_config(self.config)
             write_atomically(folder / manifest.CONFIG_NAME, text)
+            write_tokenizer_files(folder, self.tokenizer_files)
 
     def _client_state(self, engine: Engine, point: ResumePoint) -> dict[str, Any]:
         mine = [(name, shard_of(p, name)) for name, p in engine.module.named_parameters()]

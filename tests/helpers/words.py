@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import processors
 
-from roots.tokenizer.train import save_tokenizer, train_bpe
+from roots.tokenizer.train import train_bpe
 
 CORPUS = ["the cat sat on the mat, the cat sat", "def cat(mat):\n    return mat"] * 5
 # Their ids in this order: the end of a document is 0, as `roots tokenizer train` has it.
@@ -35,8 +35,8 @@ def write_words(
         trained.post_processor = processors.TemplateProcessing(
             single=f"{front} $A", special_tokens=[(front, trained.token_to_id(front))]
         )
-    save_tokenizer(trained, folder)
-    (folder / "tokenizer_config.json").unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    trained.save(str(folder / "tokenizer.json"))
     if left_over is not None:
         edit_json(folder / "tokenizer.json", **left_over)
     for name, content in files.items():

@@ -20,13 +20,14 @@ import torch
 from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
 from roots.exchange.gguf.tokenizer import add_tokenizer
-from roots.exchange.hf.exporting import StoredModel, find_tokenizer, open_checkpoint
+from roots.exchange.hf.exporting import StoredModel, open_checkpoint
 from roots.exchange.hf.llama import LLAMA, QWEN2, QWEN3
 from roots.exchange.hf.registry import choose_family
 from roots.exchange.hf.tensor_map import Part, Rule, permuted
-from roots.exchange.hf.tokenizer_files import check_vocabulary
+from roots.exchange.hf.tokenizer_files import check_vocabulary, fed_documents, find_tokenizer
 from roots.exchange.imported_checkpoint import Exchanged, new_folder
 from roots.planner.parameters import count_parameters
+from roots.tokenizer.tokenizer import load_tokenizer
 
 FILE_NAME = "model.gguf"
 _FAMILIES = {family.architecture: family.model_type for family in (LLAMA, QWEN2, QWEN3)}
@@ -91,8 +92,9 @@ def export_gguf(
         writer = package.GGUFWriter(folder / FILE_NAME, arch)
         _add_architecture(writer, package, model, arch, planned)
         if words is not None:
-            check_vocabulary(words, model.vocab_size)
-            add_tokenizer(writer, words, model.vocab_size)
+            found = load_tokenizer(words, fed=fed_documents(checkpoint))
+            check_vocabulary(found, words, model.vocab_size)
+            add_tokenizer(writer, words, found, model.vocab_size)
         _write_tensors(writer, package, stored, planned)
     return Exchanged(
         folder=target,

@@ -13,7 +13,7 @@ from typing import Any
 
 from roots.errors import RootsError, problem
 from roots.exchange.hf.tokenizer_files import TOKENIZER_NAME, write_tokenizer
-from roots.tokenizer.tokenizer import load_tokenizer
+from roots.tokenizer.tokenizer import Tokenizer
 
 # Kinds of tokens in llama.cpp (llama_token_type).
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
@@ -24,8 +24,8 @@ _SPLITS = (
 )
 
 
-def add_tokenizer(writer: Any, where: str, vocab_size: int) -> None:
-    """Add the tokenizer that `where` names to a GGUFWriter, padded to `vocab_size` tokens.
+def add_tokenizer(writer: Any, where: str, words: Tokenizer, vocab_size: int) -> None:
+    """Add the tokenizer `words` that `where` names to a GGUFWriter, padded to `vocab_size` tokens.
 
     Raises RootsError if it is no byte-level BPE with a split that llama.cpp knows.
     """
@@ -41,16 +41,20 @@ def add_tokenizer(writer: Any, where: str, vocab_size: int) -> None:
     for added in tree["added_tokens"]:
         kind = _CONTROL if added["special"] else _USER_DEFINED
         tokens[added["id"]], kinds[added["id"]] = added["content"], kind
-    end = load_tokenizer(where).end_of_document
+    end, begin = words.end_of_document, words.special.documents.begin
+    if len(begin) > 1:
+        rule = f"puts the tokens {list(begin)} in front of a text, of which llama.cpp knows one"
+        fix = "export with --format hf, and convert that folder with llama.cpp's own script"
+        raise RootsError(problem("tokenizer", where, rule, fix))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_split_name(tree, where))
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges([_merge(pair) for pair in tree["model"]["merges"]])
-    writer.add_bos_token_id(end)
+    writer.add_bos_token_id(words.special.start[0])
     writer.add_eos_token_id(end)
     writer.add_pad_token_id(end)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(bool(begin))
 
 
 def _tree(where: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,11 @@ from roots.exchange.hf.model_files import SINGLE_NAME, common_dtype, write_index
 from roots.exchange.hf.registry import choose_family
 from roots.exchange.hf.tensor_map import Part, Rule
 from roots.exchange.hf.tokenizer_files import (
-    GENERATION_NAME,
     TOKENIZER_FOLDER,
     check_vocabulary,
+    fed_documents,
+    find_tokenizer,
+    generation_settings,
     token_ids,
     write_tokenizer,
 )
@@ -30,6 +31,8 @@ from roots.exchange.imported_checkpoint import DEFAULT_SHARD_BYTES, Exchanged, n
 from roots.exchange.safetensors_writer import SafetensorsWriter, TensorPlan, split_by_bytes
 from roots.parallel.shard import Shard
 from roots.planner.parameters import count_parameters
+from roots.tokenizer.special_tokens import GENERATION_NAME
+from roots.tokenizer.tokenizer import load_tokenizer
 
 _DTYPE_KEYS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -94,18 +97,21 @@ def export_hf(
     model.check()
     plans = model.plans(dtype)
     words, reason = find_tokenizer(config, checkpoint, tokenizer)
-    end = None if words is None else check_vocabulary(words, config.model.vocab_size)
-    own = checkpoint / TOKENIZER_FOLDER
+    fed = fed_documents(checkpoint)
+    found = None
+    if words is not None:
+        found = load_tokenizer(words, fed=fed)
+        check_vocabulary(found, words, config.model.vocab_size)
+    # What an imported model came with, unless it is to have another tokenizer.
+    own = checkpoint / TOKENIZER_FOLDER if tokenizer is None else None
     with new_folder(target) as folder:
         names = _write_model(folder, model, plans, shard_bytes)
-        ids = token_ids(end, _begin_token(config, end))
+        end = None if found is None else found.end_of_document
+        ids = token_ids(found, _begin_token(config, end), own)
         _write_json(folder / "config.json", {**tree, **ids, **_dtype_keys(plans)})
-        _write_json(folder / GENERATION_NAME, ids)
-        # What an imported model came with, unless it is to have another tokenizer.
-        if tokenizer is None and (own / GENERATION_NAME).is_file():
-            shutil.copyfile(own / GENERATION_NAME, folder / GENERATION_NAME)
+        _write_json(folder / GENERATION_NAME, generation_settings(ids, own))
         if words is not None:
-            write_tokenizer(words, folder)
+            write_tokenizer(words, folder, fed)
     return Exchanged(
         folder=target,
         architecture=family.architecture,
@@ -122,27 +128,6 @@ def _begin_token(config: RunConfig, end: int | None) -> int | None:
     if config.model.architecture != "encoder_decoder":
         return None
     return end if config.data.begin_token is None else config.data.begin_token
-
-
-def find_tokenizer(
-    config: RunConfig, checkpoint: Path, given: str | None
-) -> tuple[str | None, str]:
-    """Folder of the tokenizer, or `bytes`, or None and why there is none.
-
-    The one that lies in the checkpoint goes before the one that its config names, which may have
-    moved. One that is asked for must exist; see `write_tokenizer`.
-    """
-    own = checkpoint / TOKENIZER_FOLDER
-    if given is not None:
-        return given, ""
-    if (own / "tokenizer.json").is_file():
-        return str(own), ""
-    named = config.data.tokenizer
-    if named is None:
-        return None, "data.tokenizer is not set; give --tokenizer DIR"
-    if named != "bytes" and not Path(named).exists():
-        return None, f"data.tokenizer={named!r} does not exist; give --tokenizer DIR"
-    return named, ""
 
 
 def _write_model(

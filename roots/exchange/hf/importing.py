@@ -18,7 +18,7 @@ from roots.exchange.hf.registry import family_of, read_model
 from roots.exchange.hf.special_tokens import data_tokens
 from roots.exchange.hf.tensor_map import Rule
 from roots.exchange.hf.tokenizer_files import (
-    GENERATION_NAME,
+    MODEL_NAMES,
     TOKENIZER_FOLDER,
     TOKENIZER_NAME,
     check_vocabulary,
@@ -38,6 +38,7 @@ from roots.exchange.imported_checkpoint import (
 from roots.exchange.safetensors_writer import TensorPlan
 from roots.log import get_logger
 from roots.planner.parameters import count_parameters
+from roots.tokenizer.tokenizer import load_tokenizer
 
 _logger = get_logger(__name__)
 
@@ -71,11 +72,11 @@ def import_hf(
     found.keep(rules)
     check_source(found, rules)
     if has_tokenizer:
-        check_vocabulary(str(source), config.model.vocab_size)
+        check_vocabulary(load_tokenizer(source), str(source), config.model.vocab_size)
     with new_folder(target) as folder:
         names = write_weights(folder, found, rules, dtype, shard_bytes)
         copied = copy_tokenizer(source, folder / TOKENIZER_FOLDER)
-        copied += copy_files(source, folder / TOKENIZER_FOLDER, [GENERATION_NAME])
+        copied += copy_files(source, folder / TOKENIZER_FOLDER, MODEL_NAMES)
         seal(folder, config, [*names, *(f"{TOKENIZER_FOLDER}/{name}" for name in copied)])
     size = sum((target / name).stat().st_size for name in names)
     return Exchanged(

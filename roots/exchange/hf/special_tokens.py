@@ -7,10 +7,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from roots.exchange.hf.model_files import read_json
-from roots.exchange.hf.tokenizer_files import GENERATION_NAME, TOKENIZER_NAME
-
-TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
+from roots.exchange.hf.tokenizer_files import TOKENIZER_NAME
+from roots.tokenizer.special_tokens import GENERATION_NAME, TOKENIZER_CONFIG_NAME, read_json
 
 
 def data_tokens(source: Path, architecture: str, tree: dict[str, Any]) -> dict[str, int]:
@@ -23,13 +21,13 @@ def data_tokens(source: Path, architecture: str, tree: dict[str, Any]) -> dict[s
     mask_token:     what hides a token from an encoder, by the tokenizer's files
     """
     if architecture == "encoder_decoder":
-        settings = {**tree, **_read(source / GENERATION_NAME)}
+        settings = {**tree, **read_json(source / GENERATION_NAME)}
         begin = settings.get("decoder_start_token_id")
         begin = settings.get("pad_token_id") if begin is None else begin
         known = {"begin_token": begin, "sentinel_token": _first_sentinel(source)}
         return {name: int(token) for name, token in known.items() if token is not None}
     if architecture == "encoder" and (source / TOKENIZER_NAME).is_file():
-        mask = _read(source / TOKENIZER_CONFIG_NAME).get("mask_token")
+        mask = read_json(source / TOKENIZER_CONFIG_NAME).get("mask_token")
         text = mask.get("content") if isinstance(mask, dict) else mask
         tokenizer = Tokenizer.from_file(str(source / TOKENIZER_NAME))
         found = None if text is None else tokenizer.token_to_id(text)
@@ -44,8 +42,3 @@ def _first_sentinel(source: Path) -> int | None:
     tokenizer = Tokenizer.from_file(str(source / TOKENIZER_NAME))
     first, second = (tokenizer.token_to_id(f"<extra_id_{number}>") for number in (0, 1))
     return first if first is not None and second == first - 1 else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The tree in a JSON file; empty where there is none. Raises RootsError if it is damaged."""
-    return read_json(path, path.name) if path.is_file() else {}

@@ -197,4 +197,4 @@ def test_damaged_settings_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(RootsError) as caught:
         data_tokens(tmp_path, "encoder_decoder", {})
     (line,) = caught.value.lines
-    assert line.startswith(f"generation_config.json='{path}': is not JSON (")
+    assert line.startswith(f"{path}: is not a JSON object (")
