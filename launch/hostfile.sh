@@ -26,6 +26,7 @@ launcher=""
 guard=""
 folder=""
 records=""
+here=""
 
 main() {
     (($# >= 2)) || fail "$USAGE"
@@ -42,6 +43,8 @@ main() {
     need_deepspeed
     # A name of this run alone: its ranks are found by what lies there, on every host, and those of no other run.
     records="/tmp/roots-ranks-$(basename "$folder")-$$"
+    # Hosts may share /tmp, and a process number means something on its own host alone.
+    here="$records/\$(uname -n)"
     write_variables
     start "$@"
     wait_for_launcher || code=$?
@@ -54,15 +57,24 @@ main() {
 # start CONFIG ...: job control gives the launcher a process group of its own: Ctrl-C must reach the ranks, and it would
 # kill them. The guard outlives this script if that is killed, and tells the ranks.
 start() {
+    local word words=()
+    for word in "$@"; do words+=("$(for_remote_shell "$word")"); done
     set -m
     DS_ENV_FILE="$folder/variables" deepspeed --hostfile "$folder/hosts" --force_multi \
         --master_port "${MASTER_PORT:-$((20000 + RANDOM % 20000))}" \
-        --no_local_rank --log_level critical "$ROOTS_HOME/launch/rank.py" train "$@" </dev/null &
+        --no_local_rank --log_level critical "$ROOTS_HOME/launch/rank.py" train "${words[@]}" </dev/null &
     launcher=$!
-    { tail --pid=$$ -f /dev/null && end_ranks && on_hosts "rm -rf '$records'" && rm -rf "$folder"; } >/dev/null 2>&1 &
+    { while grep -qs 'State:.[^ZX]' "/proc/$$/status"; do sleep 1; done && end_ranks && on_hosts "rm -rf '$records'" && rm -rf "$folder"; } >/dev/null 2>&1 &
     guard=$!
     set +m
     trap 'forward USR1' INT TERM HUP USR1
+}
+
+# for_remote_shell WORD: DeepSpeed puts a word with a space between double quotes, and others as they are, into a command
+# line that the shell of every host reads again.
+for_remote_shell() {
+    # shellcheck disable=SC2001 # a class of signs, each kept
+    if [[ "$1" == *" "* ]]; then sed 's/[\\$`]/\\&/g' <<<"$1"; else printf '%q\n' "$1"; fi
 }
 
 # read_hosts FILE: sets `hosts` to a comma-separated list and `ranks` to the sum of the slots, and writes the file that
@@ -113,7 +125,7 @@ write_variables() {
         if [[ "$value" != *$'\n'* ]]; then printf '%s=%s\n' "$name" "$value" >>"$folder/variables"; fi
     done
     # There a rank watches the sshd that holds the connection from here.
-    printf 'ROOTS_RANK_RECORDS=%s\nROOTS_LAUNCHER=ssh\n' "$records" >>"$folder/variables"
+    printf 'ROOTS_RANK_RECORDS=%s/%%h\nROOTS_LAUNCHER=ssh\n' "$records" >>"$folder/variables"
 }
 
 # on_hosts COMMAND: run it on every host, its output without the hosts' names.
@@ -124,7 +136,7 @@ on_hosts() {
 # forward SIGNAL: to every rank of this run, on every host, that has not ended.
 # shellcheck disable=SC2329 # called by the trap
 forward() {
-    on_hosts "for file in '$records'/*.pid; do [ -f \"\$file\" ] && [ ! -f \"\${file%.pid}.code\" ] && kill -$1 \$(cat \"\$file\"); done" \
+    on_hosts "for file in \"$here\"/*.pid; do [ -f \"\$file\" ] && [ ! -f \"\${file%.pid}.code\" ] && kill -$1 \$(cat \"\$file\"); done" \
         >/dev/null 2>&1 || true
 }
 
@@ -140,7 +152,7 @@ wait_for_launcher() {
 # end_ranks: a launcher that was killed leaves ranks behind; they save and end, and this waits for that.
 end_ranks() {
     forward TERM
-    on_hosts "for file in '$records'/*.pid; do [ -f \"\$file\" ] && [ ! -f \"\${file%.pid}.code\" ] && tail --pid=\$(cat \"\$file\") -f /dev/null; done" \
+    on_hosts "for file in \"$here\"/*.pid; do while [ -f \"\$file\" ] && [ ! -f \"\${file%.pid}.code\" ] && grep -qs 'State:.[^ZX]' /proc/\$(cat \"\$file\")/status; do sleep 0.5; done; done" \
         >/dev/null 2>&1 || true
 }
 
@@ -148,7 +160,7 @@ end_ranks() {
 # when its launcher was killed.
 decide_code() {
     local ended first
-    on_hosts "cat '$records'/*.code" 2>/dev/null | sort -n >"$folder/codes" || true
+    on_hosts "cat \"$here\"/*.code" 2>/dev/null | sort -n >"$folder/codes" || true
     ended="$(wc -l <"$folder/codes")"
     first="$(awk '$2 != 0 { print $2; exit }' "$folder/codes")"
     if [[ -n "$first" ]]; then

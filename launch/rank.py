@@ -28,7 +28,8 @@ WATCH_SECONDS, SAVING_SECONDS = 1.0, 600.0
 def main(arguments: list[str]) -> int:
     """Run the command line of ROOTS with `arguments` and return its exit code."""
     rank = os.environ.get("RANK", "0")
-    records = os.environ.get("ROOTS_RANK_RECORDS")
+    # %h is the name of this host, where hosts share the folder.
+    records = os.environ.get("ROOTS_RANK_RECORDS", "").replace("%h", os.uname().nodename)
     _limit_threads()
     _end_with(_starters())
     if records:

@@ -5,6 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+from collections.abc import Callable
+
+# How far work has come: called as (done, total), of whatever it counts.
+Report = Callable[[int, int], None]
+
+
+def silent(done: int, total: int) -> None:
+    """The report of work that nobody watches."""
 
 
 def get_logger(name: str) -> logging.Logger:

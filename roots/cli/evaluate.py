@@ -102,6 +102,7 @@ def _evaluate_data(
     """Print loss, perplexity and bits per byte of a decoder on a dataset."""
     from dataclasses import asdict
 
+    from roots.cli.progress import shown
     from roots.data.batch import DocumentRules
     from roots.data.indexed import IndexedDataset
     from roots.device import current_device
@@ -117,13 +118,15 @@ def _evaluate_data(
         reset_positions=model.config.data.reset_positions,
         mask_document_end=model.config.data.mask_document_end,
     )
-    result = evaluate_perplexity(
-        model.decoder,
-        indexed,
-        rules=rules,
-        batch_size=batch_size or model.config.training.micro_batch_size,
-        tokenizer=words,
-    )
+    with shown("evaluating") as report:
+        result = evaluate_perplexity(
+            model.decoder,
+            indexed,
+            rules=rules,
+            batch_size=batch_size or model.config.training.micro_batch_size,
+            tokenizer=words,
+            progress=lambda tokens: report(tokens, indexed.num_tokens),
+        )
     if as_json:
         figures = {name: finite(value) for name, value in asdict(result).items()}
         document = {"checkpoint": str(model.checkpoint), "data": data, **figures}

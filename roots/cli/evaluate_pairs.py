@@ -61,18 +61,22 @@ def _evaluate(request: PairRequest, as_json: bool) -> None:
     model = load_model(request.checkpoint, current_device())
     words = tokenizer_of(model, request.tokenizer)
     limit = request.max_new_tokens or model.config.model.sequence_length
-    scores = evaluate_pairs(
-        model.encoder_decoder,
-        words,
-        pairs,
-        BeamOptions(
-            num_beams=request.beams,
-            length_penalty=request.length_penalty,
-            max_new_tokens=limit,
-        ),
-        begin=begin_token(model.config.data, words.end_of_document),
-        batch_size=request.batch_size or model.config.training.micro_batch_size,
-    )
+    from roots.cli.progress import shown
+
+    with shown("evaluating") as report:
+        scores = evaluate_pairs(
+            model.encoder_decoder,
+            words,
+            pairs,
+            BeamOptions(
+                num_beams=request.beams,
+                length_penalty=request.length_penalty,
+                max_new_tokens=limit,
+            ),
+            begin=begin_token(model.config.data, words.end_of_document),
+            batch_size=request.batch_size or model.config.training.micro_batch_size,
+            progress=lambda done: report(done, len(pairs)),
+        )
     rows = {"model": scores.texts}
     if request.baselines is not None:
         rows |= _baselines(pairs, read_pairs(request.baselines, columns))

@@ -67,6 +67,7 @@ def export(
 ) -> None:
     """Write the model in CHECKPOINT, saved on any layout, as a folder that others load."""
     from roots.checkpoint import resolve_checkpoint
+    from roots.cli.progress import shown
 
     shard_bytes = _bytes(shard_size)
     found = resolve_checkpoint(checkpoint)
@@ -78,7 +79,15 @@ def export(
     else:
         from roots.exchange.hf.exporting import export_hf
 
-        written = export_hf(found, to, dtype=wanted, shard_bytes=shard_bytes, tokenizer=tokenizer)
+        with shown("exporting") as report:
+            written = export_hf(
+                found,
+                to,
+                dtype=wanted,
+                shard_bytes=shard_bytes,
+                tokenizer=tokenizer,
+                report=report,
+            )
     _report(written, found, as_json)
 
 
@@ -98,16 +107,22 @@ def import_model(
     as_json: AsJson = False,
 ) -> None:
     """Write the model in SOURCE as a checkpoint that `checkpoint.weights` trains on any layout."""
+    from roots.cli.progress import shown
+
     shard_bytes = _bytes(shard_size)
     wanted = _torch_dtype(dtype)
     if kind is ImportFormat.MEGATRON:
         from roots.exchange.megatron.importing import import_megatron
 
-        written = import_megatron(source, to, config=config, dtype=wanted, shard_bytes=shard_bytes)
+        with shown("importing") as report:
+            written = import_megatron(
+                source, to, config=config, dtype=wanted, shard_bytes=shard_bytes, report=report
+            )
     else:
         from roots.exchange.hf.importing import import_hf
 
-        written = import_hf(source, to, dtype=wanted, shard_bytes=shard_bytes)
+        with shown("importing") as report:
+            written = import_hf(source, to, dtype=wanted, shard_bytes=shard_bytes, report=report)
     _report(written, source, as_json)
 
 

@@ -37,6 +37,7 @@ def verify(
     Ten steps in fp32 with processes of this machine, on its GPUs where there are enough. Exit code
     0: all within a relative 1e-5; 5: something differs, and the tensor that did first is named.
     """
+    from roots.cli.progress import shown
     from roots.config import load_config
     from roots.log import configure
     from roots.verify.proof import default_ranks, most_ranks
@@ -47,7 +48,8 @@ def verify(
     configure()
     with ExitStack() as stack:
         folder = logs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        verdict = prove(loaded, ranks or default_ranks(loaded, most_ranks()), folder)
+        told = stack.enter_context(shown("verifying"))
+        verdict = prove(loaded, ranks or default_ranks(loaded, most_ranks()), folder, told)
     if as_json:
         typer.echo(json.dumps(report(verdict), indent=2))
     else:

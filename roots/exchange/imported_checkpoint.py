@@ -22,6 +22,7 @@ from roots.exchange.hf.tensor_map import Part, Rule
 from roots.exchange.safetensors_writer import SafetensorsWriter, TensorPlan, split_by_bytes
 from roots.files import sync_folder, write_atomically
 from roots.lock import Place, lock_beside, owned
+from roots.log import Report, silent
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
 _MAX_LINES = 12
@@ -134,6 +135,7 @@ def write_weights(
     rules: Sequence[Rule],
     dtype: torch.dtype | None,
     shard_bytes: int,
+    report: Report = silent,
 ) -> list[str]:
     """Write the tensors that `rules` make of `source` as weights of a checkpoint; file names.
 
@@ -146,6 +148,7 @@ def write_weights(
     ]
     (folder / manifest.WEIGHTS_FOLDER).mkdir()
     names = []
+    written, total = 0, sum(plan.num_bytes for plan in plans)
     for number, part in enumerate(split_by_bytes(plans, shard_bytes)):
         # Rows of a tensor are read alone, so each is recorded as the one slice of its first dim.
         records = {
@@ -157,6 +160,8 @@ def write_weights(
         with SafetensorsWriter(folder / names[-1], part, metadata) as writer:
             for plan in writer.order:
                 writer.write(_joined(source, by_name[plan.name], plan.dtype))
+                written += plan.num_bytes
+                report(written, total)
     return names
 
 

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from roots.config.shrink import one_process, reduced_degrees, shrink
 from roots.data.indexed import IndexedWriter
 from roots.device import device_count, rank_environment
 from roots.errors import ExitCode, RootsError, problem
+from roots.log import Report, silent
 from roots.verify.compare import Comparison, Curve, compare
 
 TOLERANCE = 1e-5
@@ -47,7 +48,7 @@ class Verdict:
     reduced: tuple[str, ...] = ()
 
 
-def verify(config: RunConfig, ranks: int, folder: Path) -> Verdict:
+def verify(config: RunConfig, ranks: int, folder: Path, report: Report = silent) -> Verdict:
     """Train the small copy of `config` on one process and on `ranks`, and compare.
 
     `folder` gets configs, data, curves, and a log of every rank. Raises RootsError where no small
@@ -59,8 +60,12 @@ def verify(config: RunConfig, ranks: int, folder: Path) -> Verdict:
     # The last ids hide tokens where those are to be guessed.
     write_documents(prefix, small.model.vocab_size * 3 // 4)
     on_gpus = device_count() >= ranks
+    # Counted in processes: that of the reference, then those of the layout.
     (reference,) = launch(one_process(small), 1, folder / "one-process", on_gpus)
-    curves = launch(small, ranks, folder / "layout", on_gpus)
+    report(1, 1 + ranks)
+    curves = launch(
+        small, ranks, folder / "layout", on_gpus, lambda ended: report(1 + ended, 1 + ranks)
+    )
     seconds = time.monotonic() - started
     comparison = compare(reference, curves, TOLERANCE)
     device = "cuda" if on_gpus else "cpu"
@@ -98,9 +103,16 @@ def write_documents(prefix: Path, vocab_size: int) -> None:
         writer.finish(tokenizer="verify", end_of_document=0)
 
 
-def launch(config: RunConfig, ranks: int, folder: Path, on_gpus: bool) -> list[Curve]:
+def launch(
+    config: RunConfig,
+    ranks: int,
+    folder: Path,
+    on_gpus: bool,
+    ended: Callable[[int], None] = lambda count: None,
+) -> list[Curve]:
     """Train `config` with `ranks` processes; their curves by rank.
 
+    `ended` is told how many of them have ended well.
     Raises a rank's own RootsError, with its exit code; of any other failure one naming the rank
     that failed first, its last line and its log. The others are ended then, as they are after
     TIMEOUT_SECONDS.
@@ -119,7 +131,7 @@ def launch(config: RunConfig, ranks: int, folder: Path, on_gpus: bool) -> list[C
                     stderr=subprocess.STDOUT,
                 )
             processes.append(process)
-        _wait(processes, folder)
+        _wait(processes, folder, ended)
     finally:
         for process in processes:
             process.kill()
@@ -144,7 +156,9 @@ def error_file(folder: Path, rank: int) -> Path:
     return folder / f"rank_{rank}.error"
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
+def _wait(
+    processes: Sequence[subprocess.Popen[bytes]], folder: Path, ended: Callable[[int], None]
+) -> None:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     running = dict(enumerate(processes))
     while running:
@@ -152,6 +166,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> None:
             code = process.poll()
             if code == 0:
                 del running[rank]
+                ended(len(processes) - len(running))
             elif code is not None:
                 _raise_told(folder, len(processes))
                 raise _failure(folder, rank, f"ended with exit code {code}")

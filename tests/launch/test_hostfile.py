@@ -20,6 +20,8 @@ from tests.launch.test_local import RANKS
 pytest.importorskip("deepspeed", reason="deepspeed is not installed")
 pytestmark = [pytest.mark.distributed]
 
+# What a shell on the way would change.
+WORDS = ["a.b=2", "a.c=x;$HOME*", "a.d=[1,{b:2}]"]
 FACTS = """
 import os
 from pathlib import Path
@@ -88,13 +90,13 @@ def environment(tmp_path: Path, **more: str) -> dict[str, str]:
 def test_code_and_variables_of_the_ranks(tmp_path: Path, command: list[str]) -> None:
     more = {"NCCL_NOTE": 'two words, "it" costs $5 `now` \\\\', "WANDB_API_KEY": "a marker"}
     before = set(Path("/tmp").glob("roots-ranks-*"))
-    result = run([*command, "a.b=2", "code=4"], env=environment(tmp_path, **more))
+    result = run([*command, *WORDS, "code=4"], env=environment(tmp_path, **more))
     assert result.returncode == 4
     assert "hostfile.sh: WANDB_API_KEY looks like a secret and stays on this host" in result.stderr
     for rank in (0, 1):
         facts = (tmp_path / f"rank{rank}").read_text("utf-8").split()
         assert facts[:3] == [str(rank), "0", "2"]
-        assert facts[4:] == ["train", str(tmp_path / "run.yaml"), "a.b=2", "code=4"]
+        assert facts[4:] == ["train", str(tmp_path / "run.yaml"), *WORDS, "code=4"]
         assert repr(more["NCCL_NOTE"]) in (tmp_path / f"facts{rank}").read_text("utf-8")
     # Each run has a name of its own, and leaves nothing under it.
     assert set(Path("/tmp").glob("roots-ranks-*")) <= before

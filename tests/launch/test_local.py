@@ -43,7 +43,7 @@ def main():
         sys.exit(3)
 
 def wait_for_end_of_neighbour(folder):
-    records = Path(os.environ["ROOTS_RANK_RECORDS"])
+    records = Path(os.environ["ROOTS_RANK_RECORDS"].replace("%h", os.uname().nodename))
     while not records.joinpath("1.code").exists():
         pass
     return 1

@@ -29,6 +29,7 @@ from roots.exchange.hf.tokenizer_files import (
 )
 from roots.exchange.imported_checkpoint import DEFAULT_SHARD_BYTES, Exchanged, new_folder
 from roots.exchange.safetensors_writer import SafetensorsWriter, TensorPlan, split_by_bytes
+from roots.log import Report, silent
 from roots.parallel.shard import Shard
 from roots.planner.parameters import count_parameters
 from roots.tokenizer.special_tokens import GENERATION_NAME
@@ -84,6 +85,7 @@ def export_hf(
     *,
     dtype: torch.dtype | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    report: Report = silent,
     tokenizer: str | None = None,
 ) -> Exchanged:
     """Write the finished `checkpoint` as the folder `target` that transformers loads.
@@ -105,7 +107,7 @@ def export_hf(
     # What an imported model came with, unless it is to have another tokenizer.
     own = checkpoint / TOKENIZER_FOLDER if tokenizer is None else None
     with new_folder(target) as folder:
-        names = _write_model(folder, model, plans, shard_bytes)
+        names = _write_model(folder, model, plans, shard_bytes, report)
         end = None if found is None else found.end_of_document
         ids = token_ids(found, _begin_token(config, end), own)
         _write_json(folder / "config.json", {**tree, **ids, **_dtype_keys(plans)})
@@ -131,11 +133,16 @@ def _begin_token(config: RunConfig, end: int | None) -> int | None:
 
 
 def _write_model(
-    folder: Path, model: StoredModel, plans: Sequence[TensorPlan], shard_bytes: int
+    folder: Path,
+    model: StoredModel,
+    plans: Sequence[TensorPlan],
+    shard_bytes: int,
+    report: Report,
 ) -> list[str]:
     """Write the tensors, in one file or in several with an index; return the files' names."""
     parts = {part.name: (rule, part) for rule in model.rules for part in rule.parts}
     shards = split_by_bytes(plans, shard_bytes)
+    written, total = 0, sum(plan.num_bytes for plan in plans)
     names = [
         f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         for number in range(1, len(shards) + 1)
@@ -146,6 +153,8 @@ def _write_model(
         with SafetensorsWriter(folder / name, shard, {"format": "pt"}) as writer:
             for plan in writer.order:
                 writer.write(model.read(*parts[plan.name]).to(plan.dtype))
+                written += plan.num_bytes
+                report(written, total)
     if len(shards) > 1:
         write_index(folder, dict(zip(names, shards, strict=True)))
     return names

@@ -36,7 +36,7 @@ from roots.exchange.imported_checkpoint import (
     write_weights,
 )
 from roots.exchange.safetensors_writer import TensorPlan
-from roots.log import get_logger
+from roots.log import Report, get_logger, silent
 from roots.planner.parameters import count_parameters
 from roots.tokenizer.tokenizer import load_tokenizer
 
@@ -49,6 +49,7 @@ def import_hf(
     *,
     dtype: torch.dtype | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    report: Report = silent,
 ) -> Exchanged:
     """Write the model in the folder `source` as the checkpoint `target`, in `dtype` or as it is.
 
@@ -74,7 +75,7 @@ def import_hf(
     if has_tokenizer:
         check_vocabulary(load_tokenizer(source), str(source), config.model.vocab_size)
     with new_folder(target) as folder:
-        names = write_weights(folder, found, rules, dtype, shard_bytes)
+        names = write_weights(folder, found, rules, dtype, shard_bytes, report)
         copied = copy_tokenizer(source, folder / TOKENIZER_FOLDER)
         copied += copy_files(source, folder / TOKENIZER_FOLDER, MODEL_NAMES)
         seal(folder, config, [*names, *(f"{TOKENIZER_FOLDER}/{name}" for name in copied)])

@@ -35,6 +35,7 @@ from roots.exchange.megatron.limits import refused_arguments, refused_fields
 from roots.exchange.megatron.saved_arguments import stored_arguments
 from roots.exchange.megatron.tensor_map import megatron_tensors
 from roots.exchange.safetensors_writer import TensorPlan
+from roots.log import Report, silent
 from roots.parallel.distributed_checkpoint import DAMAGE, DistributedCheckpoint, UnreadableMetadata
 from roots.planner.parameters import count_parameters
 
@@ -60,6 +61,7 @@ def import_megatron(
     config: Path | None = None,
     dtype: torch.dtype | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    report: Report = silent,
 ) -> Exchanged:
     """Write the GPTModel in the folder `source` as the checkpoint `target`.
 
@@ -80,7 +82,7 @@ def import_megatron(
     rules = list(megatron_tensors(made.model, table_rows))
     check_source(files, rules)
     with new_folder(target) as folder:
-        names = write_weights(folder, files, rules, dtype, shard_bytes)
+        names = write_weights(folder, files, rules, dtype, shard_bytes, report)
         seal(folder, made, names)
     return Exchanged(
         folder=target,
