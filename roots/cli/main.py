@@ -60,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `roots` and exit: 0 done, 1 bug, 2 bad input, 3 interrupted, 4 diverged, 5 different."""
     words, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
     try:
-        refuse_stray_options(typer.main.get_command(app), words)
-        app(args=words)
+        run_command(words)
     except RootsError as error:
         if debug:
             raise
@@ -73,6 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"roots: error: {memory_line(error, words)}", file=sys.stderr)
         sys.exit(int(ExitCode.BAD_INPUT))
+
+
+def run_command(words: list[str]) -> None:
+    """Run the command that `words` name. Raises whatever it does, and SystemExit at its end."""
+    refuse_stray_options(typer.main.get_command(app), words)
+    app(args=words)
 
 
 def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:

@@ -81,7 +81,7 @@ def test_one_line_with_the_ways_out(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(entry, "app", lambda args: fail())
+    monkeypatch.setattr(entry, "run_command", lambda words: fail())
     with pytest.raises(SystemExit) as caught:
         entry.main([command, "config.yaml"])
     assert caught.value.code == 2
@@ -93,7 +93,7 @@ def test_the_rank_is_named_and_debug_shows_the_traceback(monkeypatch: pytest.Mon
     monkeypatch.setenv("WORLD_SIZE", "4")
     line = memory_line(torch.OutOfMemoryError(GPU), ["train", "c.yaml"])
     assert line.startswith("memory of the GPU: was not enough on rank 3 for another 20.00 GiB; ")
-    monkeypatch.setattr(entry, "app", lambda args: of_a_gpu())
+    monkeypatch.setattr(entry, "run_command", lambda words: of_a_gpu())
     with pytest.raises(torch.OutOfMemoryError):
         entry.main(["train", "c.yaml", "--debug"])
 

@@ -95,6 +95,9 @@ def export_gguf(
             found = load_tokenizer(words, fed=fed_documents(checkpoint))
             check_vocabulary(found, words, model.vocab_size)
             add_tokenizer(writer, words, found, model.vocab_size)
+        else:
+            # llama.cpp refuses a file that says nothing of a tokenizer.
+            writer.add_tokenizer_model("no_vocab")
         _write_tensors(writer, package, stored, planned)
     return Exchanged(
         folder=target,

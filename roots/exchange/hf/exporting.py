@@ -32,8 +32,13 @@ from roots.exchange.safetensors_writer import SafetensorsWriter, TensorPlan, spl
 from roots.log import Report, silent
 from roots.parallel.shard import Shard
 from roots.planner.parameters import count_parameters
-from roots.tokenizer.special_tokens import GENERATION_NAME
-from roots.tokenizer.tokenizer import load_tokenizer
+from roots.tokenizer.special_tokens import (
+    GENERATION_NAME,
+    SPECIAL_MAP_NAME,
+    TOKENIZER_CONFIG_NAME,
+    read_json,
+)
+from roots.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 _DTYPE_KEYS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -110,10 +115,12 @@ def export_hf(
         names = _write_model(folder, model, plans, shard_bytes, report)
         end = None if found is None else found.end_of_document
         ids = token_ids(found, _begin_token(config, end), own)
-        _write_json(folder / "config.json", {**tree, **ids, **_dtype_keys(plans)})
+        padding = {"pad_token_id": _config_padding(config, ids)}
+        _write_json(folder / "config.json", {**tree, **ids, **padding, **_dtype_keys(plans)})
         _write_json(folder / GENERATION_NAME, generation_settings(ids, own))
-        if words is not None:
+        if words is not None and found is not None:
             write_tokenizer(words, folder, fed)
+            _name_padding(folder, found)
     return Exchanged(
         folder=target,
         architecture=family.architecture,
@@ -130,6 +137,29 @@ def _begin_token(config: RunConfig, end: int | None) -> int | None:
     if config.model.architecture != "encoder_decoder":
         return None
     return end if config.data.begin_token is None else config.data.begin_token
+
+
+def _config_padding(config: RunConfig, ids: Fields) -> int | None:
+    """What config.json says of padding: null but for T5, which makes its decoder's input of it.
+
+    transformers gives the row of the embedding that config.json names no gradient, in the Llamas,
+    Qwens, Mixtral and BERT; ROOTS trains every row. A missing key would mean 0 in BERT.
+    """
+    if config.model.architecture != "encoder_decoder":
+        return None
+    padding: int | None = ids.get("pad_token_id")
+    return padding
+
+
+def _name_padding(folder: Path, words: Tokenizer) -> None:
+    """Let the tokenizer in `folder` pad by the end of a document, unless its files name a token.
+
+    Without one transformers makes no batch of two prompts.
+    """
+    path = folder / TOKENIZER_CONFIG_NAME
+    tree, others = read_json(path), read_json(folder / SPECIAL_MAP_NAME)
+    if tree.get("pad_token") is None and others.get("pad_token") is None:
+        _write_json(path, {**tree, "pad_token": words.name_of(words.end_of_document)})
 
 
 def _write_model(
