@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from roots.config.model import ModelConfig
 from roots.data.batch import DocumentRules
 from roots.data.indexed import IndexedDataset
 from roots.data.windows import iterate_windows
@@ -45,9 +46,10 @@ def evaluate_perplexity(
 ) -> Perplexity:
     """Predict every token of `indexed` but the first, in consecutive windows without overlap.
 
-    rules:     what a document boundary means, as in training
-    tokenizer: counts the bytes of the text; must be the one that made the dataset
-    progress:  called with the tokens predicted so far, after every batch
+    rules:      what a document boundary means, as in training
+    batch_size: windows at a time; where documents count alone, the positions of so many at most
+    tokenizer:  counts the bytes of the text; must be the one that made the dataset
+    progress:   called with the tokens predicted so far, after every batch
     Raises RootsError for a dataset without a token to predict, of another tokenizer, or with token
     ids beyond the model's vocabulary.
     """
@@ -63,6 +65,7 @@ def evaluate_perplexity(
             batch_size=batch_size,
             vocab_size=decoder.model.vocab_size,
             rules=rules,
+            documents_alone=documents_alone(decoder.model, rules),
         ):
             batch = window.batch
             loss = decoder(
@@ -81,6 +84,16 @@ def evaluate_perplexity(
         rule = "holds no token that is to be predicted"
         raise RootsError(problem("data", indexed.prefix, rule, "give a dataset of more text"))
     return summarise(total, tokens, num_bytes)
+
+
+def documents_alone(model: ModelConfig, rules: DocumentRules) -> bool:
+    """Whether the loss of a document is the same in a row of its own as behind other documents.
+
+    The vectors of learned and sinusoidal positions say where in the row a token stands; the other
+    encodings know only of distances within the document.
+    """
+    absolute = model.position in ("learned", "sinusoidal")
+    return rules.separate_documents and (rules.reset_positions or not absolute)
 
 
 def summarise(total_nats: float, tokens: int, num_bytes: int | None) -> Perplexity:

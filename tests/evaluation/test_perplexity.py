@@ -78,6 +78,55 @@ def test_documents_are_told_apart_as_in_training(tmp_path: Path) -> None:
     assert result.loss == pytest.approx((first_window + rest) / result.tokens, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "position, options",
+    [
+        ("rotary", {}),
+        ("rotary", {"mask_document_end": True}),
+        ("alibi", {}),
+        ("relative", {}),
+        ("none", {}),
+        ("learned", {"reset_positions": True}),
+        ("sinusoidal", {"reset_positions": True}),
+        ("learned", {}),
+        ("sinusoidal", {}),
+        ("rotary", {"separate_documents": False}),
+        ("rotary", {"separate_documents": False, "reset_positions": True}),
+    ],
+)
+def test_few_short_documents_cost_what_they_hold_and_the_loss_of_one_window(
+    tmp_path: Path, position: str, options: dict[str, bool]
+) -> None:
+    indexed = dataset(tmp_path, [*TEXTS, "ab" * 21, "A last one.", "Another."])
+    model = small_model(vocab_size=257, init_std=0.2, position=position, sequence_length=8192)
+    rules = DocumentRules(**options)
+    decoder = small_decoder(
+        model, separate_documents=rules.separate_documents, reset_positions=rules.reset_positions
+    )
+    shapes: list[torch.Size] = []
+    hook = decoder.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    result = evaluate_perplexity(decoder, indexed, rules=rules, batch_size=8)
+    hook.remove()
+    computed = sum(shape.numel() for shape in shapes)
+    assert result.tokens <= computed <= 1.125 * result.tokens
+    documents_alone = rules.separate_documents and (
+        rules.reset_positions or position not in ("learned", "sinusoidal")
+    )
+    assert (len(shapes) > 1) == documents_alone
+    # The whole dataset in one row, as training packs it.
+    text = torch.from_numpy(indexed.tokens[:].astype(np.int64))[None]
+    ends = text[0, :-1] == ByteTokenizer().end_of_document
+    starts = torch.zeros_like(text[:, :-1])
+    starts[0, 1:] = (torch.where(ends, torch.arange(len(ends)) + 1, 0)).cummax(0).values[:-1]
+    with torch.no_grad():
+        logits = decoder(text[:, :-1], starts, torch.zeros(1, dtype=torch.int64))
+    losses = F.cross_entropy(logits[0], text[0, 1:], reduction="none")
+    if rules.mask_document_end:
+        losses = losses[~ends]
+    assert result.tokens == len(losses)
+    assert result.loss == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
 def test_bits_per_byte_count_the_text_without_its_first_byte(tmp_path: Path) -> None:
     indexed = dataset(tmp_path, TEXTS)
     decoder = byte_decoder(separate_documents=False)
