@@ -24,6 +24,7 @@ _UNQUOTED = (
     "pandas.read_csv(F, sep=TAB).to_json('a.jsonl', orient='records', lines=True)"
 )
 _FIX = "repair it, or continue without it by --on-error skip"
+_FIX_WITHOUT_OPTIONS = "repair it, or leave it out of the file"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def _header(path: Path, line: object) -> list[str]:
     """The fields of the first line. Raises RootsError where they are not UTF-8."""
     where = f"{path} line 1"
     if isinstance(line, LineTooLong):
-        raise RootsError(line.problem(where))
+        # No --on-error passes over a header, and not every command has --line-limit.
+        raise RootsError(line.problem(where, has_options=False))
     assert isinstance(line, bytes)
     try:
         return _fields(line, 1)
@@ -105,12 +107,16 @@ def _header(path: Path, line: object) -> list[str]:
         raise RootsError(problem(where, None, rule, "save it as UTF-8")) from None
 
 
-def parse_pairs(batch: PairBatch) -> Iterator[ParsedPair]:
-    """Turn lines into pairs, or into lines that name file, line and mistake. Blank lines pass."""
+def parse_pairs(batch: PairBatch, *, has_options: bool = True) -> Iterator[ParsedPair]:
+    """Turn lines into pairs, or into lines that name file, line and mistake. Blank lines pass.
+
+    has_options: whether the command has --line-limit and --on-error, which the mistakes then name
+    """
+    fix = _FIX if has_options else _FIX_WITHOUT_OPTIONS
     for number, line in enumerate(batch.lines.items, batch.lines.first):
         where = f"{batch.lines.path} {batch.lines.unit} {number}"
         if isinstance(line, LineTooLong):
-            yield ParsedPair("", "", line.problem(where))
+            yield ParsedPair("", "", line.problem(where, has_options=has_options))
             continue
         assert isinstance(line, bytes)
         if not line.strip():
@@ -126,13 +132,14 @@ def parse_pairs(batch: PairBatch) -> Iterator[ParsedPair]:
             yield ParsedPair(*texts)
         except (ValueError, RecursionError) as error:
             rule = f"must hold a pair under {batch.names[0]!r} and {batch.names[1]!r}: {error}"
-            yield ParsedPair("", "", problem(where, None, rule, _FIX))
+            yield ParsedPair("", "", problem(where, None, rule, fix))
 
 
 def read_pairs(path: str | Path, columns: PairColumns | None = None) -> list[tuple[str, str]]:
     """Read a whole file. Raises RootsError for the first line without a pair, and without any."""
     pairs = []
-    for pair in _pairs_of(find_pair_files([path]).paths, columns or PairColumns()):
+    files = find_pair_files([path]).paths
+    for pair in _pairs_of(files, columns or PairColumns(), has_options=False):
         if pair.error is not None:
             raise RootsError(pair.error)
         pairs.append((pair.source, pair.target))
@@ -159,11 +166,15 @@ def read_pair_texts(
 
 
 def _pairs_of(
-    files: Sequence[Path], columns: PairColumns, line_limit: int = DEFAULT_LINE_LIMIT
+    files: Sequence[Path],
+    columns: PairColumns,
+    line_limit: int = DEFAULT_LINE_LIMIT,
+    *,
+    has_options: bool = True,
 ) -> Iterator[ParsedPair]:
     for path in files:
         for batch in read_pair_batches(path, columns, line_limit):
-            yield from parse_pairs(batch)
+            yield from parse_pairs(batch, has_options=has_options)
 
 
 def _places_in_header(path: Path, header: list[str], columns: PairColumns) -> tuple[int, int]:

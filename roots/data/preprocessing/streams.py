@@ -32,13 +32,16 @@ class LineTooLong:
     size: int
     limit: int
 
-    def problem(self, where: str) -> str:
-        """The line of the error."""
+    def problem(self, where: str, *, has_options: bool = True) -> str:
+        """The line of the error, of a command with --line-limit and --on-error or without them."""
+        option = "--line-limit, " if has_options else ""
         rule = (
             f"is too long: it has {self.size / MEBI:,.1f} MiB, and a line or value is held whole "
-            f"up to --line-limit, {self.limit / MEBI:,.0f} MiB"
+            f"up to {option}{self.limit / MEBI:,.0f} MiB"
         )
-        fix = "cut it, raise --line-limit, or continue without it by --on-error skip"
+        fix = "cut it, or leave it out of the file"
+        if has_options:
+            fix = "cut it, raise --line-limit, or continue without it by --on-error skip"
         return problem(where, None, rule, fix)
 
 

@@ -6,12 +6,15 @@ import gzip
 
 import pytest
 
+from roots.data.preprocessing import pair_files
 from roots.data.preprocessing.file_lists import find_pair_files
 from roots.data.preprocessing.pair_files import PairColumns, read_pairs
+from roots.data.preprocessing.readers import RawBatch
+from roots.data.preprocessing.streams import LineTooLong
 from roots.errors import RootsError
 
 PAIRS = [('a "b', "\u00fc c"), ("d", "e\\t")]
-FIX = "repair it, or continue without it by --on-error skip"
+FIX = "repair it, or leave it out of the file"
 
 
 @pytest.mark.parametrize(
@@ -159,3 +162,18 @@ def test_a_folder_and_a_header_in_another_encoding_are_told(tmp_path):
     path.write_bytes("source\ttarget\na\tb\n".encode("utf-16"))
     with pytest.raises(RootsError, match=r"line 1: must be a header in UTF-8: .*; save it as UTF"):
         read_pairs(path)
+
+
+def test_errors_of_a_whole_file_name_no_option_that_its_command_lacks(tmp_path, monkeypatch):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"source": "a"}\n')
+    with pytest.raises(RootsError, match=f"; {FIX}$"):
+        read_pairs(path)
+    too_long = [RawBatch(str(path), "jsonl", [LineTooLong(3 << 20, 1 << 20)], 1, 0)]
+    monkeypatch.setattr(pair_files, "read_lines", lambda *_: iter(too_long))
+    with pytest.raises(RootsError) as caught:
+        read_pairs(path)
+    assert str(caught.value) == (
+        f"{path} line 1: is too long: it has 3.0 MiB, and a line or value is held whole up to "
+        "1 MiB; cut it, or leave it out of the file"
+    )
