@@ -13,6 +13,7 @@ import tokenizers
 
 from roots.errors import RootsError, problem
 from roots.tokenizer.fingerprint import digest_of_ids
+from roots.tokenizer.parts import PART_CHARACTERS, Parts
 from roots.tokenizer.special_tokens import (
     END_OF_DOCUMENT,
     NO_TOKEN,
@@ -164,8 +165,27 @@ class JsonTokenizer:
         """Return the ids of every text; several texts are encoded in parallel threads."""
         # A corpus that talks about "<|endoftext|>" must not end a document there.
         self._tokenizer.encode_special_tokens = not special_tokens
+        if any(len(text) > PART_CHARACTERS for text in texts):
+            return [self._encode_parts(text) for text in texts]
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [list(encoding.ids) for encoding in encodings]
+
+    def _encode_parts(self, text: str) -> list[int]:
+        """The same ids, of one part after the other, in bounded memory."""
+        ids: list[int] = []
+        for part in self._parts.of(text):
+            (encoding,) = self._tokenizer.encode_batch_fast([part], add_special_tokens=False)
+            # The same ids come as new objects of 32 bytes; 8 of a list are enough for each.
+            ids.extend(map(self._all_ids.__getitem__, encoding.ids))
+        return ids
+
+    @cached_property
+    def _parts(self) -> Parts:
+        return Parts(self._tokenizer)
+
+    @cached_property
+    def _all_ids(self) -> list[int]:
+        return list(range(self.vocab_size))
 
     def decode(self, ids: Iterable[int], special_tokens: bool = False) -> str:
         """Return the text of `ids`."""
