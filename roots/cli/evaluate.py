@@ -54,7 +54,11 @@ def evaluate(
         Path | None, typer.Option(help="File for what the model writes, a line a pair.")
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=0, help="Rows at a time; 0: the training's micro-batch.")
+        int,
+        typer.Option(
+            min=0,
+            help="Windows' worth of tokens, or pairs, at a time; 0: the training's micro-batch.",
+        ),
     ] = 0,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder of the tokenizer; default: that of the training.")

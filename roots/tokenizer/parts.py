@@ -21,17 +21,11 @@ from typing import Any
 
 import tokenizers
 
+from roots.tokenizer.patterns import GPT2, LLAMA3, QWEN2
+
 PART_CHARACTERS = 1 << 20
 
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# Llama 3 keeps up to three digits together, Qwen2 each apart; the rest of the pattern is the same.
-_NEWER = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_PATTERNS = frozenset(
-    {_GPT2, *(_NEWER.replace("DIGITS", digits) for digits in (r"\p{N}", r"\p{N}{1,3}"))}
-)
+_PATTERNS = frozenset({GPT2, LLAMA3, QWEN2})
 # A place is the end of a match: between a letter or digit and a space; and between one of ASCII,
 # kana, Chinese or Korean and a mark or white space of ASCII or a mark of theirs.
 _PLACES = re.compile(

@@ -12,12 +12,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, pre_tokenizers
 
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# Llama 3 keeps up to three digits together, Qwen2 each apart; the rest of the pattern is the same.
-_NEWER = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+from roots.tokenizer.patterns import GPT2, LLAMA3, QWEN2
+
 # What becomes bytes: split by GPT-2's pattern at the same time, or as it comes.
 _SPLITTING = ("ByteLevel", True)
 _PLAIN = ("ByteLevel", False)
@@ -25,11 +21,11 @@ _PLAIN = ("ByteLevel", False)
 # not compose characters (NFC) for Qwen2, whose published files ask for it; text is composed mostly.
 _KNOWN: dict[tuple[tuple[str, ...], tuple[tuple[str, Any], ...]], str] = {
     ((), (_SPLITTING,)): "gpt-2",
-    ((), (("Split", _GPT2), _PLAIN)): "gpt-2",
+    ((), (("Split", GPT2), _PLAIN)): "gpt-2",
     ((), (("Digits", True), _SPLITTING)): "smollm",
-    ((), (("Split", _NEWER.replace("DIGITS", r"\p{N}{1,3}")), _PLAIN)): "llama-bpe",
-    ((), (("Split", _NEWER.replace("DIGITS", r"\p{N}")), _PLAIN)): "qwen2",
-    (("NFC",), (("Split", _NEWER.replace("DIGITS", r"\p{N}")), _PLAIN)): "qwen2",
+    ((), (("Split", LLAMA3), _PLAIN)): "llama-bpe",
+    ((), (("Split", QWEN2), _PLAIN)): "qwen2",
+    (("NFC",), (("Split", QWEN2), _PLAIN)): "qwen2",
 }
 _NAMELESS = "for which llama.cpp has no name"
 # Whether llama.cpp takes a piece of text that is a token whole, whatever the merges say.

@@ -95,7 +95,8 @@ class Family:
                 continue
             if key == "layer_types" and _are_alike(given[key], fields.get("window")):
                 continue
-            if given[key] is not None:
+            # By custom, what begins so tells how the file was made.
+            if given[key] is not None and not key.startswith("_"):
                 fix = "remove the key if the model is the same without it"
                 rule = f"is unknown for {self.model_type}, so it may change what the model computes"
                 refusals.append(Refusal(key, given[key], rule, fix))
