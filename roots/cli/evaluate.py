@@ -54,11 +54,7 @@ def evaluate(
         Path | None, typer.Option(help="File for what the model writes, a line a pair.")
     ] = None,
     batch_size: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Windows' worth of tokens, or pairs, at a time; 0: the training's micro-batch.",
-        ),
+        int, typer.Option(min=0, help="Windows or pairs at a time; 0: as many as in training.")
     ] = 0,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder of the tokenizer; default: that of the training.")
