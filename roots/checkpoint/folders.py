@@ -150,6 +150,9 @@ def resolve_checkpoint(path: str | Path) -> Path:
             return found
     rule = "is no finished checkpoint and holds none" if given.exists() else "does not exist"
     fix = "give a folder like RUN/checkpoints/step_00000100, or the folder of a run"
+    if (given / "config.json").is_file():
+        rule = "is a model of Hugging Face, not a checkpoint"
+        fix = f"bring it in by `roots import {given} --to CHECKPOINT`"
     raise RootsError(problem("checkpoint", str(given), rule, fix))
 
 

@@ -15,8 +15,10 @@ from roots.config.section import is_section
 # Share of equal characters from which on a name elsewhere in the config is thought to be meant.
 _NEAR_ELSEWHERE = 0.8
 
-# What other programs call a field, whose name here is not near.
+# What other programs call a field, where its name here is not the nearest.
 FOREIGN_NAMES = {
+    "adam_beta1": "optimizer.beta1",
+    "adam_beta2": "optimizer.beta2",
     "attn_dropout": "model.attention_dropout",
     "batch_size": "training.global_batch_size",
     "block_size": "model.sequence_length",
@@ -25,9 +27,13 @@ FOREIGN_NAMES = {
     "dtype": "training.precision",
     "eval_interval": "evaluation.every_steps",
     "eval_iters": "evaluation.steps",
+    "eval_steps": "evaluation.every_steps",
     "ffn_dim": "model.ffn_hidden_size",
     "gradient_accumulation_steps": "training.global_batch_size",
+    "hidden_act": "model.activation",
+    "initializer_range": "model.init_std",
     "intermediate_size": "model.ffn_hidden_size",
+    "layer_norm_epsilon": "model.norm_epsilon",
     "log_interval": "tracking.log_every_steps",
     "logging_steps": "tracking.log_every_steps",
     "lr": "optimizer.learning_rate",
@@ -55,8 +61,11 @@ FOREIGN_NAMES = {
     "pipe_parallel_size": "parallel.pipeline",
     "pipeline_model_parallel_size": "parallel.pipeline",
     "pp": "parallel.pipeline",
+    "rms_norm_eps": "model.norm_epsilon",
+    "rope_theta": "model.rotary_base",
     "save_interval": "checkpoint.every_steps",
     "save_steps": "checkpoint.every_steps",
+    "save_total_limit": "checkpoint.keep_last",
     "seq_length": "model.sequence_length",
     "tensor_model_parallel_size": "parallel.tensor",
     "tie_word_embeddings": "model.tied_embeddings",
@@ -103,8 +112,8 @@ def known_keys(location: Sequence[int | str]) -> list[str]:
 def meant_by(location: Sequence[int | str], value: Any) -> list[tuple[int | str, ...]]:
     """Where a refused key with this value probably belongs, the best guesses alone.
 
-    A field or section of the same name elsewhere; else the nearest name beside it; else what
-    another program calls so; else the nearest names of all.
+    A field or section of the same name elsewhere; else what another program calls so; else the
+    nearest name beside it; else the nearest names of all.
     """
     name = str(location[-1]).replace("-", "_")
     elsewhere: dict[str, list[tuple[int | str, ...]]] = {}
@@ -113,10 +122,13 @@ def meant_by(location: Sequence[int | str], value: Any) -> list[tuple[int | str,
     if name in elsewhere:
         return elsewhere[name]
     beside = difflib.get_close_matches(name, known_keys(location), n=1)
+    if name in FOREIGN_NAMES and not isinstance(value, Mapping):
+        section, *_, field = FOREIGN_NAMES[name].split(".")
+        if field in beside or (section == location[0] and field in known_keys(location)):
+            return [(*location[:-1], field)]
+        return [tuple(FOREIGN_NAMES[name].split("."))]
     if beside:
         return [(*location[:-1], beside[0])]
-    if name in FOREIGN_NAMES and not isinstance(value, Mapping):
-        return [tuple(FOREIGN_NAMES[name].split("."))]
     near = difflib.get_close_matches(name, list(elsewhere), n=1, cutoff=_NEAR_ELSEWHERE)
     return [path for key in near for path in elsewhere[key]]
 

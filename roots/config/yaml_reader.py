@@ -87,6 +87,7 @@ def read_yaml_file(path: Path) -> Any:
     if not path.is_file():
         rule = "is a folder" if path.is_dir() else "does not exist"
         fix = "give the path of a YAML file, for example configs/model/tiny.yaml"
+        fix += "; `roots config list` and `roots config copy NAME` bring those of ROOTS"
         raise RootsError(problem("config file", name, rule, fix))
     try:
         with path.open("rb") as file:

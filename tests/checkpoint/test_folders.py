@@ -165,6 +165,16 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, name: str, rule: str) 
     )
 
 
+def test_model_of_hugging_face_leads_to_the_import(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(RootsError) as caught:
+        folders.resolve_checkpoint(tmp_path)
+    assert caught.value.lines == (
+        f"checkpoint={str(tmp_path)!r}: is a model of Hugging Face, not a checkpoint; "
+        f"bring it in by `roots import {tmp_path} --to CHECKPOINT`",
+    )
+
+
 def test_pointer_names_the_folder_as_deepspeed_reads_it(tmp_path: Path) -> None:
     folders.point_latest(tmp_path, finish(tmp_path, 7))
     assert (tmp_path / "latest").read_text() == "step_00000007"

@@ -112,7 +112,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     assert lines_of(path) == (
         f"config file='{path}': does not exist; "
-        "give the path of a YAML file, for example configs/model/tiny.yaml",
+        "give the path of a YAML file, for example configs/model/tiny.yaml; "
+        "`roots config list` and `roots config copy NAME` bring those of ROOTS",
     )
 
 
