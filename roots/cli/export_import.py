@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from roots.exchange.imported_checkpoint import Exchanged
 
+_SMALLEST_SHARD = 1000
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -154,8 +155,8 @@ def _bytes(text: str) -> int:
 
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip().upper())
     size = 0 if match is None else int(float(match[1]) * _UNITS[match[2]])
-    if size < 1:
-        rule = "must be a number of bytes such as 5GB, 500MB or 1000000"
+    if size < _SMALLEST_SHARD:
+        rule = "must be a number of bytes such as 5GB, 500MB or 1000000, and at least 1KB"
         raise RootsError(problem("--shard-size", text, rule, "write it that way"))
     return size
 

@@ -41,6 +41,10 @@ def missing_dataset(prefix: str, path: Path) -> RootsError:
         rule = "is a folder, and a dataset is named by the prefix of its files"
         fix = f"give {' or '.join(near)}" if near else "run `roots preprocess`; it holds no dataset"
         return RootsError(problem(prefix, None, rule, fix))
+    if Path(prefix).is_file():
+        rule = "is a file and no dataset of tokens, which a prefix names"
+        fix = f"run `roots preprocess --tokenizer DIR --out PREFIX {prefix}` and give PREFIX"
+        return RootsError(problem(prefix, None, rule, fix))
     fix = "check data.train and data.valid, or run `roots preprocess`"
     if near:
         fix = f"give {' or '.join(near)}, or run `roots preprocess`"

@@ -308,3 +308,14 @@ def test_second_writer_is_refused(tmp_path):
 def overwrite(path: Path, offset: int, content: bytes) -> None:
     old = path.read_bytes()
     path.write_bytes(old[:offset] + content + old[offset + len(content) :])
+
+
+def test_text_file_in_place_of_a_prefix_is_told(tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("some words\n")
+    with pytest.raises(RootsError) as caught:
+        IndexedDataset(text)
+    assert caught.value.lines == (
+        f"{text}: is a file and no dataset of tokens, which a prefix names; "
+        f"run `roots preprocess --tokenizer DIR --out PREFIX {text}` and give PREFIX",
+    )

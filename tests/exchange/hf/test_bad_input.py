@@ -161,7 +161,12 @@ def test_command_reports_in_one_line_and_overwrites_nothing(
         (
             "5 bananas",
             "roots: error: --shard-size='5 bananas': must be a number of bytes such as 5GB, 500MB "
-            "or 1000000; write it that way\n",
+            "or 1000000, and at least 1KB; write it that way\n",
+        ),
+        (
+            "5",
+            "roots: error: --shard-size='5': must be a number of bytes such as 5GB, 500MB "
+            "or 1000000, and at least 1KB; write it that way\n",
         ),
         (
             "5GB",
