@@ -35,4 +35,4 @@ def test_building_needs_no_torch():
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split()[-1] == "roots"
+    assert result.stdout.split()[-1] == "roots-pretrain"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from roots.config import RunConfig
+from roots.config.batch import plan_batch
 from roots.errors import RootsError
 from tests.helpers.runs import small_config
 
@@ -138,7 +139,7 @@ def _legal(prefix: Path) -> Iterator[Combination]:
         if row.idle:
             continue
         try:
-            config_of(prefix, model, row.parallel).plan_batch(ranks)
+            plan_batch(config_of(prefix, model, row.parallel), ranks)
         except RootsError:
             continue
         yield row

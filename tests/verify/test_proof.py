@@ -141,7 +141,7 @@ def test_ranks_that_lost_another_do_not_hide_its_mistake(tmp_path: Path) -> None
     ends = [[sys.executable, "-c", f"raise SystemExit({code})"] for code in (1, 2)]
     processes = [subprocess.Popen(command) for command in ends]
     with processes[0], processes[1], pytest.raises(RootsError) as caught:
-        verify._wait(processes, tmp_path)
+        verify._wait(processes, tmp_path, lambda ended: None)
     assert caught.value.lines == ("data.train=3: is odd; use 4",)
     assert caught.value.exit_code == ExitCode.BAD_INPUT
 
