@@ -21,7 +21,7 @@ from typing import Any
 
 import tokenizers
 
-from roots.tokenizer.patterns import GPT2, LLAMA3, QWEN2
+from roots.tokenizer.patterns import GPT2, LLAMA3, QWEN2, steps_of
 
 PART_CHARACTERS = 1 << 20
 
@@ -105,14 +105,5 @@ def _is_known(steps: Sequence[dict[str, Any]]) -> bool:
 
 
 def _steps(owner: Any, key: str) -> Iterator[dict[str, Any]]:
-    """The steps, one behind the other, of a normalizer or pre-tokenizer, which may be None."""
-    if owner is not None:
-        yield from _flat(json.loads(owner.__getstate__()), key)
-
-
-def _flat(tree: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
-    if tree["type"] != "Sequence":
-        yield tree
-        return
-    for step in tree[key]:
-        yield from _flat(step, key)
+    """The steps of a normalizer or pre-tokenizer, which may be None."""
+    return steps_of(None if owner is None else json.loads(owner.__getstate__()), key)

@@ -7,12 +7,11 @@ nothing of a normaliser; a tokenizer whose steps are not all known would give ot
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from tokenizers import Tokenizer, pre_tokenizers
 
-from roots.tokenizer.patterns import GPT2, LLAMA3, QWEN2
+from roots.tokenizer.patterns import GPT2, LLAMA3, QWEN2, steps_of
 
 # What becomes bytes: split by GPT-2's pattern at the same time, or as it comes.
 _SPLITTING = ("ByteLevel", True)
@@ -40,13 +39,13 @@ def split_name(tree: dict[str, Any]) -> str:
     """llama.cpp's name for how the tokenizer.json `tree` splits text. Raises UnknownStep."""
     _check_model(tree["model"])
     _check_added(tree.get("added_tokens") or [])
-    normalisers = tuple(_shown(step) for step in _steps(tree.get("normalizer"), "normalizers"))
-    steps = list(_steps(tree.get("pre_tokenizer"), "pretokenizers"))
+    normalisers = tuple(_shown(step) for step in steps_of(tree.get("normalizer"), "normalizers"))
+    steps = list(steps_of(tree.get("pre_tokenizer"), "pretokenizers"))
     name = _KNOWN.get((normalisers, tuple(map(_essence, steps))))
     if name is None:
         parts = [f"normaliser {each}" for each in normalisers] + [_shown(step) for step in steps]
         raise UnknownStep(f"splits text by {' + '.join(parts) or 'nothing'}, {_NAMELESS}")
-    decoders = [step["type"] for step in _steps(tree.get("decoder"), "decoders")]
+    decoders = [step["type"] for step in steps_of(tree.get("decoder"), "decoders")]
     if decoders not in ([], ["ByteLevel"]):
         raise UnknownStep(f"decodes by {' + '.join(decoders)}, {_NAMELESS}")
     whole = bool(tree["model"].get("ignore_merges"))
@@ -75,17 +74,6 @@ def _check_added(tokens: list[dict[str, Any]]) -> None:
             if token.get(flag) and not token["special"]:
                 content = token["content"]
                 raise UnknownStep(f"has {flag} for {content!r}, which llama.cpp does not know")
-
-
-def _steps(tree: dict[str, Any] | None, key: str) -> Iterator[dict[str, Any]]:
-    """The steps, one behind the other, of what may be a sequence of sequences."""
-    if tree is None:
-        return
-    if tree["type"] != "Sequence":
-        yield tree
-        return
-    for step in tree[key]:
-        yield from _steps(step, key)
 
 
 def _essence(step: dict[str, Any]) -> tuple[str, Any]:
