@@ -112,6 +112,14 @@ class Pipeline(PipelineModule):  # type: ignore[misc]  # deepspeed has no type h
                 if name != tied_weight:
                     parameter.ds_pipe_replicated = False
 
+    def get_tied_weights_and_groups(self) -> list[tuple[Any, Any]]:
+        """What DeepSpeed reads `grad` (bf16: `_hp_grad`) of, to sum it over a group.
+
+        Its ZeRO moves fp16 gradients into fp32 sums, and the sum over the stages passes them by.
+        """
+        pairs = super().get_tied_weights_and_groups()
+        return [(_TiedGradient(weight), group) for weight, group in pairs]
+
     def _loss(self, stream: Stream, labels: Stream) -> Tensor:
         """Loss of one micro-batch on the last stage; labels are (labels_BT, loss_weights_BT)."""
         last = self.layers[-1]
@@ -139,6 +147,15 @@ def _starts(layers: Sequence[Layer]) -> list[int]:
     what is no block with the one before it."""
     places = [index for index, layer in enumerate(layers) if layer.kind in _BLOCKS]
     return [0, *places[1:]]
+
+
+class _TiedGradient:
+    """The gradient of a tied weight, wherever DeepSpeed has summed it over the micro-batches."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        self._hp_grad: Tensor | None = getattr(weight, "_hp_grad", None)
+        summed: Tensor | None = getattr(weight, "grad_accum", None)
+        self.grad = weight.grad if summed is None else summed
 
 
 class HeadSlot(nn.Module):

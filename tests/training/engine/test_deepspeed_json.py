@@ -66,10 +66,12 @@ def test_loss_scale_fields_reach_the_engine() -> None:
     }
 
 
-def test_bf16_accumulates_in_fp32() -> None:
-    tree = tree_of(config_of("bf16"))
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_gradients_of_16_bits_are_summed_in_fp32(precision: str) -> None:
+    tree = tree_of(config_of(precision))
     assert tree["data_types"] == {"grad_accum_dtype": "fp32"}
-    assert "fp16" not in tree
+    assert tree["communication_data_type"] == "fp32"
+    assert [name for name in ("bf16", "fp16") if name in tree] == [precision]
 
 
 def test_offload_is_passed_through() -> None:
