@@ -1,0 +1,261 @@
+"""The whole of an optimizer step against torch's AdamW on plain tensors, with the same gradients.
+
+The loop, the engine and DeepSpeed run as in training; only what the backward pass finds is replaced
+by known numbers. The reference is torch.optim.AdamW, clip_grad_norm_ and a learning rate written
+down from the papers: it knows nothing of ROOTS but which parameters there are.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from deepspeed.utils import safe_get_full_fp32_param
+from torch import Tensor
+
+from roots.config import RunConfig
+from roots.config.batch import plan_batch
+from roots.config.training import ScheduleConfig
+from roots.device import launch_environment
+from roots.parallel import process
+from roots.parallel.shard import shard_of
+from roots.training.assemble import assemble, start_process
+from roots.training.callbacks.metrics import StepRecord, read_metrics
+from roots.training.callbacks.peak import Peak
+from roots.training.engine.step import Engine
+from roots.training.loop import train_loop
+from tests.helpers.distributed import run_distributed
+from tests.helpers.runs import small_config, write_dataset
+
+STEPS, WARMUP, PEAK, LOW = 6, 2, 1e-2, 1e-3
+RANKS, ACCUMULATION = 2, 2
+SCALE_POWER = 8
+BETAS, EPSILON, DECAY, CLIPPING = (0.8, 0.9), 1e-3, 0.3, 0.5
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# The weights are below 1, and a step moves one by at most PEAK: six steps of a few roundings of
+# fp32 each, of the weight and of the quotient. Any setting that is off moves one by 1e-4 or more.
+TOLERANCE = STEPS * 2 * (2.0**-24 + PEAK * 2.0**-20)
+
+
+@dataclass(frozen=True)
+class Case:
+    """How it is trained; every shape of the schedule is in one of them."""
+
+    precision: str
+    zero_stage: int
+    schedule: dict[str, Any]
+    implementation: str = "torch"
+    parallel: dict[str, Any] = field(default_factory=dict)
+
+
+COSINE = {"name": "cosine"}
+LINEAR = {"name": "linear"}
+WSD = {"name": "wsd", "decay_steps": 3}
+ROOT = {"name": "inverse_sqrt"}
+FLAT = {"name": "constant"}
+CASES = [
+    Case("fp32", 0, COSINE),
+    Case("fp32", 1, LINEAR),
+    Case("fp32", 1, FLAT, "deepspeed"),
+    Case("fp32", 2, WSD, "deepspeed", {"offload_optimizer": "cpu"}),
+    Case("fp32", 3, ROOT),
+    Case("bf16", 1, WSD),
+    Case("bf16", 2, COSINE),
+    Case("bf16", 3, LINEAR),
+    Case("fp16", 1, ROOT),
+    Case("fp16", 2, LINEAR),
+    Case("fp16", 3, COSINE),
+]
+
+
+@dataclass
+class Trained:
+    """What a rank saw: weights by name, and the rate of every parameter group at every step."""
+
+    before: dict[str, Tensor]
+    masters: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    rates: list[float] = field(default_factory=list)
+    records: list[StepRecord] = field(default_factory=list)
+
+
+class NoCheckpoints:
+    """Stands in for what saves at the end of a run."""
+
+    def save(self, *_: object) -> Path:
+        return Path("nowhere")
+
+
+def config_of(case: Case, prefix: Path, number: int) -> RunConfig:
+    return small_config(
+        prefix,
+        prefix.parent,
+        run={"name": f"case{number}"},
+        parallel={"zero_stage": case.zero_stage, "zero_persistence_threshold": 0, **case.parallel},
+        model={"num_layers": 1, "hidden_size": 16, "num_heads": 2, "tied_embeddings": False},
+        training={
+            "steps": STEPS,
+            "precision": case.precision,
+            "micro_batch_size": 1,
+            "global_batch_size": RANKS * ACCUMULATION,
+            "gradient_clipping": CLIPPING,
+        },
+        optimizer={
+            "implementation": case.implementation,
+            "learning_rate": PEAK,
+            "weight_decay": DECAY,
+            "beta1": BETAS[0],
+            "beta2": BETAS[1],
+            "epsilon": EPSILON,
+        },
+        schedule={"warmup_steps": WARMUP, "min_learning_rate": LOW, **case.schedule},
+        loss_scale={"initial_power": SCALE_POWER},
+    )
+
+
+def planted_gradient(name: str, shape: torch.Size, rank: int, backward: int) -> Tensor:
+    """What rank `rank` finds in its backward pass number `backward`, fp32; its size varies."""
+    seed = sum(map(ord, name)) * 1000 + rank * 100 + backward
+    size = 10.0 ** (-2 - backward % 3)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * size
+
+
+def train_all(rank: int, ranks: int, configs: list[RunConfig]) -> list[Trained]:
+    """Train every config by the real loop with planted gradients."""
+    environment = launch_environment()
+    device = start_process(environment, environment.local_rank)
+    process.initialise(environment, device)
+    # What nothing here reads, and takes longer to measure than all steps.
+    with mock.patch("roots.training.assemble.device_peak", return_value=Peak(1e9, "none")):
+        return [_train(config, ranks, device) for config in configs]
+
+
+def _train(config: RunConfig, ranks: int, device: Any) -> Trained:
+    with ExitStack() as stack:
+        run = assemble(config, plan_batch(config, ranks), device, stack)
+        engine = run.engine
+        trained = Trained(_weights(engine), {}, {})
+        for name, parameter in engine.module.named_parameters():
+            shard = shard_of(parameter, name)
+            parameter.register_hook(_planted(shard.name, shard.shape, engine))
+        _note_rates(engine, trained.rates)
+        train_loop(replace(run, checkpointer=NoCheckpoints()))  # type: ignore[arg-type]
+        trained.weights = _weights(engine)
+        trained.masters = dict(trained.weights)
+        if config.training.precision != "fp32":
+            named = engine.module.named_parameters()
+            trained.masters = {
+                shard_of(each, name).name: safe_get_full_fp32_param(each) for name, each in named
+            }
+    if engine.mesh.rank == 0:
+        trained.records = read_metrics(config.run_directory / "metrics.jsonl")
+    return trained
+
+
+def _weights(engine: Engine) -> dict[str, Tensor]:
+    return {shard.name: weight.clone() for shard, weight in engine.weights()}
+
+
+def _planted(name: str, shape: tuple[int, ...], engine: Engine) -> Any:
+    calls = iter(range(STEPS * ACCUMULATION))
+    rank = engine.mesh.data.rank
+
+    def replaced(gradient: Tensor) -> Tensor:
+        planted = planted_gradient(name, torch.Size(shape), rank, next(calls))
+        return (planted * engine.loss_scale).to(gradient.dtype)
+
+    return replaced
+
+
+def _note_rates(engine: Engine, rates: list[float]) -> None:
+    """Let the innermost optimizer tell the rate of each of its groups whenever it steps.
+
+    DeepSpeed's ZeRO lets it step with one group after the other.
+    """
+    optimizer = engine.deepspeed.basic_optimizer
+    step = optimizer.step
+
+    def noting(*arguments: Any, **named: Any) -> Any:
+        rates.extend([group["lr"] for group in optimizer.param_groups])
+        return step(*arguments, **named)
+
+    optimizer.step = noting
+
+
+def rate_of(schedule: ScheduleConfig, step: int) -> float:
+    """The learning rate of update `step` (from 0) as the papers have it."""
+    if step < WARMUP:
+        return PEAK * (step + 1) / WARMUP
+    if schedule.name == "inverse_sqrt":
+        return PEAK * math.sqrt(WARMUP) / math.sqrt(step + 1)
+    if schedule.name == "constant":
+        return PEAK
+    if schedule.name == "wsd":
+        decay = schedule.decay_steps or 0
+        return PEAK - (PEAK - LOW) * max(0, step - (STEPS - decay)) / decay
+    done = (step - WARMUP) / (STEPS - WARMUP)
+    share = 0.5 * (1 + math.cos(math.pi * done)) if schedule.name == "cosine" else 1 - done
+    return LOW + (PEAK - LOW) * share
+
+
+def reference(
+    config: RunConfig, before: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], list[float]]:
+    """Weights after all steps, in fp64 rounded to nothing, and the norms before clipping."""
+    dtype = DTYPES[config.training.precision]
+    scale = 2.0**SCALE_POWER if config.training.precision == "fp16" else 1.0
+    parameters = {name: torch.nn.Parameter(each.double()) for name, each in before.items()}
+    groups = [
+        {"params": [each for each in parameters.values() if each.dim() > 1], "weight_decay": DECAY},
+        {"params": [each for each in parameters.values() if each.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, foreach=False, fused=False)
+    norms = []
+    for step in range(STEPS):
+        for name, parameter in parameters.items():
+            found = [
+                (planted_gradient(name, parameter.shape, rank, backward) * scale).to(dtype) / scale
+                for rank in range(RANKS)
+                for backward in range(step * ACCUMULATION, (step + 1) * ACCUMULATION)
+            ]
+            parameter.grad = torch.stack([each.double() for each in found]).sum(0) / RANKS
+        norms.append(float(torch.nn.utils.clip_grad_norm_(list(parameters.values()), CLIPPING)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate_of(config.schedule, step)
+        optimizer.step()
+    return {name: each.detach() for name, each in parameters.items()}, norms
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("adamw") / "data")
+
+
+def test_steps_are_those_of_torchs_adamw(prefix: Path) -> None:
+    """Betas, epsilon, bias correction, decay by group, clipping and the rate of every group."""
+    configs = [config_of(case, prefix, number) for number, case in enumerate(CASES)]
+    ranks = run_distributed(train_all, RANKS, configs)
+    for number, (case, config) in enumerate(zip(CASES, configs, strict=True)):
+        expected, norms = reference(config, ranks[0][number].before)
+        assert min(norms) < CLIPPING < max(norms), "clipping bites in some steps"
+        rates = pytest.approx([rate_of(config.schedule, step) for step in range(STEPS)], rel=1e-12)
+        for found in (each[number] for each in ranks):
+            # As often in a step as there are groups; ZeRO 3 steps with all for each of them.
+            often = len(found.rates) // STEPS
+            assert often >= 2, case
+            for place in range(often):
+                assert found.rates[place::often] == rates, case
+            for name, weight in expected.items():
+                error = float((found.masters[name].double() - weight).abs().max())
+                assert error < TOLERANCE, (case, name, error)
+                rounded = found.masters[name].to(DTYPES[case.precision])
+                torch.testing.assert_close(found.weights[name], rounded, rtol=0, atol=0)
+        records = ranks[0][number].records
+        assert [each.lr for each in records] == rates, case
+        assert [each.grad_norm for each in records] == pytest.approx(norms, rel=1e-5), case
