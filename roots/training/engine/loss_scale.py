@@ -1,7 +1,9 @@
 """The loss scale of fp16: when it is halved, when it doubles, and when it can go no lower.
 
 DeepSpeed keeps the numbers, in the record that it saves and loads; what happens to them is decided
-here, because its own rule waits for one clean step too many before it doubles the scale.
+here. Its own rule waits for one clean step too many before it doubles the scale, and doubles it
+before the gradients of that step are divided by it, which makes them half of what they are
+(DeepSpeed 0.19.8, stages 1 to 3).
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ class LowestScale(Exception):
 def own_the_scale(optimizer: Any, settings: LossScaleConfig) -> None:
     """Let `update_scale` be what DeepSpeed's ZeRO optimizer does after every step.
 
+    A clean one has divided its gradients by then, by the scale that they were made with.
+
     To be called again when a checkpoint was loaded, which brings a record of its own: `settings`
     are in force from then on, and what the record counts is kept. Nothing without loss scaling.
     """
@@ -34,7 +38,19 @@ def own_the_scale(optimizer: Any, settings: LossScaleConfig) -> None:
     scaler.scale_window = settings.window
     scaler.min_scale = settings.minimum
     scaler.cur_scale = max(scaler.cur_scale, settings.minimum)
-    optimizer._update_scale = lambda has_overflow=False: update_scale(scaler, has_overflow)
+
+    def before_the_update(has_overflow: bool = False) -> None:
+        if has_overflow:
+            update_scale(scaler, overflow=True)
+
+    def step(closure: None = None) -> None:
+        # Of the class, for this may be the second time.
+        type(optimizer).step(optimizer, closure)
+        if not optimizer.overflow:
+            update_scale(scaler, overflow=False)
+
+    optimizer._update_scale = before_the_update
+    optimizer.step = step
 
 
 def update_scale(scaler: DynamicLossScaler, overflow: bool) -> None:

@@ -12,13 +12,21 @@ from roots.training.engine.loss_scale import LowestScale, own_the_scale, update_
 
 
 class Optimizer:
-    """What DeepSpeed's ZeRO optimizers have of a scale."""
+    """What DeepSpeed's ZeRO optimizers have of a scale, and the order in which they use it."""
 
     def __init__(self, scaler: Any) -> None:
         self.loss_scaler = scaler
+        self.overflow = False
+        self.divided_by: list[float] = []
 
     def _update_scale(self, has_overflow: bool = False) -> None:
         raise AssertionError("DeepSpeed's own rule")
+
+    def step(self, closure: None = None) -> None:
+        """Update the scale, and after it divide the gradients by it."""
+        self._update_scale(self.overflow)
+        if not self.overflow:
+            self.divided_by.append(self.loss_scaler.cur_scale)
 
 
 def scaler_of(**fields: Any) -> DynamicLossScaler:
@@ -82,14 +90,30 @@ def test_new_settings_hold_and_what_was_counted_is_kept() -> None:
     optimizer = Optimizer(scaler)
     own_the_scale(optimizer, LossScaleConfig(hysteresis=2, window=2, minimum=512.0))
     assert scaler.cur_scale == 512.0
-    optimizer._update_scale(False)
+    optimizer.step()
     assert scaler.cur_scale == 512.0
-    optimizer._update_scale(False)
+    optimizer.step()
     assert scaler.cur_scale == 1024.0
     # One overflow had been counted before the doubling: the next halves at two.
-    optimizer._update_scale(True)
-    optimizer._update_scale(True)
+    optimizer.overflow = True
+    optimizer.step()
+    optimizer.step()
     assert scaler.cur_scale == 512.0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_gradients_are_divided_by_the_scale_that_they_were_made_with(times: int) -> None:
+    """And not by the doubled one of the step after; also when a checkpoint has been loaded."""
+    scaler = scaler_of(window=2)
+    optimizer = Optimizer(scaler)
+    for _ in range(times):
+        own_the_scale(optimizer, LossScaleConfig(window=2))
+    made_with = []
+    for _ in range(5):
+        made_with.append(scaler.cur_scale)
+        optimizer.step()
+    assert made_with == [256, 256, 512, 512, 1024]
+    assert optimizer.divided_by == made_with
 
 
 def test_without_loss_scaling_nothing_is_touched() -> None:
