@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from roots.parallel.shard import Shard, slice_full
 from roots.training.router_statistics import ExpertLoad
+from roots.verify.floors import Arithmetic, Floor, Floors, floors_of
 
 
 class Piece(NamedTuple):
@@ -28,7 +29,13 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Curve:
-    """What one rank saw: lists with an entry per step. `steps` is empty unless asked for."""
+    """What one rank saw: lists with an entry per step. `steps` is empty unless asked for.
+
+    rates:      learning rates that the schedule asked for
+    groups:     learning rate and weight decay that every group of parameters had
+    evaluation: mean loss on held-out data after the last step; 0 without any
+    arithmetic: what rounding does to such a run; None: nothing is known of it
+    """
 
     losses: list[float] = field(default_factory=list)
     norms: list[float | None] = field(default_factory=list)
@@ -36,16 +43,22 @@ class Curve:
     skipped: list[bool] = field(default_factory=list)
     overflows: list[str] = field(default_factory=list)
     loads: list[ExpertLoad | None] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    groups: list[tuple[tuple[float, float], ...]] = field(default_factory=list)
     steps: list[list[Piece]] = field(default_factory=list)
     evaluation: float = 0.0
+    arithmetic: Arithmetic | None = None
 
 
 @dataclass(frozen=True)
 class Difference:
     """One quantity at one step: the rank that is furthest off, and by which relative difference.
 
-    kind: "loss", "gradient norm", "gradient", "weight" or "coverage"; name: the tensor, or ""
-    step: counted from 1; relative: ||a - b|| / ||b||, inf for what is missing or not finite
+    kind:     "gradient" or "weight" of a tensor, or a key of the numbers that are compared
+    name:     the tensor, or ""
+    step:     counted from 1
+    relative: ||a - b|| / (||b|| + floor / tolerance), which is at most the tolerance where
+              ||a - b|| <= tolerance ||b|| + floor; inf for what is missing or not finite
     """
 
     kind: str
@@ -85,9 +98,16 @@ class Comparison:
         return max((each for each in self.largest if each.kind == kind), key=lambda d: d.relative)
 
 
-def compare(reference: Curve, ranks: Sequence[Curve], tolerance: float) -> Comparison:
-    """Compare every rank's curve with that of one process, which holds every tensor whole."""
-    found = [*_scalars(reference, ranks, tolerance), *_tensors(reference, ranks, tolerance)]
+def compare(
+    reference: Curve, ranks: Sequence[Curve], tolerance: float, floors: Floors | None = None
+) -> Comparison:
+    """Compare every rank's curve with that of one process, which holds every tensor whole.
+
+    `floors` are what a tensor may differ by besides the tolerance; unless given, what rounding
+    does to the arithmetic of the reference (floors.py).
+    """
+    floors = rounding_of(reference) if floors is None else floors
+    found = [*_numbers(reference, ranks, tolerance), *_tensors(reference, ranks, tolerance, floors)]
     largest: dict[tuple[str, str], Difference] = {}
     for each in found:
         key = (each.kind, each.name)
@@ -99,27 +119,62 @@ def compare(reference: Curve, ranks: Sequence[Curve], tolerance: float) -> Compa
     return Comparison(tolerance, tuple(largest.values()), first)
 
 
-_KINDS = ("coverage", "gradient", "gradient norm", "loss", "weight")
+def rounding_of(curve: Curve) -> Floors:
+    """The floors of a run on one process; none where nothing is known of its arithmetic."""
+    if curve.arithmetic is None:
+        return [{} for _ in curve.steps]
+    gradients = [{piece.shard.name: piece.gradient for piece in step} for step in curve.steps]
+    return floors_of(curve.arithmetic, gradients, curve.norms, curve.rates)
+
+
+# Within a step; the other numbers come after what they may be a consequence of, and before weights.
+_KINDS = ("coverage", "gradient", "gradient norm", "loss", "", "weight", "evaluation")
 
 
 def _precedence(difference: Difference, order: dict[str, int]) -> tuple[int, int, int]:
     """Smaller is earlier; within a step a loss may differ because of what the step before did."""
     place = order.get(difference.name, 0)
     nearest_to_loss = -place if difference.kind == "gradient" else place
-    return difference.step, _KINDS.index(difference.kind), nearest_to_loss
+    kind = difference.kind if difference.kind in _KINDS else ""
+    return difference.step, _KINDS.index(kind), nearest_to_loss
 
 
-def _scalars(reference: Curve, ranks: Sequence[Curve], tolerance: float) -> Iterator[Difference]:
-    for kind, values, others in (
-        ("loss", reference.losses, [curve.losses for curve in ranks]),
-        ("gradient norm", reference.norms, [curve.norms for curve in ranks]),
-    ):
-        for step, expected in enumerate(values):
-            found = [_relative_number(other[step], expected) for other in others]
-            yield _worst(kind, "", step, dict(enumerate(found)), tolerance)
+def _numbers(reference: Curve, ranks: Sequence[Curve], tolerance: float) -> Iterator[Difference]:
+    for step in range(len(reference.losses)):
+        found = [_numbers_of(curve, step) for curve in ranks]
+        for kind, expected in _numbers_of(reference, step).items():
+            relative = {
+                rank: _relative_number(numbers.get(kind), expected)
+                for rank, numbers in enumerate(found)
+            }
+            yield _worst(kind, "", step, relative, tolerance)
 
 
-def _tensors(reference: Curve, ranks: Sequence[Curve], tolerance: float) -> Iterator[Difference]:
+def _numbers_of(curve: Curve, step: int) -> dict[str, float | None]:
+    """The numbers of a step by kind, of which some curves have few."""
+    numbers: dict[str, float | None] = {
+        "loss": curve.losses[step],
+        "gradient norm": curve.norms[step],
+    }
+    if curve.scales:
+        numbers |= {"loss scale": curve.scales[step], "skipped step": float(curve.skipped[step])}
+    if curve.groups:
+        rates, decays = zip(*curve.groups[step], strict=True)
+        # One group may have been forgotten: the rate that is furthest from what was asked for.
+        numbers["learning rate"] = max(rates, key=lambda rate: abs(rate - curve.rates[step]))
+        numbers["weight decay"] = max(decays)
+    load = curve.loads[step] if curve.loads else None
+    if load is not None:
+        numbers |= {f"{name} of experts": value for name, value in asdict(load).items()}
+    if curve.evaluation and step == len(curve.losses) - 1:
+        numbers["evaluation"] = curve.evaluation
+    return numbers
+
+
+def _tensors(
+    reference: Curve, ranks: Sequence[Curve], tolerance: float, floors: Floors
+) -> Iterator[Difference]:
+    nothing = Floor(0.0, 0.0)
     for step, whole in enumerate(reference.steps):
         known = {piece.shard.name: piece for piece in whole}
         gradients: dict[str, dict[int, float]] = {name: {} for name in known}
@@ -131,9 +186,13 @@ def _tensors(reference: Curve, ranks: Sequence[Curve], tolerance: float) -> Iter
                 if name not in known:
                     yield Difference("coverage", name, step + 1, (rank,), float("inf"))
                     continue
-                expected = known[name]
-                gradients[name][rank] = _relative(piece, piece.gradient, expected.gradient)
-                weights[name][rank] = _relative(piece, piece.weight, expected.weight)
+                expected, floor = known[name], floors[step].get(name, nothing)
+                gradients[name][rank] = _relative(
+                    piece, piece.gradient, expected.gradient, floor.gradient / tolerance
+                )
+                weights[name][rank] = _relative(
+                    piece, piece.weight, expected.weight, floor.weight / tolerance
+                )
                 held[name].update(_intervals(piece.shard))
         for name, piece in known.items():
             if not _covers(piece.shard, held[name]):
@@ -153,12 +212,12 @@ def _worst(
     return Difference(kind, name, step + 1, beyond or worst[:1], relative)
 
 
-def _relative(piece: Piece, found: Tensor, whole: Tensor) -> float:
-    """||a - b|| / ||b|| over this rank's part; of a part of zeros, 0 or inf."""
+def _relative(piece: Piece, found: Tensor, whole: Tensor, least: float) -> float:
+    """||a - b|| / (||b|| + least) over this rank's part; where that is zero, 0 or inf."""
     expected = slice_full(whole, piece.shard).double()
     return _ratio(
         float(torch.linalg.vector_norm(found.double() - expected)),
-        float(torch.linalg.vector_norm(expected)),
+        float(torch.linalg.vector_norm(expected)) + least,
     )
 
 

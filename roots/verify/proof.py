@@ -1,43 +1,47 @@
 """The proof behind `roots verify`: a small copy of a config, in its layout and on one process.
 
-Both are trained for ten steps in fp32 with real processes of this machine: one `verify_rank` each,
-which reads its config from a folder and leaves its curve and its log there.
+Both are trained for ten steps with real processes of this machine (launch.py) and compared.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import pickle
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from roots.config.load import dump_config
 from roots.config.run import RunConfig
-from roots.config.shrink import one_process, reduced_degrees, shrink
+from roots.config.shrink import (
+    VOCABULARY,
+    Precision,
+    in_fp32,
+    not_at_work,
+    one_process,
+    reduced_degrees,
+    shrink,
+)
 from roots.data.indexed import IndexedWriter
-from roots.device import device_count, rank_environment
-from roots.errors import ExitCode, RootsError, problem
+from roots.device import device_count
 from roots.log import Report, silent
 from roots.verify.compare import Comparison, Curve, compare
+from roots.verify.half import in_16_bits
+from roots.verify.launch import launch
 
 TOLERANCE = 1e-5
-TIMEOUT_SECONDS = 600.0
-_POLL_SECONDS = 0.05
 _DOCUMENTS, _LONGEST_DOCUMENT = 200, 40
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was compared, and what came out; `reduced` says which degrees were made smaller."""
+    """What was compared, and what came out. `reduced` says which degrees were made smaller,
+    `not_shown` what of the layout was not at work.
+
+    comparison:   the layout against one process, in the same precision
+    against_fp32: in 16 bits one process, and the layout, against one process in fp32
+    """
 
     config: RunConfig
     ranks: int
@@ -46,174 +50,87 @@ class Verdict:
     reference: Curve
     seconds: float
     reduced: tuple[str, ...] = ()
+    not_shown: tuple[str, ...] = ()
+    against_fp32: tuple[Comparison, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether everything is within its bound."""
+        return all(each.equal for each in (self.comparison, *self.against_fp32))
 
 
-def verify(config: RunConfig, ranks: int, folder: Path, report: Report = silent) -> Verdict:
-    """Train the small copy of `config` on one process and on `ranks`, and compare.
+def verify(
+    config: RunConfig,
+    ranks: int,
+    folder: Path,
+    report: Report = silent,
+    precision: Precision = "fp32",
+) -> Verdict:
+    """Train the small copy of `config` on one process and on `ranks` in `precision`, and compare.
 
-    `folder` gets configs, data, curves, and a log of every rank. Raises RootsError where no small
-    copy is legal, or where a rank fails, as `launch` does.
+    In 16 bits a process in fp32 is trained too, against which both are held. `folder` gets configs,
+    data, curves, and a log of every rank. Raises RootsError where no small copy is legal, or where
+    a rank fails, as `launch` does.
     """
     started = time.monotonic()
-    prefix = folder / "data"
-    small = shrink(config, ranks, {"train": [str(prefix)], "valid": []})
-    # The last ids hide tokens where those are to be guessed.
-    write_documents(prefix, small.model.vocab_size * 3 // 4)
+    small = shrink(config, ranks, write_data(folder), precision)
     on_gpus = device_count() >= ranks
-    # Counted in processes: that of the reference, then those of the layout.
-    (reference,) = launch(one_process(small), 1, folder / "one-process", on_gpus)
-    report(1, 1 + ranks)
+    alone = [one_process(small)]
+    if precision != "fp32":
+        alone.append(in_fp32(alone[0]))
+    # Counted in processes: those of the references, then those of the layout.
+    before, total = len(alone), len(alone) + ranks
+    references = []
+    for number, each in enumerate(alone):
+        (curve,) = launch(each, 1, folder / f"one-process-{each.training.precision}", on_gpus)
+        references.append(curve)
+        report(number + 1, total)
     curves = launch(
-        small, ranks, folder / "layout", on_gpus, lambda ended: report(1 + ended, 1 + ranks)
+        small, ranks, folder / "layout", on_gpus, lambda ended: report(before + ended, total)
     )
     seconds = time.monotonic() - started
-    comparison = compare(reference, curves, TOLERANCE)
-    device = "cuda" if on_gpus else "cpu"
-    reduced = reduced_degrees(config, small, ranks)
-    return Verdict(small, ranks, device, comparison, reference, seconds, reduced)
+    comparison, against_fp32 = compare_all(references, curves)
+    return Verdict(
+        small,
+        ranks,
+        "cuda" if on_gpus else "cpu",
+        comparison,
+        references[0],
+        seconds,
+        reduced_degrees(config, small, ranks),
+        not_at_work(config, small, ranks),
+        against_fp32,
+    )
 
 
-def default_ranks(config: RunConfig, most: int) -> int:
-    """Processes to start where nobody says: two replicas, so that ZeRO has something to divide.
-
-    A multiple of what experts are spread over, or of two where that would be more than `most`.
-    Where one replica is too many already, the largest power of two: `shrink` halves the degrees to
-    fit it, and would leave none of them on an odd number of ranks.
-    """
-    parallel = config.parallel
-    replica = parallel.model_ranks * parallel.context
-    wanted = replica * max(2, parallel.zero_hpz_partition_size)
-    sizes = [
-        parallel.model_ranks * math.lcm(replicas, expert)
-        for expert in dict.fromkeys((parallel.expert, min(2, parallel.expert)))
-        for replicas in (wanted // parallel.model_ranks, parallel.context)
-    ]
-    return next(size for size in (*sizes, 1 << most.bit_length() - 1) if size <= most)
+def compare_all(
+    references: Sequence[Curve], curves: Sequence[Curve]
+) -> tuple[Comparison, tuple[Comparison, ...]]:
+    """The comparisons of a verdict. references: of one process, the second, if any, in fp32."""
+    if len(references) == 1:
+        return compare(references[0], curves, TOLERANCE), ()
+    return in_16_bits(references[0], references[1], curves)
 
 
-def write_documents(prefix: Path, vocab_size: int) -> None:
-    """Synthetic documents that can be learned: each counts up from a random token."""
-    generator = np.random.default_rng(7)
+def write_data(folder: Path) -> dict[str, list[str]]:
+    """Synthetic data in `folder`, as the fields of `data` that name them."""
+    names = {"train": _DOCUMENTS, "valid": _DOCUMENTS // 4}
+    for seed, (name, documents) in enumerate(names.items()):
+        # The last ids hide tokens where those are to be guessed.
+        _write_documents(folder / name, VOCABULARY * 3 // 4, documents, seed)
+    return {name: [str(folder / name)] for name in names}
+
+
+def _write_documents(prefix: Path, vocab_size: int, documents: int, seed: int) -> None:
+    """Documents that can be learned: each counts up from a random token."""
+    generator = np.random.default_rng(seed)
     with IndexedWriter(prefix, vocab_size) as writer:
-        for _ in range(_DOCUMENTS):
+        for _ in range(documents):
             length = int(generator.integers(5, _LONGEST_DOCUMENT))
             first = int(generator.integers(1, vocab_size))
             tokens = 1 + (first + np.arange(length)) % (vocab_size - 1)
             writer.add(np.append(tokens, 0))
         writer.finish(tokenizer="verify", end_of_document=0)
-
-
-def launch(
-    config: RunConfig,
-    ranks: int,
-    folder: Path,
-    on_gpus: bool,
-    ended: Callable[[int], None] = lambda count: None,
-) -> list[Curve]:
-    """Train `config` with `ranks` processes; their curves by rank.
-
-    `ended` is told how many of them have ended well.
-    Raises a rank's own RootsError, with its exit code; of any other failure one naming the rank
-    that failed first, its last line and its log. The others are ended then, as they are after
-    TIMEOUT_SECONDS.
-    """
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    port = _free_port()
-    processes = []
-    try:
-        for rank in range(ranks):
-            with open(_log_of(folder, rank), "wb") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "roots.verify.rank", str(folder)],
-                    env=rank_environment(rank, ranks, port, on_gpus),
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            processes.append(process)
-        _wait(processes, folder, ended)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [read_curve(folder, rank) for rank in range(ranks)]
-
-
-def read_curve(folder: Path, rank: int) -> Curve:
-    """The curve that `rank` has left in `folder`."""
-    curve = pickle.loads(curve_file(folder, rank).read_bytes())
-    assert isinstance(curve, Curve)
-    return curve
-
-
-def curve_file(folder: Path, rank: int) -> Path:
-    """Where `rank` leaves its curve."""
-    return folder / f"rank_{rank}.curve"
-
-
-def error_file(folder: Path, rank: int) -> Path:
-    """Where `rank` leaves the lines and the exit code of the RootsError with which it ended."""
-    return folder / f"rank_{rank}.error"
-
-
-def _wait(
-    processes: Sequence[subprocess.Popen[bytes]], folder: Path, ended: Callable[[int], None]
-) -> None:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    running = dict(enumerate(processes))
-    while running:
-        for rank, process in list(running.items()):
-            code = process.poll()
-            if code == 0:
-                del running[rank]
-                ended(len(processes) - len(running))
-            elif code is not None:
-                _raise_told(folder, len(processes))
-                raise _failure(folder, rank, f"ended with exit code {code}")
-        if running and time.monotonic() > deadline:
-            raise _failure(folder, min(running), f"did not end within {TIMEOUT_SECONDS:.0f} s")
-        if running:
-            # Ends early when the first of them ends; the others are looked at again soon.
-            _await_one(next(iter(running.values())))
-
-
-def _raise_told(folder: Path, ranks: int) -> None:
-    """Raise the RootsError of the first rank that left one, if any did.
-
-    Whichever rank is seen to end first: others may have ended because they lost that one.
-    """
-    for rank in range(ranks):
-        path = error_file(folder, rank)
-        if path.exists():
-            told = json.loads(path.read_text(encoding="utf-8"))
-            raise RootsError(*told["lines"], exit_code=ExitCode(told["exit_code"]))
-
-
-def _await_one(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(timeout=_POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return
-
-
-def _failure(folder: Path, rank: int, rule: str) -> RootsError:
-    log = _log_of(folder, rank)
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    last = lines[-1] if lines else "it said nothing"
-    fix = f"read {log}"
-    return RootsError(
-        problem(f"rank {rank}", None, f"{rule} ({last})", fix), exit_code=ExitCode.BUG
-    )
-
-
-def _log_of(folder: Path, rank: int) -> Path:
-    return folder / f"rank_{rank}.log"
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 def most_ranks() -> int:

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from roots.config import load_config, parse_config
+from roots.config import RunConfig, load_config, parse_config
 from roots.config.batch import plan_batch
-from roots.config.shrink import VERIFY_STEPS, one_process, reduced_degrees, shrink
+from roots.config.shrink import (
+    VERIFY_STEPS,
+    Precision,
+    default_ranks,
+    not_at_work,
+    one_process,
+    reduced_degrees,
+    shrink,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DATA = {"train": ["prefix"], "valid": []}
@@ -32,11 +40,11 @@ def test_every_config_of_ours_has_a_small_copy(path: Path) -> None:
         assert ratios[0] == ratios[1]
 
 
-def test_degrees_stay_where_the_ranks_allow_it_and_shrink_in_turn_where_not() -> None:
+def test_degrees_stay_where_everything_is_at_work_and_make_room_where_not() -> None:
     tree = {"tensor": 4, "pipeline": 8, "pipeline_schedule": "dualpipev", "recompute": "full"}
     model = {"num_layers": 24, "num_heads": 16}
     config = parse_config({"parallel": tree, "model": model})
-    for ranks, tensor, pipeline in ((64, 4, 8), (32, 4, 8), (8, 4, 2), (4, 2, 2), (1, 1, 1)):
+    for ranks, tensor, pipeline in ((64, 4, 8), (32, 4, 4), (8, 2, 2), (4, 2, 2), (1, 1, 1)):
         small = shrink(config, ranks, DATA).parallel
         assert (small.tensor, small.pipeline) == (tensor, pipeline)
         assert small.pipeline_schedule == ("dualpipev" if pipeline > 1 else "1f1b")
@@ -49,14 +57,16 @@ def test_an_uneven_partition_stays_uneven() -> None:
     small = shrink(config, 3, DATA)
     assert small.parallel.pipeline_partition == (2, 1, 2)
     assert small.model.num_layers == 5
-    assert shrink(config, 2, DATA).parallel.pipeline_partition == "parameters"
+    assert shrink(config, 2, DATA).parallel.pipeline_partition == (1, 2)
+    assert shrink(config, 1, DATA).parallel.pipeline_partition == "parameters"
 
 
 def test_zero_divides_even_small_parameters_and_nothing_is_quantized() -> None:
     parallel = {"zero_stage": 3, "zero_hpz_partition_size": 8, "zero_quantized_weights": True}
     small = shrink(parse_config({"parallel": parallel}), 4, DATA).parallel
     assert small.zero_persistence_threshold == 0
-    assert small.zero_hpz_partition_size == 4
+    # Smaller than the four ranks of the first partition, or there would be no second one.
+    assert small.zero_hpz_partition_size == 2
     assert not small.zero_quantized_weights
 
 
@@ -65,7 +75,8 @@ def test_experts_stay_experts_on_their_axis() -> None:
     model = {"num_layers": 12, "hidden_size": 1024, "num_heads": 16, "moe": moe}
     config = parse_config({"model": model, "parallel": {"expert": 8, "tensor": 2}})
     small = shrink(config, 8, DATA)
-    assert small.parallel.expert == 4
+    # Two of the four ranks of a model's replicas hold the same experts.
+    assert small.parallel.expert == 2
     assert (small.model.moe.num_experts, small.model.moe.top_k, small.model.moe.every) == (8, 6, 2)
     assert small.model.expert_ffn_size * 8 == small.model.ffn_size
     assert any(small.model.has_experts(layer) for layer in range(small.model.num_layers))
@@ -104,51 +115,124 @@ def test_every_stage_of_a_small_copy_has_experts() -> None:
     assert shrink(config, 2, DATA).model.encoder_layers == 2
 
 
-def test_experts_stay_spread_out_whatever_the_other_degrees_and_what_gives_way_is_told() -> None:
-    model = {"num_layers": 8, "moe": {"num_experts": 12}}
-    cases: tuple[tuple[dict[str, int], int, tuple[int, int, int], tuple[str, ...]], ...] = (
-        ({"tensor": 2, "expert": 2}, 4, (2, 1, 2), ()),
+def moe_config(**parallel: int) -> RunConfig:
+    model = {"num_layers": 8, "num_heads": 8, "moe": {"num_experts": 24}}
+    return parse_config({"model": model, "parallel": parallel})
+
+
+NO_COPIES = "ranks that hold the same ones of the experts that are spread out"
+NO_DATA = "ranks that hold the same parameters and have samples of their own"
+
+
+@pytest.mark.parametrize(
+    ("config", "ranks", "degrees", "lines"),
+    [
+        (moe_config(tensor=2, expert=2), 8, {"tensor": 2, "expert": 2}, ()),
         (
-            {"tensor": 2, "expert": 4},
-            2,
-            (1, 1, 2),
-            (
-                "parallel.tensor=1 instead of 2, to fit 2 ranks with experts spread out",
-                "parallel.expert=2 instead of 4, to divide the 2 ranks that hold the same dense "
-                "parameters",
-            ),
-        ),
-        (
-            {"pipeline": 4, "expert": 3},
+            moe_config(tensor=2, expert=4),
             4,
-            (1, 2, 2),
+            {"tensor": 2, "expert": 2},
             (
-                "parallel.pipeline=2 instead of 4, to fit 4 ranks with experts spread out",
-                "parallel.expert=2 instead of 3, to divide the 2 ranks that hold the same dense "
-                "parameters",
+                "parallel.expert=2 instead of 4, to fit 4 ranks",
+                f"{NO_COPIES}; --ranks 8 has them",
             ),
         ),
         (
-            {"expert": 4},
-            3,
-            (1, 1, 1),
+            moe_config(pipeline=4, expert=3),
+            2,
+            {"expert": 2},
             (
-                "parallel.expert=1 instead of 4, to divide the 3 ranks that hold the same dense "
-                "parameters",
+                "parallel.pipeline=1 instead of 4, to fit 2 ranks",
+                "parallel.expert=2 instead of 3, to fit 2 ranks",
+                "layers cut into stages; --ranks 8 has them",
+                f"{NO_COPIES}; --ranks 8 has them",
             ),
         ),
-    )
-    for parallel, ranks, degrees, lines in cases:
-        config = parse_config({"model": model, "parallel": parallel})
-        small = shrink(config, ranks, DATA)
-        assert degrees == (small.parallel.tensor, small.parallel.pipeline, small.parallel.expert)
-        assert reduced_degrees(config, small, ranks) == lines
-        assert small.model.moe.num_experts % small.parallel.expert == 0
+        (
+            moe_config(expert=4),
+            4,
+            {"expert": 2},
+            ("parallel.expert=2 instead of 4, to fit 4 ranks",),
+        ),
+        (moe_config(expert=4), 8, {"expert": 4}, ()),
+        (moe_config(tensor=4), 8, {"tensor": 4}, ()),
+        (
+            moe_config(tensor=2, pipeline=2),
+            4,
+            {"tensor": 2, "pipeline": 2},
+            (f"{NO_DATA}; --ranks 8 has them",),
+        ),
+        (
+            moe_config(zero_stage=3, zero_hpz_partition_size=8),
+            2,
+            {"zero_hpz_partition_size": 2},
+            (
+                "parallel.zero_hpz_partition_size=2 instead of 8, to fit 2 ranks",
+                "second partitions of ZeRO that are smaller than the first; --ranks 4 has them",
+            ),
+        ),
+        (moe_config(), 1, {}, (f"{NO_DATA}; --ranks 2 has them",)),
+    ],
+)
+def test_degrees_have_the_most_at_work_and_what_is_not_is_told(
+    config: RunConfig, ranks: int, degrees: dict[str, int], lines: tuple[str, ...]
+) -> None:
+    small = shrink(config, ranks, DATA)
+    names = ("tensor", "pipeline", "context", "expert", "zero_hpz_partition_size")
+    found = {name: getattr(small.parallel, name) for name in names}
+    assert {name: degree for name, degree in found.items() if degree > 1} == degrees
+    told = (*reduced_degrees(config, small, ranks), *not_at_work(config, small, ranks))
+    assert told == lines
+    assert small.model.moe.num_experts % small.parallel.expert == 0
 
 
-def test_a_smaller_second_partition_of_zero_is_told() -> None:
-    config = parse_config({"parallel": {"zero_stage": 3, "zero_hpz_partition_size": 8}})
-    assert reduced_degrees(config, shrink(config, 4, DATA), 4) == (
-        "parallel.zero_hpz_partition_size=4 instead of 8, to divide the 4 ranks that hold the same "
-        "parameters",
+@pytest.mark.parametrize(
+    ("parallel", "most", "ranks"),
+    [
+        # One axis and two replicas; replicated experts as well.
+        ({}, 8, 2),
+        ({"tensor": 8}, 8, 4),
+        ({"tensor": 8, "pipeline": 8}, 64, 8),
+        ({"tensor": 2, "pipeline": 2}, 7, 4),
+        ({"tensor": 2, "pipeline": 2}, 2, 2),
+        ({"expert": 8}, 8, 4),
+        ({"expert": 2}, 8, 4),
+        ({"expert": 4}, 3, 2),
+        ({"expert": 4}, 1, 1),
+        # The ranks of a sequence hold the same parameters too.
+        ({"expert": 2, "context": 2}, 8, 4),
+        ({"expert": 4, "tensor": 2, "pipeline": 2}, 64, 16),
+        ({"expert": 4, "tensor": 2, "pipeline": 2}, 8, 8),
+        ({"zero_stage": 3, "zero_hpz_partition_size": 8}, 8, 4),
+        ({"tensor": 4}, 3, 2),
+    ],
+)
+def test_default_ranks_are_the_fewest_with_everything_at_work(
+    parallel: dict[str, int], most: int, ranks: int
+) -> None:
+    config = moe_config(**parallel)
+    assert default_ranks(config, most) == ranks
+    # What is missing is there on the number of ranks that the line names.
+    for line in not_at_work(config, shrink(config, ranks, DATA), ranks):
+        enough = int(line.split("--ranks ")[1].split()[0])
+        assert not not_at_work(config, shrink(config, enough, DATA), enough)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_small_copy_computes_as_it_is_told(precision: Precision) -> None:
+    config = parse_config({"loss_scale": {"initial_power": 30, "minimum": 2.0**20}})
+    small = shrink(config, 2, DATA, precision)
+    assert small.training.precision == precision
+    assert one_process(small).training.precision == precision
+    # It doubles twice in ten steps.
+    assert precision != "fp16" or (small.loss_scale.initial_power, small.loss_scale.window) == (
+        10,
+        4,
     )
+
+
+def test_held_out_data_are_evaluated_after_the_last_step() -> None:
+    config = parse_config({"evaluation": {"every_steps": 0}})
+    assert shrink(config, 2, DATA).evaluation.every_steps == 0
+    small = shrink(config, 2, {"train": ["prefix"], "valid": ["other"]})
+    assert (small.evaluation.every_steps, small.evaluation.steps) == (VERIFY_STEPS, 2)
