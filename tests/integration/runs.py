@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -17,7 +18,10 @@ from roots.errors import ExitCode
 from roots.training.assemble import assemble, start_process
 from roots.training.callbacks.callback import Callback, CallbackList
 from roots.training.callbacks.metrics import StepRecord
+from roots.training.callbacks.peak import Peak
 from roots.training.loop import train_loop
+
+PEAK = Peak(1e12, "assumed")
 
 
 class SignalAfter(Callback):
@@ -43,6 +47,8 @@ def run(
     environment = launch_environment()
     device = start_process(environment, environment.local_rank)
     with ExitStack() as stack:
+        # Measuring the processor would take longer than the run.
+        stack.enter_context(patch("roots.training.assemble.device_peak", return_value=PEAK))
         assembled = assemble(config, plan_batch(config, world_size), device, stack)
         if stop_after is not None and rank == world_size - 1:
             callbacks = CallbackList([*assembled.callbacks, SignalAfter(stop_after, number)])
