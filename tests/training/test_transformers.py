@@ -45,12 +45,17 @@ MODELS = {
                                  vocab_size=VOCAB_SIZE)),
     "llama": Case("llama", partial(of_llama, "LlamaConfig", hidden_size=32, num_attention_heads=4,
                                    intermediate_size=44, vocab_size=VOCAB_SIZE)),
+    "mistral": Case("mistral", partial(of_llama, "MistralConfig", hidden_size=32,
+                                       num_attention_heads=4, intermediate_size=44,
+                                       vocab_size=VOCAB_SIZE, sliding_window=7)),
 }  # fmt: skip
 # A pipeline comes last: it is the last that DeepSpeed can build in one process.
 RUNS: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"zero_stage": 2}),
     ("llama", {"tensor": 2, "sequence": True}),
     ("llama", {"context": 2, "context_method": "ring", "zero_stage": 3}),
+    ("mistral", {"context": 2, "context_method": "ulysses"}),
+    ("mistral", {"context": 2, "context_method": "ring"}),
     ("gpt2", {"pipeline": 2}),
 ]
 
@@ -108,6 +113,7 @@ class PlainLoop:
 
     def __init__(self, case: Case, config: RunConfig) -> None:
         self.model = build(case).eval()
+        self.window = getattr(self.model.config, "sliding_window", None)
         one_replica = config.parallel.model_ranks * config.parallel.context
         self.data = build_data(config, plan_batch(config, one_replica), 0)
         parameters = list(self.model.parameters())
@@ -152,6 +158,8 @@ class PlainLoop:
         assert len(tokens) == BATCH
         document = (tokens == END).cumsum(1) - (tokens == END).long()
         seen = (document[:, :, None] == document[:, None, :]).tril()
+        if self.window:
+            seen = seen.triu(1 - self.window)
         mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None]
         return self.model(tokens, attention_mask=mask).logits, tokens, labels
 
