@@ -8,14 +8,23 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the process tells its launcher; documented in the README."""
+    """What the process tells its launcher, and its `meaning` in words."""
 
-    DONE = 0
-    BUG = 1
-    BAD_INPUT = 2
-    INTERRUPTED = 3
-    DIVERGED = 4
-    DIFFERENT = 5
+    meaning: str
+
+    def __new__(cls, number: int, meaning: str = "") -> ExitCode:
+        """A number that knows what it means."""
+        code = int.__new__(cls, number)
+        code._value_ = number
+        code.meaning = meaning
+        return code
+
+    DONE = 0, "done"
+    BUG = 1, "a bug of ROOTS, or a rank that was killed"
+    BAD_INPUT = 2, "bad input: config, data, checkpoint or machine; the message says what to change"
+    INTERRUPTED = 3, "interrupted after a good checkpoint"
+    DIVERGED = 4, "the training diverged"
+    DIFFERENT = 5, "`roots verify`: the layout does not compute what one process does"
 
 
 class RootsError(Exception):

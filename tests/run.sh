@@ -10,7 +10,7 @@ set -uo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh"
 
-readonly EXTRAS="dev,plots,formats,wandb"
+readonly EXTRAS="dev,docs,plots,formats,wandb"
 
 code=0
 

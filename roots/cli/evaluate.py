@@ -103,28 +103,21 @@ def _evaluate_data(
     from dataclasses import asdict
 
     from roots.cli.progress import shown
-    from roots.data.batch import DocumentRules
     from roots.data.indexed import IndexedDataset
     from roots.device import current_device
+    from roots.evaluation.datasets import evaluate_dataset
     from roots.evaluation.likelihood import finite
-    from roots.evaluation.perplexity import evaluate_perplexity
     from roots.generation.load import load_model
 
     indexed = IndexedDataset(data)
     model = load_model(checkpoint, current_device())
     words, missing = _tokenizer(model, tokenizer)
-    rules = DocumentRules(
-        separate_documents=model.config.data.separate_documents,
-        reset_positions=model.config.data.reset_positions,
-        mask_document_end=model.config.data.mask_document_end,
-    )
     with shown("evaluating") as report:
-        result = evaluate_perplexity(
-            model.decoder,
+        result = evaluate_dataset(
+            model,
             indexed,
-            rules=rules,
-            batch_size=batch_size or model.config.training.micro_batch_size,
             tokenizer=words,
+            batch_size=batch_size,
             progress=lambda tokens: report(tokens, indexed.num_tokens),
         )
     if as_json:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from roots.generation.beam import BeamOptions
-    from roots.generation.generate import GenerationOptions
     from roots.generation.load import LoadedModel
-    from roots.tokenizer.tokenizer import Tokenizer
+    from roots.generation.texts import WrittenText
 
 # Parameters of `generate` that concern the choice of tokens at random.
 OF_CHANCE = ("temperature", "top_k", "top_p", "seed")
@@ -68,6 +67,7 @@ def generate(
     from roots.generation.generate import GenerationOptions
     from roots.generation.load import load_model, tokenizer_of
     from roots.generation.sampling import SamplingOptions
+    from roots.generation.texts import write_texts
 
     sampling = SamplingOptions(greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p)
     # Before the weights, which may take long to read.
@@ -75,14 +75,14 @@ def generate(
     _refuse_what_does_nothing(context, architecture, beams, greedy)
     model = load_model(checkpoint, current_device())
     words = tokenizer_of(model, tokenizer)
+    options: GenerationOptions | BeamOptions
     if beams or architecture == "encoder_decoder":
-        search = BeamOptions(
+        options = BeamOptions(
             num_beams=max(beams, 1), length_penalty=length_penalty, max_new_tokens=max_new_tokens
         )
-        results = _search(model, words, prompt, search, special_tokens)
     else:
         options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
-        results = _sample(model, words, prompt, options, special_tokens)
+    results = write_texts(model, words, prompt, options, special_tokens=special_tokens)
     _show(model, results, as_json)
 
 
@@ -112,76 +112,18 @@ def _refuse_what_does_nothing(
         raise RootsError(*lines)
 
 
-def _show(model: LoadedModel, results: list[dict[str, object]], as_json: bool) -> None:
+def _show(model: LoadedModel, results: list[WrittenText], as_json: bool) -> None:
     if as_json:
-        document = {"checkpoint": str(model.checkpoint), "continuations": results}
+        written = [_without_none(asdict(result)) for result in results]
+        document = {"checkpoint": str(model.checkpoint), "continuations": written}
         typer.echo(json.dumps(document, indent=2))
         return
     shows_prompt = model.config.model.architecture != "encoder_decoder"
     for number, result in enumerate(results, start=1):
         if len(results) > 1:
             typer.echo(f"--- {number} of {len(results)}")
-        typer.echo(f"{result['prompt'] if shows_prompt else ''}{result['text']}")
+        typer.echo(f"{result.prompt if shows_prompt else ''}{result.text}")
 
 
-def _sample(
-    model: LoadedModel,
-    words: Tokenizer,
-    prompts: list[str],
-    options: GenerationOptions,
-    special_tokens: bool,
-) -> list[dict[str, object]]:
-    from roots.generation.generate import check_tokenizer, continue_tokens
-    from roots.generation.prompts import decode_new, encode_prompts
-
-    decoder = model.decoder
-    check_tokenizer(words, decoder.model)
-    starts = encode_prompts(words, prompts, special_tokens=special_tokens)
-    results = continue_tokens(decoder, starts, options, end=words.special.stops)
-    texts = [decode_new(words, ids, found.token_ids) for ids, found in zip(starts, results)]
-    return [
-        {
-            "prompt": prompt,
-            "text": text,
-            "token_ids": list(found.token_ids),
-            "stopped_by": found.stopped_by,
-        }
-        for prompt, text, found in zip(prompts, texts, results, strict=True)
-    ]
-
-
-def _search(
-    model: LoadedModel,
-    words: Tokenizer,
-    prompts: list[str],
-    options: BeamOptions,
-    special_tokens: bool,
-) -> list[dict[str, object]]:
-    from roots.data.objectives.choice import begin_token
-    from roots.generation.continue_beams import continue_by_beams
-    from roots.generation.generate import check_tokenizer
-    from roots.generation.prompts import decode_new, encode_prompts, encode_sources
-    from roots.generation.write import write_targets
-
-    check_tokenizer(words, model.config.model)
-    stops = words.special.stops
-    if model.config.model.architecture == "encoder_decoder":
-        begin = begin_token(model.config.data, words.end_of_document)
-        sources = encode_sources(words, prompts, special_tokens=special_tokens)
-        results = write_targets(model.encoder_decoder, sources, options, begin=begin, end=stops)
-        # A target is a text of its own, of which nothing is given.
-        texts = [words.decode(found.token_ids) for found in results]
-    else:
-        starts = encode_prompts(words, prompts, special_tokens=special_tokens)
-        results = continue_by_beams(model.decoder, starts, options, end=stops)
-        texts = [decode_new(words, ids, found.token_ids) for ids, found in zip(starts, results)]
-    return [
-        {
-            "prompt": prompt,
-            "text": text,
-            "token_ids": list(found.token_ids),
-            "stopped_by": found.stopped_by,
-            "score": found.score,
-        }
-        for prompt, text, found in zip(prompts, texts, results, strict=True)
-    ]
+def _without_none(fields: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}

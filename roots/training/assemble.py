@@ -57,6 +57,14 @@ _logger = get_logger(__name__)
 
 def run_training(config: RunConfig, local_rank: int = -1) -> ExitCode:
     """Train `config` in this process, which is one rank of the run. Raises RootsError."""
+    code = train_in_process(config, local_rank)
+    # Only after success: with NCCL, leaving the group waits for ranks that may be gone.
+    process.shutdown()
+    return code
+
+
+def train_in_process(config: RunConfig, local_rank: int = -1) -> ExitCode:
+    """As `run_training`, but the process group stays for the next call, as DeepSpeed needs it."""
     environment = launch_environment()
     configure(rank=environment.rank)
     if local_rank < 0:
@@ -65,10 +73,7 @@ def run_training(config: RunConfig, local_rank: int = -1) -> ExitCode:
     plan = plan_batch(config, environment.world_size)
     process.initialise(environment, device)
     with ExitStack() as stack:
-        code = train_loop(assemble(config, plan, device, stack))
-    # Only after success: with NCCL, leaving the group waits for ranks that may be gone.
-    process.shutdown()
-    return code
+        return train_loop(assemble(config, plan, device, stack))
 
 
 def start_process(environment: LaunchEnvironment, local_rank: int) -> Device:

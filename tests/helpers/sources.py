@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Where code lives; whatever else lies in a checkout (environments, builds, runs) is not ours.
-FOLDERS = ("roots", "csrc", "launch", "tests", "configs", "docker")
+FOLDERS = ("roots", "csrc", "launch", "tests", "configs", "docker", "docs")
 
 
 def files(*suffixes: str, below: tuple[str, ...] = FOLDERS) -> list[Path]:

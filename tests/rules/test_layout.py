@@ -14,6 +14,7 @@ from tests.helpers.sources import FOLDERS, ROOT, files, name_of
 TEST_FOLDERS_WITHOUT_PACKAGE = {
     "bench",
     "cuda",
+    "docs",
     "golden",
     "helpers",
     "integration",
