@@ -107,13 +107,13 @@ def floors_of(
 ) -> Floors:
     """The floors of every tensor at every step of a run on one process.
 
-    gradients: of the whole batch before clipping, by name, an entry a step
+    gradients: of the whole batch before clipping, by name, an entry a step as far as they go
     norms:     of the whole model's gradient, None where the step was skipped
     rates:     learning rates
     """
     moments: dict[str, _Moments] = {}
     found: list[dict[str, Floor]] = []
-    for step, norm, rate in zip(gradients, norms, rates, strict=True):
+    for step, norm, rate in zip(gradients, norms, rates, strict=False):
         terms = _terms(step)
         now = {}
         for name, gradient in step.items():

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Row:
-    """What the proof of one config gave; `largest`: relative differences by kind."""
+    """What the proof of one config gave; `largest`: relative differences by kind.
+
+    bare: what would have been told without the floors of rounding, "" if nothing
+    """
 
     number: int
     ranks: int
@@ -59,6 +62,7 @@ class Row:
     equal: bool
     first_difference: str
     largest: dict[str, float]
+    bare: str
     seconds: float
 
 
@@ -90,25 +94,30 @@ class Prover:
         """Prove one config; ranks that fail count as a difference."""
         started = time.monotonic()
         try:
-            comparison = self.prove(drawn)
+            curves = self.curves(drawn)
         except RootsError as error:
-            equal, first, largest = False, str(error), {}
+            equal, first, largest, bare = False, str(error), {}, str(error)
         else:
+            comparison = compare(*curves, TOLERANCE)
             equal, largest = comparison.equal, _by_kind(comparison)
-            first = "" if comparison.first is None else comparison.first.describe()
+            first = _first(comparison)
+            bare = _first(compare(replace(curves[0], arithmetic=None), curves[1], TOLERANCE))
         seconds = round(time.monotonic() - started, 1)
-        return Row(drawn.number, drawn.ranks, drawn.tree, equal, first, largest, seconds)
+        return Row(drawn.number, drawn.ranks, drawn.tree, equal, first, largest, bare, seconds)
 
-    def prove(self, drawn: Drawn) -> Comparison:
-        """Compare one config's layout with one process."""
+    def curves(self, drawn: Drawn) -> tuple[Curve, list[Curve]]:
+        """Those of one process and of the layout of one config."""
         alone = one_process(drawn.small)
         key = dump_config(alone)
         if key not in self._references:
             place = self.folder / f"{drawn.number}-one-process"
             (self._references[key],) = launch(alone, 1, place, on_gpus=False)
         place = self.folder / f"{drawn.number}-layout"
-        curves = launch(drawn.small, drawn.ranks, place, on_gpus=False)
-        return compare(self._references[key], curves, TOLERANCE)
+        return self._references[key], launch(drawn.small, drawn.ranks, place, on_gpus=False)
+
+
+def _first(comparison: Comparison) -> str:
+    return "" if comparison.first is None else comparison.first.describe()
 
 
 def _by_kind(comparison: Comparison) -> dict[str, float]:
@@ -139,7 +148,8 @@ def main() -> None:
                 print(_line(rows[-1]), flush=True)
                 _write(arguments.json, rows, arguments.seed)
     alarms = sum(not row.equal for row in rows)
-    print(f"{len(rows)} configs, {alarms} alarms")
+    bare = sum(bool(row.bare) for row in rows)
+    print(f"{len(rows)} configs: {alarms} alarms; {bare} without the floors of rounding")
     sys.exit(1 if alarms else 0)
 
 
@@ -147,7 +157,8 @@ def _line(row: Row) -> str:
     what = f"{row.number:4d} {row.ranks} ranks {row.seconds:6.1f} s"
     if not row.equal:
         return f"{what}  ALARM {row.first_difference}  {json.dumps(row.config)}"
-    return f"{what}  {max(row.largest.values()):.1e}"
+    bare = f"  without floors {row.bare}" if row.bare else ""
+    return f"{what}  {max(row.largest.values()):.1e}{bare}"
 
 
 def _rows_of(path: Path | None) -> list[Row]:
@@ -168,6 +179,7 @@ def _write(path: Path | None, rows: list[Row], seed: int) -> None:
         },
         "tolerance": TOLERANCE,
         "alarms": sum(not row.equal for row in rows),
+        "alarms_without_floors": sum(bool(row.bare) for row in rows),
         "off_default": dict(Counter(_fields(rows)).most_common()),
         "rows": [asdict(row) for row in rows],
     }
