@@ -13,7 +13,6 @@ from typing import Any
 from deepspeed.checkpoint.constants import (
     PARAMETER_WITH_ROW_PARALLELISM_PATTERNS,
     PARAMETER_WITH_SUB_PARAMS,
-    SUB_PARAM_SHARD_WIDTHS,
     TP_REPLICATED_PARAMETER_PATTERNS,
     UNIVERSAL_CHECKPOINT_INFO,
     UNIVERSAL_CHECKPOINT_VERSION_KEY,
@@ -21,6 +20,10 @@ from deepspeed.checkpoint.constants import (
 )
 
 from roots.parallel.shard import Shard
+
+# DeepSpeed has a constant for it since 0.19.6. An older one is to be refused by its version
+# (roots.training.engine.accelerator), and not for a missing name.
+SUB_PARAM_SHARD_WIDTHS = "sub_param_shard_widths"
 
 
 def universal_checkpoint_info(

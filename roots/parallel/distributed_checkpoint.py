@@ -25,6 +25,9 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 _CLASSES: Mapping[str, frozenset[str]] = {
     "collections": frozenset({"OrderedDict"}),
+    # torch's own writer says where it wrote; Python 3.13 and 3.14 call the module differently.
+    "pathlib": frozenset({"PosixPath"}),
+    "pathlib._local": frozenset({"PosixPath"}),
     "torch": frozenset({"Size"}),
     # A function that looks a name up in a table.
     "torch.serialization": frozenset({"_get_layout"}),

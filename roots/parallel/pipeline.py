@@ -14,13 +14,20 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
-from deepspeed.runtime.pipe.dualpipev import DualPipeVModule
 from deepspeed.runtime.pipe.module import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
 from roots.log import get_logger
 from roots.parallel.topology import Topology
+
+try:
+    from deepspeed.runtime.pipe.dualpipev import DualPipeVModule
+except ModuleNotFoundError:
+
+    class DualPipeVModule:  # type: ignore[no-redef]
+        """An older DeepSpeed has none; roots.training.engine.accelerator refuses it in one line."""
+
 
 _logger = get_logger(__name__)
 

@@ -7,6 +7,7 @@ everywhere (slowly), and that is what proves loss scaling without a GPU.
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import deepspeed
@@ -15,6 +16,10 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.accelerator.real_accelerator import set_accelerator
 
 from roots.device import Device
+from roots.errors import RootsError, problem
+
+# What older ones do otherwise is in docs/versions.md.
+OLDEST = (0, 19, 8)
 
 
 class HalfPrecisionCpu(CPU_Accelerator):  # type: ignore[misc]  # deepspeed has no type hints
@@ -40,10 +45,23 @@ class HalfPrecisionCpu(CPU_Accelerator):  # type: ignore[misc]  # deepspeed has 
 
 
 def prepare_accelerator(device: Device) -> None:
-    """Make DeepSpeed use `device`. Call before anything else of DeepSpeed."""
+    """Make DeepSpeed use `device`. Call before anything else of DeepSpeed.
+
+    Raises RootsError if the installed one is older than OLDEST.
+    """
+    refuse_older(deepspeed.__version__)
     deepspeed.utils.logging.logger.setLevel(logging.WARNING)
     if device.kind == "cpu":
         set_accelerator(HalfPrecisionCpu())
+
+
+def refuse_older(version: str) -> None:
+    """Raise RootsError if `version` of DeepSpeed is older than OLDEST."""
+    if tuple(map(int, re.findall(r"\d+", version)[:3])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        rule = f"must be {oldest} or newer; older ones train pipelines or ZeRO 3 otherwise"
+        fix = f"run `pip install 'deepspeed>={oldest}'`"
+        raise RootsError(problem("deepspeed", version, rule, fix))
 
 
 def join_process_group(device: Device) -> None:
