@@ -11,6 +11,7 @@ import pytest
 
 from roots.cli.main import main
 from roots.errors import RootsError
+from tests.helpers.command import run_roots
 from tests.helpers.runs import VOCAB_SIZE, write_dataset
 
 TINY = "model: {hidden_size: 32, num_layers: 2, num_heads: 4, sequence_length: 16}\n"
@@ -151,7 +152,7 @@ def test_help_needs_no_torch() -> None:
 def test_training_that_cannot_start_exits_2_in_lines(
     damage: str, line: str, tmp_path: Path
 ) -> None:
-    """In a process of its own, as a launcher starts it."""
+    """In a process of its own, one of them started as a launcher does."""
     prefix = write_dataset(tmp_path / "data")
     if damage == "missing":
         (tmp_path / "data.idx").unlink()
@@ -165,8 +166,11 @@ def test_training_that_cannot_start_exits_2_in_lines(
         f"training.global_batch_size={batch}",
         f"run.directory={tmp_path / 'runs'}",
     ]
-    command = [sys.executable, "-m", "roots.cli.main", "train", path, *words]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if damage == "missing":
+        command = [sys.executable, "-m", "roots.cli.main", "train", path, *words]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    else:
+        result = run_roots("train", path, *words)
     errors = [text for text in result.stderr.splitlines() if text.startswith("roots: error: ")]
     assert result.returncode == 2, result.stderr
     assert len(errors) == 1

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import torch
@@ -32,9 +33,7 @@ def run_distributed(
     initialised, torch runs one thread, and RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT
     are set. Raises RankFailure with the first traceback; no process outlives the call.
     """
-    context = multiprocessing.get_context("forkserver")
-    # The server imports once per test session what takes seconds; each rank is a fork of it.
-    context.set_forkserver_preload(_PRELOADED)
+    context = fork_context()
     # This process holds the store on a port that the system picks, so no two runs can collide.
     store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
     # Plain pickle: torch's own reductions would tie a tensor to the life of the process it is from.
@@ -54,6 +53,13 @@ def run_distributed(
         for process in processes:
             process.kill()
             process.join()
+
+
+def fork_context() -> ForkServerContext:
+    """Starts processes as forks of a server that has imported once what takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
 
 
 def _collect(pipes: list[Connection], timeout_seconds: float) -> list[Any]:
