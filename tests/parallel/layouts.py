@@ -51,7 +51,18 @@ OVERFLOW_STEP = 3
 
 def overflow_on_last_rank(engine: Engine, step: int) -> None:
     """Make one gradient of the last rank infinite in step OVERFLOW_STEP, and of no other rank."""
-    if step != OVERFLOW_STEP or engine.mesh.rank != engine.mesh.world.size - 1:
+    if step == OVERFLOW_STEP:
+        _overflow(engine)
+
+
+def overflow_at_first(engine: Engine, step: int) -> None:
+    """The same in the first step."""
+    if step == 0:
+        _overflow(engine)
+
+
+def _overflow(engine: Engine) -> None:
+    if engine.mesh.rank != engine.mesh.world.size - 1:
         return
     parameter = next(engine.module.parameters())
 

@@ -1,55 +1,57 @@
-"""Combinations of axes that cover every legal pair of choices, each equal to one process."""
+"""Rows that cover every legal pair of axes, and every field on every axis, equal one process."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from roots.verify.compare import Curve
-from roots.verify.proof import TOLERANCE
-from tests.helpers.runs import write_dataset
-from tests.parallel.combinations import AXES, MODELS, Combination, covering, legal
-from tests.parallel.table import compare_row, reference_curve
+from tests.parallel.covering import Row, read_rows
+from tests.parallel.datasets import write_datasets
+from tests.parallel.table import (
+    HALF_TOLERANCE,
+    MODELS,
+    measure,
+    plain_cases,
+    unlike_halves,
+)
 
-# The rules never look at the data, so that any name will do.
-LEGAL = legal(Path("nowhere") / "data")
-ROWS = sorted(covering(LEGAL), key=lambda row: row.ranks)
-
-
-@pytest.fixture(scope="module")
-def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("table") / "data")
+ROWS = read_rows()
 
 
 @pytest.fixture(scope="module")
-def references(prefix: Path) -> dict[str, Curve]:
-    return {model: reference_curve(prefix, model) for model in MODELS}
-
-
-def test_the_few_have_every_pair_that_any_has() -> None:
-    assert set().union(*(row.choices(2) for row in ROWS)) == set().union(
-        *(row.choices(2) for row in LEGAL)
-    )
-    assert len(LEGAL) >= 60
-    assert 1 <= len(ROWS) <= len(LEGAL) // 4
-    used = {(name, value) for row in LEGAL for name, value in row.parallel.items()}
-    # Off is always legal; every other value of an axis that the config knows is tried somewhere.
-    assert {(name, values[0]) for name, values in AXES.items()} <= used
-
-
-def test_one_process_learns_and_clips(references: dict[str, Curve]) -> None:
-    """The curves that everything is compared with must move: a thousand times the tolerance."""
-    for curve in references.values():
-        assert curve.losses[-1] < (1 - 1000 * TOLERANCE) * curve.losses[0]
-        assert min(norm for norm in curve.norms if norm is not None) > 0.5
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_datasets(tmp_path_factory.mktemp("table"))
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_combination_equals_one_process(
-    row: Combination, prefix: Path, references: dict[str, Curve]
-) -> None:
-    comparison = compare_row(prefix, row, references[row.model])
-    assert comparison.equal, comparison.first.describe() if comparison.first else ""
-    assert comparison.worst("gradient").relative < TOLERANCE
+def test_row_equals_one_process(row: Row, folder: Path) -> None:
+    """Losses, norms, gradients, weights, the evaluation and the experts' loads of all ranks."""
+    assert measure(folder, row).difference == ""
+
+
+CURVE = Curve(losses=[2.0], norms=[1.0], scales=[256.0], skipped=[False], evaluation=2.0)
+
+
+def test_scales_and_losses_of_fp16_that_differ_are_told() -> None:
+    assert unlike_halves(CURVE, [CURVE]) == ""
+    scales = replace(CURVE, scales=[128.0])
+    assert unlike_halves(CURVE, [CURVE, scales]) == "scales on rank 1: [128.0], not [256.0]"
+    assert unlike_halves(CURVE, [replace(CURVE, skipped=[True])]).startswith("scales on rank 0")
+    loss = 2.0 * (1 + 1.1 * HALF_TOLERANCE)
+    assert unlike_halves(CURVE, [replace(CURVE, losses=[loss])]).startswith("loss at step 1")
+    assert unlike_halves(CURVE, [replace(CURVE, norms=[None])]).startswith("norm at step 1")
+
+
+def test_plain_models_stand_on_every_layout_that_takes_them() -> None:
+    """What --cover and --full choose from."""
+    cases = list(islice(plain_cases(), 100))
+    assert {case.model for case in cases} == MODELS.keys()
+    assert len({case.name for case in cases}) == len(cases)
+    assert [
+        case for case in cases if case.model == "encoder_decoder" and case.layout["context"] > 1
+    ] == []
