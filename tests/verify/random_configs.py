@@ -28,7 +28,7 @@ from roots.config import RunConfig, parse_config
 from roots.config.load import dump_config
 from roots.config.rules.batch import fewest_ranks
 from roots.config.shrink import one_process, shrink
-from roots.errors import RootsError
+from roots.errors import ExitCode, RootsError
 from roots.files import write_atomically
 from roots.verify.compare import Comparison, Curve, compare
 from roots.verify.launch import launch
@@ -53,7 +53,8 @@ class Drawn:
 class Row:
     """What the proof of one config gave; `largest`: relative differences by kind.
 
-    bare: what would have been told without the floors of rounding, "" if nothing
+    bare:    what would be told without the floors of rounding, "" if nothing; None: not asked
+    refused: the line by which its ops refused it when the model was built: it was no legal config
     """
 
     number: int
@@ -62,8 +63,9 @@ class Row:
     equal: bool
     first_difference: str
     largest: dict[str, float]
-    bare: str
+    bare: str | None
     seconds: float
+    refused: str = ""
 
 
 def legal(seed: int, data: Data) -> Iterator[Drawn]:
@@ -93,17 +95,24 @@ class Prover:
     def row(self, drawn: Drawn) -> Row:
         """Prove one config; ranks that fail count as a difference."""
         started = time.monotonic()
+
+        def row(equal: bool, first: str, bare: str, **more: Any) -> Row:
+            seconds = round(time.monotonic() - started, 1)
+            largest = more.pop("largest", {})
+            return Row(
+                drawn.number, drawn.ranks, drawn.tree, equal, first, largest, bare, seconds, **more
+            )
+
         try:
-            curves = self.curves(drawn)
+            reference, curves = self.curves(drawn)
         except RootsError as error:
-            equal, first, largest, bare = False, str(error), {}, str(error)
-        else:
-            comparison = compare(*curves, TOLERANCE)
-            equal, largest = comparison.equal, _by_kind(comparison)
-            first = _first(comparison)
-            bare = _first(compare(replace(curves[0], arithmetic=None), curves[1], TOLERANCE))
-        seconds = round(time.monotonic() - started, 1)
-        return Row(drawn.number, drawn.ranks, drawn.tree, equal, first, largest, bare, seconds)
+            if error.exit_code == ExitCode.BAD_INPUT:
+                return row(True, "", "", refused=str(error))
+            return row(False, str(error), str(error))
+        comparison = compare(reference, curves, TOLERANCE)
+        bare = compare(replace(reference, arithmetic=None), curves, TOLERANCE)
+        largest = _by_kind(comparison)
+        return row(comparison.equal, _first(comparison), _first(bare), largest=largest)
 
     def curves(self, drawn: Drawn) -> tuple[Curve, list[Curve]]:
         """Those of one process and of the layout of one config."""
@@ -147,14 +156,26 @@ def main() -> None:
                 rows.append(prover.row(drawn))
                 print(_line(rows[-1]), flush=True)
                 _write(arguments.json, rows, arguments.seed)
-    alarms = sum(not row.equal for row in rows)
-    bare = sum(bool(row.bare) for row in rows)
-    print(f"{len(rows)} configs: {alarms} alarms; {bare} without the floors of rounding")
-    sys.exit(1 if alarms else 0)
+    counts = _counts(rows)
+    print(json.dumps(counts))
+    sys.exit(1 if counts["alarms"] else 0)
+
+
+def _counts(rows: list[Row]) -> dict[str, int]:
+    """What came out, and of those of which it was asked, what would have without floors."""
+    asked = [row for row in rows if row.bare is not None and not row.refused]
+    return {
+        "proven": sum(not row.refused for row in rows),
+        "alarms": sum(not row.equal for row in rows),
+        "asked_without_floors": len(asked),
+        "alarms_without_floors": sum(bool(row.bare) for row in asked),
+    }
 
 
 def _line(row: Row) -> str:
     what = f"{row.number:4d} {row.ranks} ranks {row.seconds:6.1f} s"
+    if row.refused:
+        return f"{what}  refused {row.refused}"
     if not row.equal:
         return f"{what}  ALARM {row.first_difference}  {json.dumps(row.config)}"
     bare = f"  without floors {row.bare}" if row.bare else ""
@@ -178,8 +199,7 @@ def _write(path: Path | None, rows: list[Row], seed: int) -> None:
             **{name: importlib.metadata.version(name) for name in ("torch", "deepspeed")},
         },
         "tolerance": TOLERANCE,
-        "alarms": sum(not row.equal for row in rows),
-        "alarms_without_floors": sum(bool(row.bare) for row in rows),
+        **_counts(rows),
         "off_default": dict(Counter(_fields(rows)).most_common()),
         "rows": [asdict(row) for row in rows],
     }
