@@ -81,12 +81,14 @@ def _wait(processes: Sequence[BaseProcess], folder: Path, ended: Callable[[int],
         if not wait([process.sentinel for process in running.values()], timeout=remaining):
             raise _failure(folder, min(running), f"did not end within {TIMEOUT_SECONDS:.0f} s")
         for rank, process in list(running.items()):
-            if process.exitcode == 0:
+            # Asked once: it may end between two questions.
+            code = process.exitcode
+            if code == 0:
                 del running[rank]
                 ended(len(processes) - len(running))
-            elif process.exitcode is not None:
+            elif code is not None:
                 _raise_told(folder, len(processes))
-                raise _failure(folder, rank, f"ended with exit code {process.exitcode}")
+                raise _failure(folder, rank, f"ended with exit code {code}")
 
 
 def _raise_told(folder: Path, ranks: int) -> None:

@@ -1,6 +1,6 @@
 """Random legal configs, each proven as `roots verify` does: on correct code none raises an alarm.
 
-    python -m tests.verify.random_configs [--count 200] [--seed 0] [--json FILE]
+    python -m tests.verify.random_configs [--count 200] [--seed 0] [--precision fp32] [--json FILE]
 
 Fields of all sections are drawn, rare ones often; the config's own rules decide what is legal. FILE
 is written as it goes, and a run that finds it goes on from there. Exit code 1: an alarm.
@@ -27,12 +27,12 @@ from typing import Any
 from roots.config import RunConfig, parse_config
 from roots.config.load import dump_config
 from roots.config.rules.batch import fewest_ranks
-from roots.config.shrink import one_process, shrink
+from roots.config.shrink import Precision, in_fp32, one_process, shrink
 from roots.errors import ExitCode, RootsError
 from roots.files import write_atomically
 from roots.verify.compare import Comparison, Curve, compare
 from roots.verify.launch import launch
-from roots.verify.proof import TOLERANCE, write_data
+from roots.verify.proof import TOLERANCE, compare_all, write_data
 from tests.verify.random_fields import draw
 
 MOST_RANKS = 4
@@ -68,7 +68,7 @@ class Row:
     refused: str = ""
 
 
-def legal(seed: int, data: Data) -> Iterator[Drawn]:
+def legal(seed: int, data: Data, precision: Precision = "fp32") -> Iterator[Drawn]:
     """Legal configs without end, the same ones for the same seed."""
     generator = random.Random(seed)
     number = 0
@@ -79,7 +79,7 @@ def legal(seed: int, data: Data) -> Iterator[Drawn]:
             least = fewest_ranks(config)
             ranks = least if 2 * least > MOST_RANKS else 2 * least
             if ranks <= MOST_RANKS:
-                yield Drawn(number, tree, ranks, shrink(config, ranks, data))
+                yield Drawn(number, tree, ranks, shrink(config, ranks, data, precision))
                 number += 1
         except RootsError:
             continue
@@ -104,25 +104,32 @@ class Prover:
             )
 
         try:
-            reference, curves = self.curves(drawn)
+            references, curves = self.curves(drawn)
         except RootsError as error:
             if error.exit_code == ExitCode.BAD_INPUT:
                 return row(True, "", "", refused=str(error))
             return row(False, str(error), str(error))
-        comparison = compare(reference, curves, TOLERANCE)
-        bare = compare(replace(reference, arithmetic=None), curves, TOLERANCE)
+        comparison, against_fp32 = compare_all(references, curves)
+        firsts = [_first(each) for each in (comparison, *against_fp32) if not each.equal]
+        bare = compare(replace(references[-1], arithmetic=None), curves, comparison.tolerance)
         largest = _by_kind(comparison)
-        return row(comparison.equal, _first(comparison), _first(bare), largest=largest)
+        return row(not firsts, "; ".join(firsts), _first(bare), largest=largest)
 
-    def curves(self, drawn: Drawn) -> tuple[Curve, list[Curve]]:
-        """Those of one process and of the layout of one config."""
+    def curves(self, drawn: Drawn) -> tuple[list[Curve], list[Curve]]:
+        """Those of one process, in 16 bits also of one in fp32, and those of the layout."""
         alone = one_process(drawn.small)
+        half = alone.training.precision != "fp32"
+        kinds = (alone, in_fp32(alone)) if half else (alone,)
+        references = [self._reference(each, drawn.number) for each in kinds]
+        place = self.folder / f"{drawn.number}-layout"
+        return references, launch(drawn.small, drawn.ranks, place, on_gpus=False)
+
+    def _reference(self, alone: RunConfig, number: int) -> Curve:
         key = dump_config(alone)
         if key not in self._references:
-            place = self.folder / f"{drawn.number}-one-process"
+            place = self.folder / f"{number}-one-process-{alone.training.precision}"
             (self._references[key],) = launch(alone, 1, place, on_gpus=False)
-        place = self.folder / f"{drawn.number}-layout"
-        return self._references[key], launch(drawn.small, drawn.ranks, place, on_gpus=False)
+        return self._references[key]
 
 
 def _first(comparison: Comparison) -> str:
@@ -141,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=200, help="how many configs")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of configs to prove alone")
     parser.add_argument("--json", type=Path, help="file for the report")
     arguments = parser.parse_args()
@@ -148,14 +156,15 @@ def main() -> None:
     done = {row.number for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         prover = Prover(Path(folder))
-        for drawn in legal(arguments.seed, write_data(Path(folder))):
+        data = write_data(Path(folder))
+        for drawn in legal(arguments.seed, data, arguments.precision):
             if drawn.number >= arguments.count:
                 break
             wanted = not arguments.only or drawn.number in arguments.only
             if wanted and drawn.number not in done:
                 rows.append(prover.row(drawn))
                 print(_line(rows[-1]), flush=True)
-                _write(arguments.json, rows, arguments.seed)
+                _write(arguments.json, rows)
     counts = _counts(rows)
     print(json.dumps(counts))
     sys.exit(1 if counts["alarms"] else 0)
@@ -188,11 +197,11 @@ def _rows_of(path: Path | None) -> list[Row]:
     return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
 
 
-def _write(path: Path | None, rows: list[Row], seed: int) -> None:
+def _write(path: Path | None, rows: list[Row]) -> None:
     if path is None:
         return
     report = {
-        "command": f"python -m tests.verify.random_configs --count {len(rows)} --seed {seed}",
+        "command": " ".join(["python", "-m", "tests.verify.random_configs", *sys.argv[1:]]),
         "machine": {
             "cores": os.cpu_count(),
             "python": platform.python_version(),

@@ -88,6 +88,29 @@ def test_ranks_that_lost_another_do_not_hide_its_mistake(
     assert error.exit_code == ExitCode.BAD_INPUT
 
 
+class EndsWhenAsked:
+    """A process that is still running when it is first asked, and has ended well right after."""
+
+    sentinel = 0
+
+    def __init__(self) -> None:
+        self.codes = [None, 0]
+
+    @property
+    def exitcode(self) -> int | None:
+        """Another answer every time."""
+        return self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
+
+
+def test_a_rank_that_ends_while_it_is_asked_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "wait", lambda sentinels, timeout: sentinels)
+    told: list[int] = []
+    launching._wait([EndsWhenAsked()], tmp_path, told.append)  # type: ignore[list-item]
+    assert told == [1]
+
+
 def hang(folder: Path, rank: int, environment: dict[str, str]) -> None:
     """End well, or never."""
     if rank == 1:

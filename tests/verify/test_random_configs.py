@@ -9,8 +9,7 @@ import pytest
 from roots.config.moe import MoEConfig
 from roots.config.run import RunConfig
 from roots.config.unread_fields import field_names
-from roots.verify.compare import compare
-from roots.verify.proof import TOLERANCE, write_data
+from roots.verify.proof import TOLERANCE, compare_all, write_data
 from tests.verify.random_configs import Prover, legal
 from tests.verify.random_fields import EXPERTS, LAYOUT, MODEL, OTHERS
 
@@ -52,6 +51,6 @@ def test_every_field_is_drawn_or_said_not_to_be() -> None:
 def test_a_random_config_raises_no_alarm(seed: int, tmp_path: Path) -> None:
     """The first one of its seed that takes two ranks."""
     drawn = next(each for each in legal(seed, write_data(tmp_path)) if each.ranks == 2)
-    comparison = compare(*Prover(tmp_path).curves(drawn), TOLERANCE)
+    comparison, _ = compare_all(*Prover(tmp_path).curves(drawn))
     assert comparison.equal, (comparison.first, drawn.tree)
     assert max(each.relative for each in comparison.largest) < TOLERANCE / 2
