@@ -96,7 +96,7 @@ class Prover:
         """Prove one config; ranks that fail count as a difference."""
         started = time.monotonic()
 
-        def row(equal: bool, first: str, bare: str, **more: Any) -> Row:
+        def row(equal: bool, first: str, bare: str | None, **more: Any) -> Row:
             seconds = round(time.monotonic() - started, 1)
             largest = more.pop("largest", {})
             return Row(
@@ -111,9 +111,10 @@ class Prover:
             return row(False, str(error), str(error))
         comparison, against_fp32 = compare_all(references, curves)
         firsts = [_first(each) for each in (comparison, *against_fp32) if not each.equal]
-        bare = compare(replace(references[-1], arithmetic=None), curves, comparison.tolerance)
-        largest = _by_kind(comparison)
-        return row(not firsts, "; ".join(firsts), _first(bare), largest=largest)
+        largest, bare = _by_kind(comparison), None
+        if not against_fp32:
+            bare = _first(compare(replace(references[0], arithmetic=None), curves, TOLERANCE))
+        return row(not firsts, "; ".join(firsts), bare, largest=largest)
 
     def curves(self, drawn: Drawn) -> tuple[list[Curve], list[Curve]]:
         """Those of one process, in 16 bits also of one in fp32, and those of the layout."""
