@@ -73,8 +73,11 @@ def _cell(record: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
         return "does not run"
     words = record["contracts"]
     passed = sum(outcome == "holds" for outcome in pair["roots"].values())
+    told = f"ROOTS {passed}/{len(pair['roots'])}"
+    if any("must be" in outcome for outcome in pair["roots"].values()):
+        told = "refused"
     held = len(words) - len(broken(words, pair))
-    return f"{held}/{len(words)}, ROOTS {passed}/{len(pair['roots'])}"
+    return f"{held}/{len(words)}, {told}"
 
 
 def differences(record: Mapping[str, Any]) -> str:
@@ -89,9 +92,8 @@ def differences(record: Mapping[str, Any]) -> str:
                 value = json.dumps(pair["seen"][name]).replace("|", "\\|")
                 seen.setdefault(value, set()).add(pair[words["of"]])
         for value, versions in seen.items():
-            ordered = sorted(versions, key=numbers)
-            last = f" to {ordered[-1]}" if len(ordered) > 1 else ""
-            rows.append([name.replace("_", " "), f"`{value}`", f"{words['of']} {ordered[0]}{last}"])
+            by = f"{words['of']} {', '.join(sorted(versions, key=numbers))}"
+            rows.append([name.replace("_", " "), f"`{value}`", by])
     return _table(rows)
 
 
