@@ -7,6 +7,7 @@ Commit the table with the change that moved it, and say in the message what move
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from roots.device import kernel_cache_folder
 from roots.ops.library.build import log_path
 from roots.ops.library.load import find_or_build
 from roots.ops.library.stamp import read_stamp
@@ -124,8 +126,26 @@ def _without_arguments(name: str) -> str:
 def instructions(library: Path) -> dict[tuple[str, str], Counter[str]]:
     """(name, `sm_XY`) of every kernel to how often each SASS instruction stands in it.
 
-    Only of the machine code that is in the library: what is made from PTX later is not seen.
+    Only of the machine code that is in the library: what is made from PTX later is not seen. Kept
+    by the content of the library, since to disassemble it takes half a minute.
     """
+    digest = hashlib.sha256(library.read_bytes())
+    digest.update(f"{disassembler()}".encode())
+    digest.update(Path(__file__).read_bytes())
+    kept = kernel_cache_folder() / "objects" / "kept" / f"{digest.hexdigest()[:32]}.json"
+    if not kept.is_file():
+        found = _disassemble(library)
+        rows = [[name, architecture, counts] for (name, architecture), counts in found.items()]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_name(f".{os.getpid()}-{kept.name}")
+        partial.write_text(json.dumps(rows), encoding="utf-8")
+        os.replace(partial, kept)
+    os.utime(kept)  # it was used
+    rows = json.loads(kept.read_text(encoding="utf-8"))
+    return {(name, architecture): Counter(counts) for name, architecture, counts in rows}
+
+
+def _disassemble(library: Path) -> dict[tuple[str, str], Counter[str]]:
     found: dict[tuple[str, str], Counter[str]] = {}
     architecture, current = "", Counter[str]()
     command = [str(disassembler()), "-sass", str(library)]

@@ -40,7 +40,7 @@ def build(plan: Plan, objects: Path, out: Path, *, keep_open: Sequence[int] = ()
     with the first error and the log's path.
     """
     target, csrc = plan.target, plan.csrc.resolve()
-    if not target.units:
+    if not (target.units or target.objects):
         raise BuildError(f"there are no sources of the {target.backend} library in {csrc}.")
     objects.mkdir(parents=True, exist_ok=True)
     stamp = plan.stamp()

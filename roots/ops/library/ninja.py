@@ -15,7 +15,7 @@ _KEEP = "> $out.log 2>&1 || { cat $out.log; exit 1; }"
 
 def ninja_file(target: Target, tools: Toolchain, csrc: Path) -> str:
     """The text of build.ninja for the folder of objects; the library is linked in that folder."""
-    includes = _includes(target, tools)
+    includes = include_flags(target, tools)
     lines = [
         "ninja_required_version = 1.3",
         *_rule("cxx", [*tools.compiler], ["-MMD", "-MF", "$out.d"], includes),
@@ -31,7 +31,8 @@ def ninja_file(target: Target, tools: Toolchain, csrc: Path) -> str:
     for unit in target.units:
         lines.append(f"build {_path(unit.name)}: {unit.compiler} {_path(str(csrc / unit.source))}")
         lines.append(f"  flags = {_join(unit.flags)}")
-    objects = " ".join(_path(unit.name) for unit in target.units)
+    names = [*(unit.name for unit in target.units), *target.objects]
+    objects = " ".join(map(_path, names))
     lines.append(f"build {target.library}: link {objects}")
     return "\n".join([*lines, f"default {target.library}", ""])
 
@@ -62,7 +63,8 @@ def _rule(name: str, compiler: list[str], depend: list[str], includes: list[str]
     ]
 
 
-def _includes(target: Target, tools: Toolchain) -> list[str]:
+def include_flags(target: Target, tools: Toolchain) -> list[str]:
+    """What tells a compiler where a target's headers lie."""
     folders: list[Path] = []
     if "torch" in target.includes:
         folders.append(tools.torch.include)

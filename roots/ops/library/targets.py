@@ -87,7 +87,8 @@ class Unit:
 class Target:
     """One library: `files` are all sources and headers that its content depends on.
 
-    `includes` names what besides the sources' own folders is searched for headers.
+    `includes` names what besides the sources' own folders is searched for headers; `objects` are
+    paths of units that are compiled already.
     """
 
     backend: Backend
@@ -96,6 +97,7 @@ class Target:
     link: tuple[str, ...]
     includes: tuple[Literal["torch", "cuda"], ...]
     architectures: tuple[str, ...]
+    objects: tuple[str, ...] = ()
 
     @property
     def library(self) -> str:
