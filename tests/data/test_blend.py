@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ def test_datasets_appear_in_proportion_to_their_weights(sources):
     blend = open_blend(sources, 100)
     origin = [int(blend[i].tokens[0]) for i in range(len(blend))]
     assert [origin.count(i) for i in (1, 2, 3)] == [50, 30, 20]
+
+
+def test_other_weights_are_another_blend(sources):
+    """Though the blend of the former ones lies in the same cache."""
+    open_blend(sources, 100)
+    others = [replace(each, weight=weight) for each, weight in zip(sources, (0.2, 0.2, 0.6))]
+    blend = open_blend(others, 100)
+    origin = [int(blend[i].tokens[0]) for i in range(len(blend))]
+    assert [origin.count(i) for i in (1, 2, 3)] == [20, 20, 60]
 
 
 def test_longer_blends_continue_shorter_ones(sources):

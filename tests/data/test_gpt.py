@@ -185,6 +185,24 @@ def test_index_is_built_once_and_again_for_another_dataset(numbered, tmp_path, m
     assert len(list((tmp_path / "index-cache").glob("*.json"))) == 3
 
 
+def test_a_cached_order_is_read_for_what_it_was_made_for_alone(numbered, tmp_path, large):
+    """Beside orders of other seeds, splits and lengths, each run gets the one it gets alone."""
+    indexed = numbered([10, 20, 15, 25])
+    kinds = (
+        {},
+        {"seed": 6},
+        {"documents": range(2)},
+        {"documents": range(2, 4)},
+        {"sequence_length": 5},
+    )
+    for number, kind in enumerate(kinds):
+        alone = open_samples(indexed, 9, cache_directory=tmp_path / f"alone{number}", **kind)
+        beside = open_samples(indexed, 9, cache_directory=tmp_path / "shared", **kind)
+        assert [beside[i].tokens.tolist() for i in range(9)] == [
+            alone[i].tokens.tolist() for i in range(9)
+        ]
+
+
 def test_cache_directory_is_used(numbered, tmp_path, large):
     open_samples(numbered([10, 20]), 3, cache_directory=tmp_path / "elsewhere")
     assert len(list((tmp_path / "elsewhere").glob("*.shuffle.npy"))) == 1

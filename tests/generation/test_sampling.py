@@ -60,6 +60,18 @@ def test_top_p_counts_what_top_k_has_left() -> None:
     assert_drawn_from(SamplingOptions(top_k=2, top_p=0.6), [0, 1, 0, 0, 0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_of_16_bits_are_drawn_from_as_their_values_in_fp32(dtype: torch.dtype) -> None:
+    """Of many tokens 16-bit probabilities would not add up, and other tokens would be drawn."""
+    logits = torch.randn(500, 3000, generator=torch.Generator().manual_seed(2)).to(dtype)
+    for options in (SamplingOptions(), SamplingOptions(temperature=0.7, top_p=0.9)):
+        drawn, expected = (
+            choose_tokens(each, options, torch.Generator().manual_seed(1))
+            for each in (logits, logits.float())
+        )
+        assert torch.equal(drawn, expected)
+
+
 def test_bad_options_are_all_told() -> None:
     with pytest.raises(RootsError) as error:
         SamplingOptions(temperature=0.0, top_k=-1, top_p=1.5)

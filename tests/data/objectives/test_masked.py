@@ -73,6 +73,9 @@ def test_batches_of_a_run(numbered, mask_token):
     assert (batch.tokens_BT == expected).sum() >= 4
     assert batch.source_lengths_B.tolist() == [16] * 4
     assert batch.source_BS.shape == (4, 0)
+    # In every step other places are hidden.
+    hidden = [(batch.loss_weights_BT > 0).tolist() for (batch,) in steps]
+    assert all(hidden.count(each) == 1 for each in hidden)
     # The text comes whole: consecutive samples share no token of the stream.
     first_epoch = [row for batches in steps[:1] for b in batches for row in b.labels_BT.tolist()]
     assert len({token for row in first_epoch for token in row}) == 4 * 16

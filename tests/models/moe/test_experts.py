@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from roots.models.moe.experts import grouped_linear, plan_dispatch
+from roots.models.moe.experts import _Combine, _Dispatch, grouped_linear, plan_dispatch
 from roots.models.moe.layer import MoE
 from roots.models.moe.routing import Routing, route
 from tests.helpers.decoders import small_decoder, small_model
@@ -150,3 +150,19 @@ def test_grouped_linear_takes_each_block_through_its_own_matrix() -> None:
     assert torch.autograd.gradcheck(
         lambda x, *matrices: grouped_linear(x, matrices, [3, 0, 4]), (rows, *weights)
     )
+
+
+def test_what_a_tokens_choices_give_is_added_in_fp32() -> None:
+    """Seven parts of 2^-9 beside a 1: none of them alone would change a bf16 sum."""
+    parts_8 = torch.tensor([1.0, *[2.0**-9] * 7])
+    expected = torch.tensor(1 + 7 * 2.0**-9).bfloat16()
+    assert expected > 1
+    order_M, slot_Nk = torch.arange(8), torch.arange(8)[None]
+    rows_MH = torch.ones((8, 4), dtype=torch.bfloat16)
+    y_NH = _Combine.apply(rows_MH, parts_8[None], order_M, slot_Nk)
+    assert torch.equal(y_NH, expected.expand(1, 4))
+    x_NH = torch.ones((1, 4), dtype=torch.bfloat16, requires_grad=True)
+    sent_MH = _Dispatch.apply(x_NH, order_M, slot_Nk, None)
+    sent_MH.backward(parts_8[:, None].expand(8, 4).bfloat16())
+    assert x_NH.grad is not None
+    assert torch.equal(x_NH.grad, expected.expand(1, 4))

@@ -116,6 +116,17 @@ def test_gradients_are_divided_by_the_scale_that_they_were_made_with(times: int)
     assert optimizer.divided_by == made_with
 
 
+def test_overflows_that_were_counted_count_on_after_a_resume() -> None:
+    scaler = scaler_of(hysteresis=3)
+    update_scale(scaler, overflow=True)
+    optimizer = Optimizer(scaler)
+    own_the_scale(optimizer, LossScaleConfig(hysteresis=3))
+    optimizer._update_scale(True)
+    assert scaler.cur_scale == 2.0**8
+    optimizer._update_scale(True)
+    assert scaler.cur_scale == 2.0**7
+
+
 def test_without_loss_scaling_nothing_is_touched() -> None:
     optimizer = Optimizer(LossScaler(1))
     own_the_scale(optimizer, LossScaleConfig())

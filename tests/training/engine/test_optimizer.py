@@ -13,6 +13,8 @@ import torch
 from roots.config import RunConfig, parse_config
 from roots.device import Device
 from roots.errors import RootsError
+from roots.parallel.mesh import Axis
+from roots.parallel.shard import attach_expert, replicated
 from roots.training.engine.optimizer import choose_optimizer, parameter_groups
 
 CPU = Device("cpu", 0)
@@ -81,6 +83,20 @@ def test_groups_decay_matrices_alone_and_leave_out_empty_ones() -> None:
     groups = parameter_groups(config, [matrix], [bias])
     assert [group["weight_decay"] for group in groups] == [config.optimizer.weight_decay, 0.0]
     assert len(parameter_groups(config, [matrix], [])) == 1
+
+
+def test_experts_that_are_spread_out_decay_in_a_group_of_their_own() -> None:
+    config = parse_config({"parallel": {"expert": 2}, "model": {"moe": {"num_experts": 4}}})
+    matrix, expert = (torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(2))
+    lone, spread = Axis("tensor", 1, 0, (0,)), Axis("expert", 2, 0, (0, 1))
+    attach_expert(expert, replicated("layers.0.mlp.experts.0.up.weight", (2, 2)), lone, spread)
+    groups = parameter_groups(config, [matrix, expert], [])
+    decay = config.optimizer.weight_decay
+    assert decay > 0
+    assert groups == [
+        {"params": [matrix], "weight_decay": decay},
+        {"params": [expert], "weight_decay": decay, "moe": True, "name": "ep_size_2"},
+    ]
 
 
 def test_deepspeeds_adam_of_the_host_takes_the_steps_of_torchs(tmp_path: Path) -> None:
