@@ -58,6 +58,18 @@ def test_weights_of_any_layout_read_on_any_other(tmp_path: Path, saved: int, wan
             assert torch.equal(store.read(shard), cut(FULL[shard.name], shard))
 
 
+def test_stages_add_what_they_hold(tmp_path: Path) -> None:
+    """Each writes files of its own, also of tensors that tensor ranks hold alike."""
+    for stage, name in enumerate(("output", "norm")):
+        for rank in range(2):
+            held = [shard for shard in shards(2, rank) if shard.name == name]
+            tensors = [(shard, cut(FULL[name], shard)) for shard in held]
+            save_weights(tmp_path, tensors, pipeline_rank=stage, tensor_rank=rank)
+    store = WeightStore(tmp_path)
+    assert torch.equal(store.read(replicated("norm", (7,))), FULL["norm"])
+    assert torch.equal(store.read(replicated("output", (6, 8))), FULL["output"])
+
+
 def test_sharded_tensor_reads_as_replicated_and_along_another_dim(tmp_path: Path) -> None:
     save_on(tmp_path, 2)
     store = WeightStore(tmp_path)

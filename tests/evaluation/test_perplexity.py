@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from roots.data.batch import DocumentRules
 from roots.data.indexed import IndexedDataset, IndexedWriter
 from roots.errors import RootsError
-from roots.evaluation.perplexity import evaluate_perplexity, summarise
+from roots.evaluation.perplexity import evaluate_perplexity, predicted_bytes, summarise
 from roots.models.decoder import Decoder
 from roots.tokenizer.tokenizer import ByteTokenizer
 from tests.helpers.decoders import small_decoder, small_model
@@ -136,6 +136,13 @@ def test_bits_per_byte_count_the_text_without_its_first_byte(tmp_path: Path) -> 
     num_bytes = sum(len(text.encode()) for text in TEXTS) - 1
     total_bits = result.loss * result.tokens / math.log(2)
     assert result.bits_per_byte == pytest.approx(total_bits / num_bytes)
+
+
+def test_every_byte_that_something_comes_before_is_predicted(tmp_path: Path) -> None:
+    """Of the first document all but the first byte; of the others too where ends are masked."""
+    indexed, words = dataset(tmp_path, ["abc", "defg", "h"]), ByteTokenizer()
+    assert predicted_bytes(indexed, words, DocumentRules()) == 2 + 4 + 1
+    assert predicted_bytes(indexed, words, DocumentRules(mask_document_end=True)) == 2 + 3 + 0
 
 
 def test_dataset_of_another_tokenizer_is_refused(tmp_path: Path) -> None:

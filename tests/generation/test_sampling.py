@@ -60,6 +60,11 @@ def test_top_p_counts_what_top_k_has_left() -> None:
     assert_drawn_from(SamplingOptions(top_k=2, top_p=0.6), [0, 1, 0, 0, 0])
 
 
+def test_top_p_counts_what_the_temperature_makes() -> None:
+    # At 2 the likeliest has 0.34 and no half any more: the second is taken too.
+    assert_drawn_from(SamplingOptions(temperature=2.0, top_p=0.5), [0, 0.5**0.5, 0, 0.5, 0])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_logits_of_16_bits_are_drawn_from_as_their_values_in_fp32(dtype: torch.dtype) -> None:
     """Of many tokens 16-bit probabilities would not add up, and other tokens would be drawn."""

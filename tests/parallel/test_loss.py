@@ -192,6 +192,20 @@ def test_fp16_gradients_do_not_underflow_under_loss_scaling() -> None:
     assert relative < 2e-3
 
 
+def test_fp16_gradients_of_unlikely_tokens_keep_their_digits() -> None:
+    """Probabilities of 1e-6: halves of the smallest normal number, but for an enlarged gradient."""
+    case = make_case(torch.float16)
+    case.x_BTH.zero_()
+    case.x_BTH[..., 0] = 1.0
+    case.weight_VH.zero_()
+    case.weight_VH[1:VOCAB, 0] = torch.linspace(-13.9, -11.5, VOCAB - 1).half()
+    case.labels_BT.zero_()
+    found, gold = ours(Mesh.single(), case, 1024.0), _gold(case, 1024.0)
+    rare = slice(1, VOCAB)
+    difference = found["dweight"][rare, 0].double() - gold["dweight"][rare, 0]
+    assert difference.norm() < 2e-3 * gold["dweight"][rare, 0].norm()
+
+
 def test_fp16_sums_over_many_tokens_do_not_overflow() -> None:
     tokens = 4096
     x = torch.full((1, tokens, 8), 8.0, dtype=torch.float16, requires_grad=True)
