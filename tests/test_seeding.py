@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roots.seeding import random_bits
+from roots.seeding import normal, random_bits, uniform
 
 
 def split_mix_64(key: int, index: int) -> int:
@@ -28,3 +28,14 @@ def test_random_bits_are_those_of_split_mix_64(keys: list[int], first: int) -> N
     expected = [[split_mix_64(key, i) for i in range(first, first + 9)] for key in keys]
     assert random_bits(torch.tensor(keys)[:, None], index).tolist() == expected
     assert random_bits(keys[0], index).tolist() == expected[0]
+
+
+def test_normal_numbers_have_the_moments_of_a_normal_distribution() -> None:
+    """And do not follow from the uniform ones of the same key, from which their size comes."""
+    count = 200_000
+    x = normal(7, torch.arange(count))
+    # Five standard errors of the mean of x, x^2, x^3 and x^4.
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs(float((x**power).mean()) - moment) < 5 * (variance / count) ** 0.5
+    signs, others = x.sign(), uniform(7, torch.arange(count)) - 0.5
+    assert abs(float((signs * others).mean())) < 5 * (1 / 12 / count) ** 0.5
