@@ -29,6 +29,10 @@ def test_scores_of_a_corpus() -> None:
     assert half.bleu == pytest.approx(100 * shares**0.25)
     assert half.exact_match == 50.0
     assert half.f1 == pytest.approx(100 * (1 + 4 / 6) / 2)
+    # Case, punctuation and articles are of no matter to two of the measures.
+    cased = score_texts(["A cat sat, on the mat.", "All is WELL that ends well!"], references)
+    assert (cased.exact_match, cased.f1) == (100.0, 100.0)
+    assert cased.bleu < 100.0
 
 
 def test_missing_sacrebleu_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

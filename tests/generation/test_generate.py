@@ -155,6 +155,16 @@ def test_seed_decides_and_training_mode_is_kept() -> None:
     assert decoder.training
 
 
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_every_token_is_drawn_anew(use_cache: bool) -> None:
+    """Of a hundred tokens that are equally likely, twenty draws take most once."""
+    decoder = small_decoder(small_model(init_std=1e-6))
+    options = GenerationOptions(max_new_tokens=20, use_cache=use_cache)
+    first, second = continue_tokens(decoder, prompts_of(2, 2), options, end=NO_END)
+    assert len(set(first.token_ids)) >= 12
+    assert first.token_ids != second.token_ids
+
+
 def test_text_in_text_out() -> None:
     tokenizer = ByteTokenizer()
     decoder = lively_decoder({"vocab_size": 257})
