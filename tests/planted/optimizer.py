@@ -33,6 +33,13 @@ BUGS = [
         "tests/models/test_init.py -k decay",
     ),
     PlantedBug(
+        "learning rate of the first group alone",
+        "training/engine/step.py",
+        "for group in self.deepspeed.optimizer.param_groups:",
+        "for group in self.deepspeed.optimizer.param_groups[:1]:",
+        "tests/training/test_adamw.py",
+    ),
+    PlantedBug(
         "decay not multiplied by the learning rate",
         "training/engine/optimizer.py",
         'decays = {"weight_decay": config.optimizer.weight_decay}',
@@ -87,5 +94,51 @@ BUGS = [
         "clipping = 0.0 if clips_outside_engine(config) else config.training.gradient_clipping",
         "clipping = 0.0",
         "tests/training/engine/test_deepspeed_json.py",
+    ),
+    PlantedBug(
+        "settings of the checkpoint stay in force",
+        "training/engine/settings.py",
+        "        group.update({**own, **kept})",
+        (
+            "        group.update({**own, **kept})\n"
+            '        group["weight_decay"] = optimizer.param_groups[0].get("weight_decay", 0.0)'
+        ),
+        "tests/training/test_course.py",
+    ),
+    PlantedBug(
+        "adam starts its count again on resume",
+        "training/engine/settings.py",
+        '    count = int(states[0].get("step", optimizer.param_groups[0].get("step", 0)))',
+        "    count = 0",
+        "tests/training/test_course.py",
+    ),
+    PlantedBug(
+        "tokens of a warm-up counted as steps",
+        "config/training.py",
+        "return float(steps) if tokens is None else tokens / tokens_per_step",
+        "return float(steps) if tokens is None else tokens / max(tokens_per_step, 1) ** 0.5",
+        "tests/training/test_schedule.py",
+    ),
+    PlantedBug(
+        "final decay of wsd from the start",
+        "training/schedule.py",
+        "_fraction(step, total_steps - length, total_steps)",
+        "_fraction(step, 0, total_steps)",
+        "tests/training/test_schedule.py",
+    ),
+    PlantedBug(
+        "gradients of embeddings clipped by a norm of their own",
+        "training/engine/gradients.py",
+        (
+            "    squares = [\n"
+            "        _sum_of_squares(parameter.grad)\n"
+            "        for parameter in parameters\n"
+        ),
+        (
+            "    squares = [\n"
+            "        _sum_of_squares(parameter.grad)\n"
+            "        for parameter in parameters[1:]\n"
+        ),
+        "tests/training/engine/test_gradients.py",
     ),
 ]

@@ -34,6 +34,13 @@ BUGS = [
         "tests/training/engine/test_deepspeed_json.py",
     ),
     PlantedBug(
+        "gradients of fp16 logits not enlarged",
+        "parallel/loss.py",
+        ("    if dtype != torch.float16:\n        return 0, 0\n"),
+        ("    if dtype != torch.float16 or chunk_tokens > 0:\n        return 0, 0\n"),
+        "tests/parallel/test_loss.py -k unlikely",
+    ),
+    PlantedBug(
         "rotary frequencies in single precision",
         "models/attention/rotary.py",
         "index_R = torch.arange(half, dtype=torch.float64, device=device)",
@@ -48,6 +55,27 @@ BUGS = [
         "tests/ops/test_rms_norm.py -k 'squares_beyond or is_as_accurate'",
     ),
     PlantedBug(
+        "loss scaler of before the checkpoint was read",
+        "training/engine/step.py",
+        ("        own_the_scale(optimizer, self.config.loss_scale)\n        # DeepSpeed's file"),
+        "        # DeepSpeed's file",
+        "tests/training/test_adamw.py",
+    ),
+    PlantedBug(
+        "overflows seen are forgotten on resume",
+        "training/engine/loss_scale.py",
+        "scaler.cur_hysteresis = max(1, settings.hysteresis - seen)",
+        "scaler.cur_hysteresis = settings.hysteresis",
+        "tests/training/engine/test_loss_scale.py",
+    ),
+    PlantedBug(
+        "softmax of logits in the dtype of the logits",
+        "generation/sampling.py",
+        "_restrict(logits_BV.float() / options.temperature, options)",
+        "_restrict(logits_BV / options.temperature, options)",
+        "tests/generation/test_sampling.py -k 16_bits",
+    ),
+    PlantedBug(
         "norm of the gradient in float32 sums",
         "training/engine/gradients.py",
         (
@@ -58,10 +86,31 @@ BUGS = [
         "tests/training/engine/test_gradients.py",
     ),
     PlantedBug(
+        "scale falls below its minimum",
+        "training/engine/loss_scale.py",
+        "max(scaler.cur_scale / FACTOR, scaler.min_scale)",
+        "scaler.cur_scale / FACTOR",
+        "tests/training/engine/test_loss_scale.py",
+    ),
+    PlantedBug(
         "skipped steps still move the weights in fp32",
         "training/engine/decision.py",
         ("        if not optimizer.overflow:\n            apply()\n        elif"),
         ("        apply()\n        if optimizer.overflow and"),
         "tests/training/engine/test_decision.py",
+    ),
+    PlantedBug(
+        "replicas of 16-bit gradients summed in 16 bits",
+        "training/engine/deepspeed_json.py",
+        ('        "communication_data_type": "fp32",\n'),
+        "",
+        "tests/training/engine/test_summing.py",
+    ),
+    PlantedBug(
+        "loss scale doubled before gradients are divided by it",
+        "training/engine/loss_scale.py",
+        ("        if has_overflow:\n            update_scale(scaler, overflow=True)\n"),
+        ("        update_scale(scaler, overflow=has_overflow)\n"),
+        "tests/training/engine/test_loss_scale.py",
     ),
 ]

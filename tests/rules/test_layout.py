@@ -20,6 +20,7 @@ TEST_FOLDERS_WITHOUT_PACKAGE = {
     "helpers",
     "integration",
     "launch",
+    "planted",
     "rules",
     "simulator",
 }

@@ -1,0 +1,57 @@
+"""Bugs in what is saved and read back."""
+
+from __future__ import annotations
+
+from tests.planted import PlantedBug
+
+BUGS = [
+    PlantedBug(
+        "part of a stored slice read from its beginning",
+        "checkpoint/weights.py",
+        "first = piece.offset + position - piece.start",
+        "first = piece.offset",
+        "tests/checkpoint/test_weights.py",
+    ),
+    PlantedBug(
+        "fused parts joined in the order of the files",
+        "checkpoint/weights.py",
+        "tuple(sorted(pieces[name], key=lambda p: (p.start, p.stop)))",
+        "tuple(sorted(pieces[name], key=lambda p: (p.file, p.offset)))",
+        "tests/checkpoint/test_weights.py",
+    ),
+    PlantedBug(
+        "oldest checkpoint taken for the latest",
+        "checkpoint/folders.py",
+        "return found[-1] if found else None",
+        "return found[0] if found else None",
+        "tests/checkpoint/test_folders.py",
+    ),
+    PlantedBug(
+        "experts of the first rank saved alone",
+        "checkpoint/weights.py",
+        "if expert_rank > 0 and not shard.expert:",
+        "if expert_rank > 0:",
+        "tests/checkpoint/test_weights.py",
+    ),
+    PlantedBug(
+        "replicated tensors of a stage written by its last rank",
+        "checkpoint/weights.py",
+        '    place = f"pipeline_{pipeline_rank:03d}_tensor_{tensor_rank:03d}"',
+        '    place = f"pipeline_000_tensor_{tensor_rank:03d}"',
+        "tests/checkpoint/test_weights.py -k stages",
+    ),
+    PlantedBug(
+        "samples consumed not in the manifest",
+        "training/checkpointing.py",
+        "sealed = manifest.Manifest(point.step, point.consumed_samples, self.layout, files)",
+        "sealed = manifest.Manifest(point.step, point.step, self.layout, files)",
+        "tests/integration/test_resume.py -k documented_fields",
+    ),
+    PlantedBug(
+        "another seed goes on from a checkpoint",
+        "training/checkpointing.py",
+        ('            ("seed", self.config.training.seed, stored.training.seed),\n'),
+        "",
+        "tests/integration/test_resume.py -k changed_seed",
+    ),
+]
