@@ -52,6 +52,7 @@ def test_what_the_model_writes_is_scored() -> None:
     )
     assert seen == [3]
     assert (scores.pairs, len(scores.written)) == (3, 3)
+    assert scores.tokens == 5 + 24 + 2, "ends are predicted too"
     assert scores.perplexity == pytest.approx(math.exp(scores.loss))
     own = [(source, text) for (source, _), text in zip(PAIRS, scores.written)]
     same = evaluate_pairs(model, ByteTokenizer(), own, options, begin=BEGIN)

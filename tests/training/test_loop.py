@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ class NoCheckpoints:
 
 
 def trained(config: RunConfig, start: ResumePoint) -> tuple[Answers, Listener, NoCheckpoints]:
-    plan = plan_batch(config, 1)
+    # Two replicas, of which this is the first.
+    plan = replace(plan_batch(config, 1), data_parallel=2, accumulation=2)
     engine, listener, checkpoints = Answers(), Listener(), NoCheckpoints()
     readers = [StepReader(Steps(), plan, 0, num_steps=n) for n in (STEPS, config.evaluation.steps)]
     answers: dict[str, Any] = {"engine": engine, "checkpointer": checkpoints}

@@ -176,11 +176,12 @@ def test_a_model_agrees_with_the_arguments_it_was_read_from() -> None:
     arguments = {
         "hidden_size": 48, "num_layers": 2, "num_attention_heads": 6, "kv_channels": None,
         "group_query_attention": False, "num_query_groups": 1, "ffn_hidden_size": 192,
-        "use_rope_scaling": True, "rope_scaling_factor": 4.0, "window_size": [7, 0], **ROPE,
+        "use_rope_scaling": True, "rope_scaling_factor": 4.0, "window_size": [7, 0],
+        "layernorm_epsilon": 1e-3, **ROPE,
     }  # fmt: skip
     model = ModelConfig(**megatron_model(arguments, 96))
     assert model.rotary_scaling.kind == "llama3"
-    assert model.window == 8
+    assert (model.window, model.norm_epsilon) == (8, 1e-3)
     assert list(differing_fields(model, arguments)) == []
     other = model.model_copy(update={"num_kv_heads": 2, "window": 7, "init_std": 1.0})
     assert [item.key for item in differing_fields(other, arguments)] == ["num_kv_heads", "window"]
