@@ -20,6 +20,13 @@ BUGS = [
         "tests/checkpoint/test_weights.py",
     ),
     PlantedBug(
+        "experts of the first rank on every rank",
+        "training/engine/step.py",
+        ("        if experts:\n            load_weights(folder / tag, experts)\n"),
+        "",
+        "tests/integration/test_resume.py -k 'stopped_and_resumed and bf16-ep2 and not pp2'",
+    ),
+    PlantedBug(
         "oldest checkpoint taken for the latest",
         "checkpoint/folders.py",
         "return found[-1] if found else None",

@@ -13,6 +13,13 @@ BUGS = [
         "tests/training/test_micro_batch.py",
     ),
     PlantedBug(
+        "ring walked the other way",
+        "parallel/ring.py",
+        "return (self.axis.rank - step) % self.axis.size",
+        "return (self.axis.rank + step) % self.axis.size",
+        "tests/parallel/test_ring.py -k 4",
+    ),
+    PlantedBug(
         "window of the ring one too wide",
         "parallel/ring.py",
         "lo_BT = torch.maximum(lo_BT, positions_T - window + 1)",
@@ -129,6 +136,13 @@ BUGS = [
         "return o_BTnD * old + block_o_BTnD * new, whole_BnT",
         "return o_BTnD * old + block_o_BTnD * new, torch.maximum(lse_BnT, block_lse_BnT)",
         "tests/parallel/test_ring.py -k 2",
+    ),
+    PlantedBug(
+        "gradients averaged over the data axis alone",
+        "parallel/mpu.py",
+        "return self._group(self._mesh.replica)",
+        "return self._group(self._mesh.data)",
+        "tests/parallel/test_mpu.py",
     ),
     PlantedBug(
         "batch of DeepSpeed without the context ranks",

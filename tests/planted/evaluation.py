@@ -83,6 +83,16 @@ BUGS = [
         "tests/training/callbacks/test_throughput.py",
     ),
     PlantedBug(
+        "norm logged after clipping",
+        "training/engine/step.py",
+        ("self._norm, self.config.training.gradient_clipping)\n"),
+        (
+            "self._norm, self.config.training.gradient_clipping)\n"
+            "            self._norm = global_gradient_norm(parameters, self.mesh)\n"
+        ),
+        "tests/training/test_adamw.py",
+    ),
+    PlantedBug(
         "values of attention not counted",
         "planner/flops.py",
         "return 2 * 2 * keys * model.num_heads * model.head_size",

@@ -69,6 +69,13 @@ BUGS = [
         "tests/generation/test_generate.py -k drawn_anew",
     ),
     PlantedBug(
+        "sources without their end",
+        "generation/prompts.py",
+        "return [[*around.begin, *ids, around.end] for ids in encoded]",
+        "return [[*around.begin, *ids] for ids in encoded]",
+        "tests/generation/test_prompts.py",
+    ),
+    PlantedBug(
         "prompts without their beginning",
         "generation/prompts.py",
         "return [[*begin, *ids] if ids else list(start) for ids in encoded]",

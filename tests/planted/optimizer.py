@@ -6,6 +6,27 @@ from tests.planted import PlantedBug
 
 BUGS = [
     PlantedBug(
+        "betas swapped",
+        "training/engine/optimizer.py",
+        '"betas": (settings.beta1, settings.beta2),',
+        '"betas": (settings.beta2, settings.beta1),',
+        "tests/training/test_adamw.py",
+    ),
+    PlantedBug(
+        "epsilon of the library",
+        "training/engine/optimizer.py",
+        '"eps": settings.epsilon,',
+        '"eps": 1e-8,',
+        "tests/training/test_adamw.py",
+    ),
+    PlantedBug(
+        "epsilon inside the root",
+        "training/engine/optimizer.py",
+        '"eps": settings.epsilon,',
+        '"eps": settings.epsilon**0.5,',
+        "tests/training/test_adamw.py",
+    ),
+    PlantedBug(
         "norms and biases decay",
         "training/engine/optimizer.py",
         '{"params": list(plain), "weight_decay": 0.0},',

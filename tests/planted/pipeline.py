@@ -20,6 +20,13 @@ BUGS = [
         "tests/training/test_router_statistics.py",
     ),
     PlantedBug(
+        "bf16 gradients of early stages from a stale buffer",
+        "training/engine/deepspeed_json.py",
+        '"bf16": {"enabled": True, "immediate_grad_update": True}}',
+        '"bf16": {"enabled": True}}',
+        "tests/parallel/test_layouts.py -k 'one_process_in_bf16 and pp2-zero1 and not tp2'",
+    ),
+    PlantedBug(
         "recompute every k-th block of a stage",
         "models/options.py",
         'return replace(self, recompute="none") if index % self.recompute_every else self',

@@ -34,6 +34,13 @@ BUGS = [
         "tests/training/engine/test_deepspeed_json.py",
     ),
     PlantedBug(
+        "head's gradient added over chunks in 16 bits",
+        "parallel/loss.py",
+        "dtype = torch.float32 if several_chunks else weight_vH.dtype",
+        "dtype = weight_vH.dtype",
+        "tests/parallel/test_loss_chunks.py",
+    ),
+    PlantedBug(
         "gradients of fp16 logits not enlarged",
         "parallel/loss.py",
         ("    if dtype != torch.float16:\n        return 0, 0\n"),

@@ -74,6 +74,13 @@ BUGS = [
         "tests/parallel/test_embedding.py -k 'matches_unsharded and 2'",
     ),
     PlantedBug(
+        "padding of the vocabulary takes part in the softmax",
+        "parallel/loss.py",
+        "valid=max(0, min(weight_vH.shape[0], vocab_size - axis.rank * weight_vH.shape[0])),",
+        "valid=weight_vH.shape[0],",
+        "tests/parallel/test_loss.py -k 'smoothing_and_z_loss and 4-torch.float64'",
+    ),
+    PlantedBug(
         "gradient of the head's input not summed over the vocabulary",
         "parallel/loss.py",
         ("                works.append(all_reduce_async(gradients.dx_MH[part], head.axis))\n"),

@@ -87,6 +87,15 @@ def test_layer_and_gradients_are_those_of_the_formula(moe: dict[str, Any]) -> No
         assert (mine - other).norm() <= 1e-5 * other.norm()
 
 
+def test_nothing_is_dropped_in_evaluation() -> None:
+    """Whatever the capacity: then a layer is what it would be without one."""
+    tight, free = (layer_of({"capacity_factor": factor}) for factor in (0.3, None))
+    x_BTH = torch.randn((2, 9, 32), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert torch.equal(tight.eval()(x_BTH)[0], free.eval()(x_BTH)[0])
+        assert not torch.equal(tight.train()(x_BTH)[0], free.eval()(x_BTH)[0])
+
+
 def test_gate_scales_the_bias_of_the_shared_experts_too() -> None:
     """What a token gets through the layer beyond its experts, with the gate and without."""
     layers = [
