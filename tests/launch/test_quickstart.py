@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.command import run_python
 from tests.helpers.sources import ROOT
 from tests.launch.machine import Machine
 
@@ -189,7 +190,10 @@ def test_layout_without_gpu_is_two_ranks_in_the_faster_precision() -> None:
 
 def _choose_layout(gpus: str) -> list[str]:
     script = ROOT / "launch" / "quickstart_layout.py"
-    result = subprocess.run(
-        [sys.executable, script, gpus], check=True, capture_output=True, text=True
-    )
+    if gpus == "1":
+        command = [sys.executable, script, gpus]
+        result = subprocess.run(command, capture_output=True, text=True)
+    else:
+        result = run_python(script, gpus)
+    assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
