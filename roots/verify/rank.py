@@ -6,10 +6,13 @@ Imports of torch and of all that trains wait until the process is the rank: see 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import sys
+import threading
 from collections.abc import Mapping
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from roots.errors import RootsError
@@ -21,6 +24,7 @@ def run_rank(folder: Path, rank: int, environment: Mapping[str, str]) -> None:
 
     All that the process says goes to its log there. Ends it with the error's exit code.
     """
+    end_with_the_starter()
     with open(log_file(folder, rank), "wb") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
@@ -32,6 +36,21 @@ def run_rank(folder: Path, rank: int, environment: Mapping[str, str]) -> None:
         write_atomically(error_file(folder, rank), json.dumps(told))
         sys.stderr.writelines(f"roots: error: {line}\n" for line in error.lines)
         sys.exit(int(error.exit_code))
+
+
+def end_with_the_starter() -> None:
+    """End this process as soon as the one that started it has ended, however that came.
+
+    A rank would wait half an hour for others that were never started.
+    """
+    starter = multiprocessing.parent_process()
+    assert starter is not None, "a rank is started by launch"
+
+    def watch() -> None:
+        wait([starter.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train(folder: Path, rank: int, environment: Mapping[str, str]) -> bytes:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from roots.config.shrink import shrink
 from roots.errors import ExitCode, RootsError
 from roots.verify import launch as launching
 from roots.verify.launch import launch
-from roots.verify.rank import error_file, log_file
+from roots.verify.rank import end_with_the_starter, error_file, log_file
 
 CONFIG = parse_config({})
 
@@ -150,3 +151,32 @@ def test_the_server_has_no_more_than_torch_where_there_are_gpus(
             launch(CONFIG, 1, tmp_path / str(count), on_gpus=False)
     assert "roots.verify.curve" in loaded[0]
     assert loaded[1] == ["torch"]
+
+
+_STARTER = """
+import multiprocessing, os, signal, sys
+from tests.verify.test_launch import wait_for_the_starter
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    context.Process(target=wait_for_the_starter, args=(sys.argv[1],)).start()
+    open(sys.argv[1]).read()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def wait_for_the_starter(pipe: str) -> None:
+    """A rank without work, which holds the standard output of its starter open while it lives."""
+    end_with_the_starter()
+    with open(pipe, "w", encoding="utf-8"):
+        pass
+    signal.pause()
+
+
+def test_ranks_end_with_a_starter_that_is_killed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "starter.py").write_text(_STARTER)
+    command = [sys.executable, str(tmp_path / "starter.py"), str(tmp_path / "pipe")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as starter:
+        # Its end comes when the last process that has it has ended.
+        assert starter.communicate(timeout=60)[0] == b""
+    assert starter.returncode == -signal.SIGKILL
