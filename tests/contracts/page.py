@@ -1,4 +1,4 @@
-"""The generated parts of docs/versions.md, between marks: tables from the recorded results."""
+"""The generated parts of docs/pages/versions.md, between marks: tables of recorded results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tests.contracts.contract import numbers, value_of
 from tests.helpers.sources import ROOT
 
-PAGE = ROOT / "docs" / "versions.md"
+PAGE = ROOT / "docs" / "pages" / "versions.md"
 
 
 def page_of(record: Mapping[str, Any], page: str) -> str:

@@ -4,8 +4,8 @@
 
 Every --torch with every --deepspeed; unsaid, the pinned versions and the newest that pip finds. An
 environment for each is made in the cache folder, outside of the checkout, and used again. Records
-of other pairs in F are kept, and docs/versions.md is written anew from F if that is the one kept in
-tests/bench/results. Exit code 1 if anything does not hold somewhere.
+of other pairs in F are kept, and docs/pages/versions.md is written anew from F if that is the one
+kept in tests/bench/results. Exit code 1 if anything does not hold somewhere.
 """
 
 from __future__ import annotations

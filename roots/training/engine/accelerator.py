@@ -18,7 +18,7 @@ from deepspeed.accelerator.real_accelerator import set_accelerator
 from roots.device import Device
 from roots.errors import RootsError, problem
 
-# What older ones do otherwise is in docs/versions.md.
+# What older ones do otherwise is in docs/pages/versions.md.
 OLDEST = (0, 19, 8)
 
 

@@ -99,7 +99,7 @@ def _zero_plus_plus(config: RunConfig) -> dict[str, Any]:
 
 
 def _precision(config: RunConfig) -> dict[str, Any]:
-    """Compute dtype and loss scaling; gradients are summed in fp32 (docs/precision.md).
+    """Compute dtype and loss scaling; gradients are summed in fp32 (docs/pages/precision.md).
 
     Left to its defaults DeepSpeed sums micro-batches of fp16, and replicas of both 16-bit dtypes,
     in 16 bits: 1 + 2^-9 is then 1 in bf16, however many such addends come.
