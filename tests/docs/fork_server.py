@@ -62,7 +62,8 @@ def serving() -> Iterator[Path]:
             client = commands / name
             client.write_text(_CLIENT.format(python=sys.executable, address=address))
             client.chmod(0o755)
-        server = context.Process(target=_serve, args=(listener,), daemon=True)
+        # No daemon: `roots verify` starts processes of its own.
+        server = context.Process(target=_serve, args=(listener,))
         server.start()
         listener.close()
         try:
