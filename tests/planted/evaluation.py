@@ -121,6 +121,13 @@ BUGS = [
         "tests/evaluation/test_texts.py",
     ),
     PlantedBug(
+        "targets evaluated without their end",
+        "evaluation/pairs.py",
+        "targets = [[*ids, end] for ids in texts]",
+        "targets = [[*ids] for ids in texts]",
+        "tests/evaluation/test_pairs.py -k writes",
+    ),
+    PlantedBug(
         "backward pass counted once",
         "planner/flops.py",
         "BACKWARD_TO_FORWARD = 2",
@@ -133,5 +140,16 @@ BUGS = [
         "head=2 * (model.hidden_size * model.vocab_size + transform),",
         "head=2 * (model.hidden_size * model.padded_vocab_size + transform),",
         "tests/planner/test_flops.py",
+    ),
+    PlantedBug(
+        "speed of one replica",
+        "training/loop.py",
+        "run.throughput.rates(run.plan.global_batch_size, micro_batches, seconds)",
+        (
+            "run.throughput.rates(\n"
+            "        run.plan.global_batch_size // run.plan.data_parallel, micro_batches, seconds\n"
+            "    )"
+        ),
+        "tests/training/test_loop.py",
     ),
 ]

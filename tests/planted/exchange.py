@@ -31,7 +31,7 @@ BUGS = [
         "exchange/hf/rotary_map.py",
         ('("low_freq_factor", "low_frequency"),\n        ("high_freq_factor", "high_frequency"),'),
         ('("low_freq_factor", "high_frequency"),\n        ("high_freq_factor", "low_frequency"),'),
-        "tests/exchange/hf/test_rotary_map.py",
+        "tests/exchange/hf/test_parity.py -k 'llama3'",
     ),
     PlantedBug(
         "gate and up of T5 swapped",
@@ -52,6 +52,20 @@ BUGS = [
         "exchange/megatron/arguments.py",
         "window[0] < 0 else window[0] + 1",
         "window[0] < 0 else window[0]",
+        "tests/exchange/megatron/test_limits.py -k agrees",
+    ),
+    PlantedBug(
+        "base of the NTK stretch by the wrong power",
+        "exchange/hf/rotary_map.py",
+        "base *= scaling.factor ** (size / (size - 2))",
+        "base *= scaling.factor",
+        "tests/exchange/hf/test_rotary_map.py",
+    ),
+    PlantedBug(
+        "epsilon of Megatron's norms is the default",
+        "exchange/megatron/arguments.py",
+        'return arguments.get("norm_epsilon", arguments.get("layernorm_epsilon", 1e-5))',
+        'return arguments.get("norm_epsilon", 1e-5)',
         "tests/exchange/megatron/test_limits.py -k agrees",
     ),
 ]

@@ -99,11 +99,25 @@ BUGS = [
         "tests/parallel/test_experts.py -k 'in_fp32 and sp2-gated'",
     ),
     PlantedBug(
+        "experts that several ranks hold are not averaged",
+        "training/engine/experts.py",
+        "groups._EXPERT_DATA_PARALLEL_GROUP[name] = real_group(mesh.expert_data, mesh)",
+        "groups._EXPERT_DATA_PARALLEL_GROUP[name] = real_group(mesh.tensor, mesh)",
+        "tests/training/engine/test_experts.py",
+    ),
+    PlantedBug(
         "router in 16 bits",
         "models/moe/layer.py",
         "return functional.linear(x_BTH.float(), self.weight.float())",
         "return functional.linear(x_BTH, self.weight).float()",
         "tests/models/moe/test_experts.py",
+    ),
+    PlantedBug(
+        "tokens dropped in evaluation",
+        "models/moe/layer.py",
+        "drops=self.training",
+        "drops=True",
+        "tests/models/moe/test_experts.py -k dropped_in_evaluation",
     ),
     PlantedBug(
         "recomputed blocks count their loads twice",

@@ -66,7 +66,21 @@ BUGS = [
         "generation/generate.py",
         "generator).tolist()",
         "generator.manual_seed(options.seed)).tolist()",
-        "tests/generation/test_generate.py -k drawn_anew",
+        "tests/generation/test_generate.py",
+    ),
+    PlantedBug(
+        "loaded model tells documents apart always",
+        "generation/load.py",
+        ("        separate_documents=config.data.separate_documents,\n"),
+        "",
+        "tests/generation/test_load.py",
+    ),
+    PlantedBug(
+        "loaded model forgets reset positions",
+        "generation/load.py",
+        ("        reset_positions=config.data.reset_positions,\n"),
+        "",
+        "tests/generation/test_load.py",
     ),
     PlantedBug(
         "sources without their end",

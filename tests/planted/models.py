@@ -48,6 +48,23 @@ BUGS = [
         "tests/models/test_encoder_decoder.py -k alibi_slopes",
     ),
     PlantedBug(
+        "embedding scaled with its positions",
+        "models/embedding.py",
+        (
+            "        if self.scale != 1.0:\n"
+            "            x_BTH = x_BTH * self.scale\n"
+            "        if self.positions is not None:\n"
+            "            x_BTH = x_BTH + self.positions(positions)\n"
+        ),
+        (
+            "        if self.positions is not None:\n"
+            "            x_BTH = x_BTH + self.positions(positions)\n"
+            "        if self.scale != 1.0:\n"
+            "            x_BTH = x_BTH * self.scale\n"
+        ),
+        "tests/models/test_embedding.py",
+    ),
+    PlantedBug(
         "target's dropout drawn for the source too",
         "models/embedding.py",
         "self.site = name",
