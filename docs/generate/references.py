@@ -6,6 +6,7 @@ from docs.generate.api import api_page
 from docs.generate.commands import commands_page
 from docs.generate.config import config_page
 from docs.generate.exit_codes import exit_codes_page
+from docs.generate.pictures import flow_picture, ranks_picture
 
 
 def generated_files() -> dict[str, str]:
@@ -15,4 +16,6 @@ def generated_files() -> dict[str, str]:
         "reference/commands.md": commands_page(),
         "reference/exit-codes.md": exit_codes_page(),
         "reference/api.md": api_page(),
+        "pictures/ranks.svg": ranks_picture(),
+        "pictures/flow.svg": flow_picture(),
     }
