@@ -120,7 +120,8 @@ class Sessions:
         path = [str(self.commands), str(Path(sys.executable).parent), os.environ["PATH"]]
         environment = {
             "PATH": os.pathsep.join(path),
-            "HOME": str(work.parent / "home"),
+            "HOME": os.environ.get("HOME", ""),
+            "DS_ACCELERATOR": "cpu",
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "80",

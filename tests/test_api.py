@@ -1,0 +1,107 @@
+"""`import roots`: lazy names, and a run from config to text that is what the commands would do."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import roots
+from roots.config import dump_config
+from tests.helpers.distributed import run_distributed
+from tests.helpers.runs import VOCAB_SIZE, small_config, write_dataset
+
+
+def _config(folder: Path, **sections: dict[str, Any]) -> roots.RunConfig:
+    return small_config(write_dataset(folder / "data"), folder / "runs", **sections)
+
+
+def test_every_name_is_found_and_no_other() -> None:
+    for name in roots.__all__:
+        assert getattr(roots, name).__name__ == name
+    with pytest.raises(AttributeError, match="module 'roots' has no attribute 'trian'"):
+        _ = roots.trian
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(dump_config(_config(tmp_path)), encoding="utf-8")
+    assert roots.load_config(path, "training.steps=7").training.steps == 7
+    with pytest.raises(roots.RootsError) as caught:
+        roots.load_config(str(path), "training.stepz=7", "model.num_heads=5")
+    assert len(caught.value.lines) == 2
+
+
+def _whole_way(rank: int, world_size: int, folder: Path) -> tuple[Any, ...]:
+    config = _config(folder, training={"steps": 3})
+    first = roots.train(config)
+    again = roots.train(_config(folder, training={"steps": 5}))
+    model = roots.load(again.folder)
+    return (
+        first.folder,
+        first.losses,
+        again.losses,
+        (first.interrupted, again.interrupted, again.checkpoint.name),
+        model.config.training.steps,
+        sum(parameter.numel() for parameter in model.network.parameters()),
+        model.network.training,
+    )
+
+
+def test_trains_goes_on_and_loads(tmp_path: Path) -> None:
+    (result,) = run_distributed(_whole_way, 1, tmp_path)
+    folder, first, again, ends, steps, size, in_training = result
+    assert folder == tmp_path / "runs" / "test"
+    assert (len(first), len(again)) == (3, 5)
+    assert again[:3] == first
+    assert ends == (False, False, "step_00000005")
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == again
+    assert (steps, in_training) == (5, False)
+    network = roots.build_model(_config(tmp_path))
+    assert size == sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_a_model_and_its_data_give_the_first_loss(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    data = roots.build_data(config)
+    micro_batches, state = next(iter(data.train.iterate(0)))
+    assert state.consumed_samples == config.training.global_batch_size
+    batch = micro_batches[0]
+    model = roots.build_model(config)
+    loss = model(
+        batch.tokens_BT,
+        batch.document_starts_BT,
+        batch.dropout_keys_B,
+        batch.labels_BT,
+        batch.loss_weights_BT,
+    )
+    assert loss.item() == pytest.approx(math.log(VOCAB_SIZE), rel=0.05)
+    assert all(torch.equal(one, two) for one, two in zip(_weights(model), _weights(config)))
+
+
+def _weights(source: Any) -> list[torch.Tensor]:
+    module = source if isinstance(source, torch.nn.Module) else roots.build_model(source)
+    return [parameter.detach() for parameter in module.parameters()]
+
+
+def test_what_cannot_train_is_told_before_anything_starts(tmp_path: Path) -> None:
+    config = _config(tmp_path, parallel={"tensor": 2}, data={"train": []})
+    with pytest.raises(roots.RootsError) as caught:
+        roots.train(config)
+    first, second = caught.value.lines
+    assert first.startswith("data.train=[]: must name at least one dataset")
+    assert second.startswith("world size=1: must be a multiple of")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_several_ranks_are_for_the_launchers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(roots.RootsError, match="WORLD_SIZE=2: .*for one process"):
+        roots.train(_config(tmp_path))
