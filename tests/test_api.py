@@ -103,5 +103,5 @@ def test_several_ranks_are_for_the_launchers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(roots.RootsError, match="WORLD_SIZE=2: .*for one process"):
+    with pytest.raises(roots.RootsError, match=r"WORLD_SIZE=2: .*for one process"):
         roots.train(_config(tmp_path))
