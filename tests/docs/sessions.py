@@ -107,8 +107,9 @@ class Sessions:
         if block.language != "console" or block.not_run:
             return []
         found = []
-        for command in block.commands:
-            expected_code = block.exit_code if command is block.commands[-1] else 0
+        commands = block.commands
+        for command in commands:
+            expected_code = block.exit_code if command is commands[-1] else 0
             code, printed = self._shell(command.text, work)
             fits = matches(_trimmed(command.output), printed, varies=block.varies)
             if not fits or code != expected_code:
