@@ -53,17 +53,13 @@ class Training:
     """A run that has trained.
 
     folder:      of config.yaml, metrics.jsonl and checkpoints
+    metrics:     what was measured, one dictionary a step: loss in nats, lr, grad_norm, seconds
     interrupted: a signal ended it early, after a good checkpoint; `train` again goes on from there
     """
 
     folder: Path
+    metrics: tuple[dict[str, Any], ...]
     interrupted: bool
-
-    @cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        """What was measured, one dictionary a step: loss in nats, lr, grad_norm, seconds."""
-        text = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
 
     @property
     def losses(self) -> list[float]:
@@ -89,9 +85,13 @@ def train(config: RunConfig) -> Training:
     name_accelerator()
     # Loads DeepSpeed, which takes seconds that nothing else here needs.
     from roots.training.assemble import train_in_process
+    from roots.training.callbacks.metrics import METRICS_FILE
 
     code = train_in_process(config)
-    return Training(config.run_directory, code is ExitCode.INTERRUPTED)
+    folder = config.run_directory
+    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    metrics = tuple(json.loads(line) for line in lines)
+    return Training(folder, metrics, code is ExitCode.INTERRUPTED)
 
 
 def _refuse_several_ranks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -39,6 +40,20 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:
 )
 def test_page_runs(sessions: Sessions, page: Page) -> None:
     found = sessions.run(page)
+    assert not found, "\n\n".join(map(str, found))
+
+
+@pytest.mark.parametrize("path", sorted(PAGES.rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebook_runs(sessions: Sessions, path: Path) -> None:
+    """Its cells, one after the other as a program, in the folder that the laptop page leaves."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert code
+    assert not any(cell.get("outputs") for cell in cells)
+    program = Block("python", "notebook.py", (), "", 0, tuple(code.splitlines()))
+    command = "$ MPLBACKEND=agg python notebook.py > printed.txt 2>&1 || cat printed.txt"
+    session = Block("console", None, (), "", 0, (command,))
+    found = sessions.run(Page(path, "laptop.md", False, (program, session)))
     assert not found, "\n\n".join(map(str, found))
 
 
