@@ -6,11 +6,10 @@ The functions are those behind the commands. A mistake in the input raises Roots
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -39,6 +38,9 @@ from roots.parallel.mesh import Mesh
 from roots.planner.stages import balanced_stages_have_experts
 from roots.tokenizer.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from roots.training.callbacks.metrics import StepRecord
+
 
 def load_config(path: str | Path, *overrides: str) -> RunConfig:
     """Read a YAML file, and what it extends; `overrides` as "training.steps=20" win over it.
@@ -53,18 +55,18 @@ class Training:
     """A run that has trained.
 
     folder:      of config.yaml, metrics.jsonl and checkpoints
-    metrics:     what was measured, one dictionary a step: loss in nats, lr, grad_norm, seconds
+    metrics:     what was measured, a record a step: loss in nats, lr, grad_norm, step_seconds, ...
     interrupted: a signal ended it early, after a good checkpoint; `train` again goes on from there
     """
 
     folder: Path
-    metrics: tuple[dict[str, Any], ...]
+    metrics: tuple[StepRecord, ...]
     interrupted: bool
 
     @property
     def losses(self) -> list[float]:
         """The loss of every step, in nats per token."""
-        return [record["loss"] for record in self.metrics]
+        return [record.loss for record in self.metrics]
 
     @property
     def checkpoint(self) -> Path:
@@ -85,12 +87,11 @@ def train(config: RunConfig) -> Training:
     name_accelerator()
     # Loads DeepSpeed, which takes seconds that nothing else here needs.
     from roots.training.assemble import train_in_process
-    from roots.training.callbacks.metrics import METRICS_FILE
+    from roots.training.callbacks.metrics import METRICS_FILE, read_metrics
 
     code = train_in_process(config)
     folder = config.run_directory
-    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    metrics = tuple(json.loads(line) for line in lines)
+    metrics = tuple(read_metrics(folder / METRICS_FILE))
     return Training(folder, metrics, code is ExitCode.INTERRUPTED)
 
 
