@@ -101,6 +101,12 @@ def _stretch(name: str, value: Any, kind: str) -> list[Choice]:
     return _off(f"model.rotary_scaling.{name}", value, needs=_stretched(kind))
 
 
+# With a small base and a long original, so that frequencies lie on both sides of the two bounds.
+_LONG_YARN = {
+    **_stretched("yarn"),
+    "model.rotary_base": 10.0,
+    "model.rotary_scaling.original_length": 64,
+}
 _SHAPES = [
     *_off("model.architecture", "encoder_decoder", needs=_SPANS),
     *_off("model.architecture", "encoder", needs=_ENCODER),
@@ -133,8 +139,8 @@ _POSITIONS = [
     *_stretch("original_length", 8, "yarn"),
     *_stretch("low_frequency", 0.5, "llama3"),
     *_stretch("high_frequency", 2.0, "llama3"),
-    *_stretch("beta_fast", 4.0, "yarn"),
-    *_stretch("beta_slow", 0.2, "yarn"),
+    *_off("model.rotary_scaling.beta_fast", 4.0, needs=_LONG_YARN),
+    *_off("model.rotary_scaling.beta_slow", 3.0, needs=_LONG_YARN),
     *_stretch("attention_factor", 1.2, "yarn"),
 ]
 _BLOCKS = [
@@ -191,7 +197,9 @@ _STEPS = [
     *_off("optimizer.beta1", 0.7),
     *_off("optimizer.beta2", 0.8),
     *_off("optimizer.epsilon", 1e-3),
-    *_off("schedule.name", "linear", "constant", "inverse_sqrt", "wsd"),
+    # Half way down a cosine is where a line is.
+    *_off("schedule.name", "linear", needs={"schedule.warmup_steps": 1}),
+    *_off("schedule.name", "constant", "inverse_sqrt", "wsd"),
     *_off("schedule.warmup_steps", 1),
     *_off("schedule.warmup_tokens", 300, needs={"schedule.warmup_steps": 0}),
     *_off("schedule.decay_steps", 3, needs={"schedule.name": "cosine"}),
@@ -200,11 +208,12 @@ _STEPS = [
 ]
 # An overflow in the second step, where a test makes one: halved at once, doubled two steps later,
 # and the floor is no power of two, so that a halved scale shows it.
+_AT_FLOOR = {**_HALVES, "loss_scale.initial_power": 8, "loss_scale.hysteresis": 1}
 _LOSS_SCALES = [
     *_off("loss_scale.initial_power", 8, needs=_HALVES),
     *_off("loss_scale.window", 1, needs=_HALVES),
     *_off("loss_scale.hysteresis", 1, needs=_HALVES),
-    *_off("loss_scale.minimum", 200.0, needs={**_HALVES, "loss_scale.initial_power": 8}),
+    *_off("loss_scale.minimum", 200.0, needs=_AT_FLOOR),
 ]
 _DATA = [
     *_off("data.objective", "pairs", needs=_TRANSLATION),

@@ -1,18 +1,16 @@
-"""Does every choice of the table matter? Each is trained on one process with and without its value.
-
-    OMP_NUM_THREADS=1 python -m tests.parallel.effects
+"""Every choice of the table matters: it changes a run on one process.
 
 A value that changes no loss, norm, evaluation or scale of a run proves nothing when layouts agree
-about it: its needs in tests/parallel/fields.py lack something. Exit code 1 if there is such a one.
+about it: its needs in tests/parallel/fields.py lack something.
 """
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from roots.errors import RootsError
 from roots.verify.compare import Curve
@@ -26,6 +24,7 @@ from tests.parallel.layouts import overflow_at_first, train_curve
 # What is meant to change nothing, or nothing but rounding.
 SILENT = {
     "data.num_workers": "reads ahead",
+    "data.pad_multiple": "what is padded is masked",
     "model.vocab_multiple": "what is padded is outside of the softmax",
 }
 
@@ -35,16 +34,10 @@ def is_silent(choice: Choice) -> bool:
     return choice.field in SILENT or choice.field.startswith("ops.")
 
 
-def main() -> None:
-    """Train, print, exit."""
-    with tempfile.TemporaryDirectory() as folder:
-        (without,) = run_distributed(
-            _without_effect, 1, write_datasets(Path(folder)), timeout_seconds=3600
-        )
-    for name in without:
-        print(f"{name}: changes nothing")
-    print(f"{len(CHOICES)} choices, {len(without)} that change nothing")
-    sys.exit(1 if without else 0)
+@pytest.mark.distributed
+def test_every_choice_changes_a_run(tmp_path: Path) -> None:
+    (without,) = run_distributed(_without_effect, 1, write_datasets(tmp_path), timeout_seconds=500)
+    assert without == []
 
 
 def _without_effect(rank: int, world_size: int, folder: Path) -> list[str]:
@@ -79,7 +72,3 @@ def _leaves(numbers: Any, choice: Choice, needs: dict[str, Any]) -> bool:
 
 def _numbers(curve: Curve) -> Any:
     return curve.losses, curve.norms, curve.evaluation, curve.scales
-
-
-if __name__ == "__main__":
-    main()
