@@ -68,4 +68,25 @@ BUGS = [
         'return arguments.get("norm_epsilon", 1e-5)',
         "tests/exchange/megatron/test_limits.py -k agrees",
     ),
+    PlantedBug(
+        file="exchange/hf/llama.py",
+        name="window of Qwen without being asked for",
+        old='tree.get("use_sliding_window", False)',
+        new='tree.get("use_sliding_window", True)',
+        check="tests/exchange/hf/test_llama.py",
+    ),
+    PlantedBug(
+        file="exchange/hf/qwen_moe.py",
+        name="probabilities of Qwen normalised unless told",
+        old='bool(tree.get("norm_topk_prob", False))',
+        new='bool(tree.get("norm_topk_prob", True))',
+        check="tests/exchange/hf/test_qwen_moe.py",
+    ),
+    PlantedBug(
+        file="exchange/hf/t5.py",
+        name="T5's head scaled whether tied or not",
+        old='tree.get("scale_decoder_outputs", tied)',
+        new='tree.get("scale_decoder_outputs", True)',
+        check="tests/exchange/hf/test_t5.py",
+    ),
 ]
