@@ -80,6 +80,7 @@ def train(config: RunConfig) -> Training:
     SIGINT and SIGTERM end it after a step and a checkpoint. Raises RootsError where the config or
     its data are wrong, where it needs more ranks than one, and where the training diverges.
     """
+    _refuse_no_config(config)
     _refuse_several_ranks()
     rules = (has_training_data, balanced_stages_have_experts, batch_rule(1))
     if lines := [line for rule in rules for line in rule(config)]:
@@ -93,6 +94,14 @@ def train(config: RunConfig) -> Training:
     folder = config.run_directory
     metrics = tuple(read_metrics(folder / METRICS_FILE))
     return Training(folder, metrics, code is ExitCode.INTERRUPTED)
+
+
+def _refuse_no_config(config: object) -> None:
+    if isinstance(config, RunConfig):
+        return
+    rule = f"is a {type(config).__name__}, and must be a config"
+    fix = "use roots.load_config(PATH), or roots.parse_config(TREE)"
+    raise RootsError(problem("config", config, rule, fix))
 
 
 def _refuse_several_ranks() -> None:
@@ -111,6 +120,7 @@ def build_model(config: RunConfig) -> nn.Module:
     logits_BTV; with labels and weights of the loss as well, the mean loss in nats per token. Its
     parameters are those that any layout starts from.
     """
+    _refuse_no_config(config)
     network = build_network(config.model, Mesh.single(), options=BuildOptions.of_run(config))
     device = current_device().torch
     initialise(network, config.training.seed, config.model, device=device)
@@ -123,6 +133,7 @@ def build_data(config: RunConfig) -> DataSources:
     Each item is the list of micro-batches of one optimizer step, and the state to go on from.
     Raises RootsError with every dataset that cannot be opened.
     """
+    _refuse_no_config(config)
     return build_sources(config, plan_batch(config, 1), 0)
 
 
@@ -181,7 +192,7 @@ class Model:
         """
         sampling = SamplingOptions(greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p)
         options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
-        return write_texts(self._loaded, self.tokenizer, [prompt], options)[0].text
+        return self._write(prompt, options)
 
     def search(
         self,
@@ -198,6 +209,12 @@ class Model:
         options = BeamOptions(
             num_beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens
         )
+        return self._write(prompt, options)
+
+    def _write(self, prompt: object, options: GenerationOptions | BeamOptions) -> str:
+        if not isinstance(prompt, str):
+            rule = f"is a {type(prompt).__name__}, and must be one text"
+            raise RootsError(problem("prompt", prompt, rule, "call once for every text"))
         return write_texts(self._loaded, self.tokenizer, [prompt], options)[0].text
 
     def evaluate(self, data: str | Path) -> Perplexity:

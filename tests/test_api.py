@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def test_every_name_is_found_and_no_other() -> None:
         assert getattr(roots, name).__name__ == name
     with pytest.raises(AttributeError, match="module 'roots' has no attribute 'trian'"):
         _ = roots.trian
+    assert {*roots.__all__} <= {*dir(roots)}
 
 
 def test_overrides_win_over_the_file(tmp_path: Path) -> None:
@@ -87,6 +89,37 @@ def test_a_model_and_its_data_give_the_first_loss(tmp_path: Path) -> None:
 def _weights(source: Any) -> list[torch.Tensor]:
     module = source if isinstance(source, torch.nn.Module) else roots.build_model(source)
     return [parameter.detach() for parameter in module.parameters()]
+
+
+@pytest.mark.parametrize("call", [roots.train, roots.build_model, roots.build_data])
+def test_a_path_is_no_config(call: Callable[[Any], object]) -> None:
+    with pytest.raises(roots.RootsError) as caught:
+        call("mine.yaml")
+    (line,) = caught.value.lines
+    assert line.startswith("config='mine.yaml': is a str, and must be a config; use roots.load")
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        ({"max_new_tokens": -1}, "max_new_tokens=-1: must be 1 or more; raise it"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0: must be 1 or more; raise it"),
+        ({"seed": 2**64}, f"seed={2**64}: must be in [0, 2^64); choose one there"),
+        (
+            {"temperature": math.inf},
+            "temperature=inf: must be above 0, and finite; choose greedily for the limit at 0",
+        ),
+        (
+            {"prompt": ["one", "two"]},
+            "prompt=['one', 'two']: is a list, and must be one text; call once for every text",
+        ),
+    ],
+)
+def test_what_cannot_be_written_is_told(arguments: dict[str, Any], line: str) -> None:
+    model = roots.Model(None)  # type: ignore[arg-type] - nothing of it is asked for
+    with pytest.raises(roots.RootsError) as caught:
+        model.generate(**{"prompt": "one", **arguments})
+    assert caught.value.lines == (line,)
 
 
 def test_what_cannot_train_is_told_before_anything_starts(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ Legend: B rows, N beams of a row, R = B N, V vocabulary, C = (1 + E) N candidate
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,9 +63,12 @@ class BeamOptions:
 
     def __post_init__(self) -> None:
         lines = []
-        for name in ("num_beams", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                lines.append(problem(name, getattr(self, name), "must be 1 or more", "raise it"))
+        for name, value in (("beams", self.num_beams), ("max_new_tokens", self.max_new_tokens)):
+            if value < 1:
+                lines.append(problem(name, value, "must be 1 or more", "raise it"))
+        if not math.isfinite(self.length_penalty):
+            rule = "must be a finite number"
+            lines.append(problem("length_penalty", self.length_penalty, rule, "use 1 or near it"))
         if lines:
             raise RootsError(*lines)
 

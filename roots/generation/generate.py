@@ -37,12 +37,23 @@ class GenerationOptions:
     sampling:       how each is chosen
     seed:           of the choice; equal seed, prompts and options give equal text
     use_cache:      keep keys and values instead of computing them again for every token
+    Raises RootsError with every field that is out of range.
     """
 
     max_new_tokens: int = 64
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     seed: int = 1234
     use_cache: bool = True
+
+    def __post_init__(self) -> None:
+        lines = []
+        if self.max_new_tokens < 1:
+            rule = "must be 1 or more"
+            lines.append(problem("max_new_tokens", self.max_new_tokens, rule, "raise it"))
+        if not 0 <= self.seed < 2**64:
+            lines.append(problem("seed", self.seed, "must be in [0, 2^64)", "choose one there"))
+        if lines:
+            raise RootsError(*lines)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Legend: B rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,9 +33,10 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         lines = []
-        if not self.temperature > 0:
-            fix = "use --greedy for the limit at 0"
-            lines.append(problem("temperature", self.temperature, "must be above 0", fix))
+        if not 0 < self.temperature < math.inf:
+            fix = "choose greedily for the limit at 0"
+            rule = "must be above 0, and finite"
+            lines.append(problem("temperature", self.temperature, rule, fix))
         if self.top_k < 0:
             lines.append(problem("top_k", self.top_k, "must not be negative", "use 0 for all"))
         if not 0 < self.top_p <= 1:

@@ -128,8 +128,9 @@ def test_every_row_has_its_own_room(beams: int) -> None:
 
 def test_options_out_of_range_are_named_at_once() -> None:
     with pytest.raises(RootsError) as caught:
-        BeamOptions(num_beams=0, max_new_tokens=-1)
+        BeamOptions(num_beams=0, max_new_tokens=-1, length_penalty=float("nan"))
     assert caught.value.lines == (
-        "num_beams=0: must be 1 or more; raise it",
+        "beams=0: must be 1 or more; raise it",
         "max_new_tokens=-1: must be 1 or more; raise it",
+        "length_penalty=nan: must be a finite number; use 1 or near it",
     )

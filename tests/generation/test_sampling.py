@@ -81,7 +81,7 @@ def test_bad_options_are_all_told() -> None:
     with pytest.raises(RootsError) as error:
         SamplingOptions(temperature=0.0, top_k=-1, top_p=1.5)
     assert error.value.lines == (
-        "temperature=0.0: must be above 0; use --greedy for the limit at 0",
+        "temperature=0.0: must be above 0, and finite; choose greedily for the limit at 0",
         "top_k=-1: must not be negative; use 0 for all",
         "top_p=1.5: must be in (0, 1]; use 1 for all",
     )
