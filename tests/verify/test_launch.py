@@ -19,6 +19,7 @@ from roots.errors import ExitCode, RootsError
 from roots.verify import launch as launching
 from roots.verify.launch import launch
 from roots.verify.rank import end_with_the_starter, error_file, log_file
+from tests.helpers.sources import ROOT
 
 CONFIG = parse_config({})
 
@@ -176,7 +177,10 @@ def test_ranks_end_with_a_starter_that_is_killed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "starter.py").write_text(_STARTER)
     command = [sys.executable, str(tmp_path / "starter.py"), str(tmp_path / "pipe")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as starter:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, start_new_session=True
+    ) as starter:
         # Its end comes when the last process that has it has ended.
         assert starter.communicate(timeout=60)[0] == b""
     assert starter.returncode == -signal.SIGKILL

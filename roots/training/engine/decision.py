@@ -38,8 +38,25 @@ def decide_steps(optimizer: Any, is_skipped: Callable[[], bool]) -> None:
     elif isinstance(optimizer, DeepSpeedZeroOptimizer):
         optimizer.check_grad_overflow = True
         optimizer.has_overflow = lambda partition_gradients=True: is_skipped()
+        if optimizer.cpu_offload:
+            _drop_sums_with_offload(optimizer)
     else:
         _decide_in_front(optimizer, is_skipped)
+
+
+def _drop_sums_with_offload(optimizer: Any) -> None:
+    """Let a skipped step clear the fp32 sums of 16-bit gradients too.
+
+    With offload DeepSpeed keeps them, and what is not finite in them spoils every later step.
+    """
+    original = optimizer.reset_cpu_buffers
+
+    def reset() -> None:
+        original()
+        for group in optimizer.averaged_gradients:
+            optimizer.averaged_gradients[group] = None
+
+    optimizer.reset_cpu_buffers = reset
 
 
 def _bound_the_norm(optimizer: Any) -> None:
