@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from roots.checkpoint.folders import step_name
+from roots.checkpoint.folders import resolve_checkpoint, step_name
+from roots.checkpoint.manifest import read_manifest
 from roots.checkpoint.weights import WeightStore
 from roots.config import RunConfig
 from roots.errors import ExitCode
@@ -118,7 +119,9 @@ def test_metrics_have_exactly_the_documented_fields(prefix: Path, tmp_path: Path
     config = config_of(prefix, tmp_path, "run", "fp16-zero1")
     run_distributed(run, 1, config)
     records = read_metrics(config.run_directory / "metrics.jsonl")
-    assert records[-1].consumed_samples == STEPS * config.training.global_batch_size
+    samples = STEPS * config.training.global_batch_size
+    assert records[-1].consumed_samples == samples
+    assert read_manifest(resolve_checkpoint(config.run_directory)).consumed_samples == samples
     assert records[-1].consumed_tokens == STEPS * config.tokens_per_step
     assert all(math.isfinite(record.loss) and record.step_seconds > 0 for record in records)
     assert len({record.loss_scale for record in records}) > 1
