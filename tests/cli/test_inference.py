@@ -209,7 +209,8 @@ def test_mistakes_are_one_line_and_exit_code_2(
             "learned; shorten the prompt\n"
         ),
         ("generate", run, "--prompt", "a", "--temperature", "0"): (
-            "roots: error: temperature=0.0: must be above 0; use --greedy for the limit at 0\n"
+            "roots: error: temperature=0.0: must be above 0, and finite; "
+            "choose greedily for the limit at 0\n"
         ),
         ("evaluate", run): (
             "roots: error: --data, --pairs: exactly one of them says what to evaluate on; "
