@@ -8,7 +8,6 @@ arguments, folder, environment and files to the server, pass signals on, and end
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import runpy
 import signal
@@ -21,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.distributed import _PRELOADED
+from tests.helpers.distributed import fork_context
 
 _CLIENT = r"""#!{python} -SE
 import json, os, signal, socket, sys
@@ -48,9 +47,6 @@ sys.exit(code)
 @contextmanager
 def serving() -> Iterator[Path]:
     """Run the server; gives the folder of its commands."""
-    context = multiprocessing.get_context("forkserver")
-    # The same list as that of the tests' ranks: one process loads torch for both.
-    context.set_forkserver_preload(_PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         address = f"{folder}/socket"
         listener = socket.socket(socket.AF_UNIX)
@@ -63,7 +59,7 @@ def serving() -> Iterator[Path]:
             client.write_text(_CLIENT.format(python=sys.executable, address=address))
             client.chmod(0o755)
         # No daemon: `roots verify` starts processes of its own.
-        server = context.Process(target=_serve, args=(listener,))
+        server = fork_context().Process(target=_serve, args=(listener,))
         server.start()
         listener.close()
         try:
