@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.command import run_here
 from tests.helpers.distributed import fork_context
 
 _CLIENT = r"""#!{python} -SE
@@ -108,22 +108,11 @@ def _answer(connection: socket.socket) -> None:
 
 
 def _run(request: dict[str, Any]) -> int:
-    os.chdir(request["cwd"])
-    os.environ.clear()
-    os.environ.update(request["env"])
     sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: SIM115 - they last as long as the process
     sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115
     code = 0
     try:
-        if request["name"] == "roots":
-            from roots.cli.main import main
-
-            sys.argv = ["roots", *request["words"]]
-            main()
-        else:
-            sys.argv = request["words"]
-            sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
-            runpy.run_path(sys.argv[0], run_name="__main__")
+        run_here([request["name"], *request["words"]], request["cwd"], request["env"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001 - a process ends here, as the interpreter would end it

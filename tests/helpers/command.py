@@ -11,7 +11,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.helpers.distributed import fork_context
@@ -45,10 +45,15 @@ def _run(words: Sequence[str], timeout_seconds: float) -> subprocess.CompletedPr
 def _become(
     words: Sequence[str], folder: str, environment: dict[str, str], files: Sequence[Path]
 ) -> None:
-    """Run in the fork: `words` are "roots" or "python" and their arguments."""
+    """Run in the fork, with the standard output and error in `files`."""
     for number, path in enumerate(files, start=1):
         with path.open("wb") as file:
             os.dup2(file.fileno(), number)
+    run_here(words, folder, environment)
+
+
+def run_here(words: Sequence[str], folder: str, environment: Mapping[str, str]) -> None:
+    """Let this fork be a command: `words` are "roots" or "python" and their arguments."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
