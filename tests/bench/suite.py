@@ -5,7 +5,8 @@
 Both sides run one after the other on the same machine, that of COMMIT in a worktree of its own with
 this tree's compiled parts, which are built anew if their sources differ. Counted is user and system
 time of every process that a side started, those that outlived their parents included. --common runs
-only the tests that both sides have. Without arguments pytest gets `-n 2 --dist worksteal`.
+only tests whose function both sides have, in whatever file it stands now. Without arguments pytest
+gets `-n 2 --dist worksteal`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _DEFAULT = ("-n", "2", "--dist", "worksteal")
 # What the build makes, and what the two parts of it are made from.
 _BUILT = ("roots/**/*.so", "roots/**/_C_*.json", "roots/**/_C_*.log")
 _INDEX_SOURCES = ("csrc/data",)
-_KERNEL_SOURCES = ("csrc", ":!csrc/data", "roots/ops/library/targets.py")
+_KERNEL_SOURCES = ("csrc", ":!csrc/data")
 _SHOWN_FILES = 12
 # Servers end by themselves when those who used them have.
 _REAP_SECONDS = 60.0
@@ -46,8 +47,9 @@ import json, os
 def pytest_collection_modifyitems(config, items):
     with open(os.environ["SUITE_ONLY"], encoding="utf-8") as file:
         only = set(json.load(file))
-    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in only])
-    items[:] = [item for item in items if item.nodeid in only]
+    named = lambda item: item.nodeid.split("::", 1)[1].split("[")[0]
+    config.hook.pytest_deselected(items=[item for item in items if named(item) not in only])
+    items[:] = [item for item in items if named(item) in only]
 """
 
 
@@ -81,7 +83,8 @@ def main() -> int:
         else:
             with checkout(options.against, folder / "tree") as tree:
                 if options.common:
-                    (folder / "only.json").write_text(json.dumps(common(tree, ROOT, words)))
+                    names = common(tree, ROOT, words)
+                    (folder / "only.json").write_text(json.dumps(names), encoding="utf-8")
                 sides = [
                     measure(options.against, tree, folder, words),
                     measure("this tree", ROOT, folder, words),
@@ -100,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tests.bench.suite", description="The rest goes to pytest."
     )
     parser.add_argument("--against", metavar="COMMIT", help="run the suite of this commit first")
-    parser.add_argument("--common", action="store_true", help="only tests that both sides have")
+    parser.add_argument("--common", action="store_true", help="only test functions that both sides have")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     return parser
 
@@ -124,18 +127,19 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
 
 
 def common(first: Path, second: Path, words: Sequence[str]) -> list[str]:
-    """The tests that pytest collects on both sides."""
-    return sorted(collected(first, words) & collected(second, words))
+    """The test functions that pytest collects on both sides, without files and parameters."""
+    return sorted(functions(first, words) & functions(second, words))
 
 
-def collected(tree: Path, words: Sequence[str]) -> set[str]:
-    """The tests that pytest collects in `tree`."""
+def functions(tree: Path, words: Sequence[str]) -> set[str]:
+    """The test functions that pytest collects in `tree`, with the classes they stand in."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0"]
     command += ["-p", "no:cacheprovider", *_without_workers(words)]
     found = subprocess.run(
         command, cwd=tree, env=_environment(tree), capture_output=True, text=True, check=True
     )
-    return {line for line in found.stdout.splitlines() if "::" in line}
+    tests = (line.split("::", 1)[1] for line in found.stdout.splitlines() if "::" in line)
+    return {test.split("[")[0] for test in tests}
 
 
 def measure(name: str, tree: Path, folder: Path, words: Sequence[str]) -> Side:
