@@ -103,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tests.bench.suite", description="The rest goes to pytest."
     )
     parser.add_argument("--against", metavar="COMMIT", help="run the suite of this commit first")
-    parser.add_argument("--common", action="store_true", help="only test functions that both sides have")
+    parser.add_argument(
+        "--common", action="store_true", help="only test functions that both sides have"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     return parser
 
