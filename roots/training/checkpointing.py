@@ -1,9 +1,8 @@
-"""Saving and resuming a run: the engine's state, the weights by global name, the manifest last."""
+"""Saving and loading a run: the engine's state, the weights by global name, the manifest last."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,7 @@ from safetensors import SafetensorError
 from roots.checkpoint import folders, manifest, weights
 from roots.checkpoint.zero_universal import universal_checkpoint_info
 from roots.config.load import dump_config
-from roots.config.model import RESOLVED_FIELDS, ModelConfig
 from roots.config.run import RunConfig
-from roots.config.section import Section
-from roots.config.unread_fields import idle_fields
 from roots.errors import RootsError, problem, ran_out_of_memory
 from roots.files import free_bytes, remove_partials, write_atomically
 from roots.lock import Ownership
@@ -28,21 +24,11 @@ from roots.parallel.shared_errors import together
 from roots.training.course import changed_fields, leaves_the_course, rate_change
 from roots.training.divergence import refuse_what_is_not_finite
 from roots.training.engine.deepspeed_json import effective_zero_stage
-from roots.training.engine.state_files import foreign_names, foreign_state
 from roots.training.engine.step import Engine
+from roots.training.resuming import Candidates
 from roots.training.travelling_tokenizer import write_tokenizer_files
 
 _logger = get_logger(__name__)
-
-# What may change from one part of a run to the next: it says how to train, not what the model is.
-_FREE_MODEL_FIELDS = (
-    "dropout",
-    "attention_dropout",
-    "moe.capacity_factor",
-    "moe.balance_loss",
-    "moe.z_loss",
-)
-_FREE_OF_WEIGHTS = frozenset({"init_std", "sequence_length", "source_length"})
 
 
 @dataclass(frozen=True)
@@ -77,6 +63,7 @@ class Checkpointer:
             **_stages(config),
             expert=mesh.expert.size,
         )
+        self._candidates = Candidates(config, mesh, self.root, self.layout)
 
     def find(self) -> Path | None:
         """The checkpoint to resume from, checked whole; None for a fresh start.
@@ -85,7 +72,7 @@ class Checkpointer:
         asked for where checkpoints of this run lie.
         """
         together(self.mesh.world, self._tidy)
-        found = together(self.mesh.world, self._find)
+        found = self._candidates.find()
         together(self.mesh.world, lambda: self._check_room(found))
         return found
 
@@ -94,7 +81,7 @@ class Checkpointer:
 
         Raises RootsError if it is damaged or of another model.
         """
-        return together(self.mesh.world, self._find_weights)
+        return self._candidates.find_weights()
 
     def save(self, engine: Engine, point: ResumePoint) -> Path:
         """Write the checkpoint of `point` and return its folder; the manifest comes last.
@@ -149,113 +136,6 @@ class Checkpointer:
         for path in paths:
             _logger.warning("kept a newer checkpoint of this run as %s", path)
         return bool(paths)
-
-    def _find(self) -> Path | None:
-        folder = self._choose()
-        if folder is None:
-            return None
-        found = manifest.read_manifest(folder)
-        if not found.has_training_state:
-            rule = f"{folder} holds weights alone, and no optimizer to go on with"
-            fix = "set checkpoint.weights to it instead, to start a run from its weights"
-            raise RootsError(problem("checkpoint.resume", self.config.checkpoint.resume, rule, fix))
-        lines = [
-            *self._model_differences(folder),
-            *self._order_differences(folder),
-            *self._layout_differences(folder, found.layout),
-        ]
-        lines.extend(self._damage(folder, found, sorted(found.files)))
-        lines.extend(self._foreign(folder, found))
-        if lines:
-            raise RootsError(*lines)
-        return folder
-
-    def _find_weights(self) -> Path | None:
-        wish = self.config.checkpoint.weights
-        if wish is None:
-            return None
-        folder = folders.resolve_checkpoint(wish)
-        found = manifest.read_manifest(folder)
-        # Positions that are computed reach as far as a run wants.
-        free = {"init_std"} if self.config.model.position == "learned" else _FREE_OF_WEIGHTS
-        lines = [
-            *self._model_differences(folder, free),
-            *self._damage(folder, found, found.weights),
-        ]
-        if lines:
-            raise RootsError(*lines)
-        return folder
-
-    def _damage(self, folder: Path, found: manifest.Manifest, names: list[str]) -> list[str]:
-        """What is wrong with this rank's share of the files."""
-        share = names[self.mesh.rank :: self.mesh.world.size]
-        return manifest.damage_of(folder, found, share)
-
-    def _foreign(self, folder: Path, found: manifest.Manifest) -> list[str]:
-        """What in this rank's share of DeepSpeed's files is no training state, but runs."""
-        states = sorted(
-            each for each in found.files if each.endswith(manifest.TRAINING_STATE_SUFFIX)
-        )
-        lines = []
-        for path in (folder / each for each in states[self.mesh.rank :: self.mesh.world.size]):
-            names = foreign_names(path) if path.is_file() else []
-            if names:
-                lines.append(foreign_state(path, ", ".join(names)))
-        return lines
-
-    def _choose(self) -> Path | None:
-        wish = self.config.checkpoint.resume
-        latest = folders.latest_checkpoint(self.root)
-        if wish == "auto":
-            return latest
-        if wish == "never":
-            if latest is None:
-                return None
-            fix = "set checkpoint.resume=auto to go on from there, or another run.name"
-            rule = f"cannot start afresh over {latest}"
-            raise RootsError(problem("checkpoint.resume", wish, rule, fix))
-        return folders.resolve_checkpoint(wish)
-
-    def _model_differences(self, folder: Path, free: Set[str] = frozenset()) -> list[str]:
-        fix = f"use the config stored as {folder / manifest.CONFIG_NAME}, or another run.name"
-        model = folders.read_config(folder).model
-        stored = dict(_resolved_fields(model))
-        idle = idle_fields(model) & idle_fields(self.config.model)
-        return [
-            problem(f"model.{name}", value, f"is {stored[name]!r} in checkpoint {folder}", fix)
-            for name, value in _resolved_fields(self.config.model)
-            if stored[name] != value and name not in {*_FREE_MODEL_FIELDS, *free, *idle}
-        ]
-
-    def _order_differences(self, folder: Path) -> list[str]:
-        """What decides which samples a step sees must stay, or some are skipped or repeated."""
-        stored = folders.read_config(folder)
-        fix = "set it back, or start a new run with another run.name"
-        pairs = (
-            ("seed", self.config.training.seed, stored.training.seed),
-            (
-                "global_batch_size",
-                self.config.training.global_batch_size,
-                stored.training.global_batch_size,
-            ),
-        )
-        return [
-            problem(f"training.{name}", now, f"is {before} in checkpoint {folder}", fix)
-            for name, now, before in pairs
-            if now != before
-        ]
-
-    def _layout_differences(self, folder: Path, stored: manifest.Layout) -> list[str]:
-        if stored == self.layout:
-            return []
-
-        rule = (
-            f"was saved on {stored.describe()}, and its optimizer state resumes on that layout only"
-        )
-        fix = (
-            f"start the run that way or set another run.name; this one is {self.layout.describe()}"
-        )
-        return [problem("checkpoint", str(folder), rule, fix)]
 
     def _tidy(self) -> None:
         """Give back at once the space of saves that did not end."""
@@ -382,19 +262,3 @@ def _stages(config: RunConfig) -> dict[str, str]:
 def _files_below(folder: Path) -> list[str]:
     """Files of a checkpoint, relative to it, in one order."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def _resolved_fields(model: ModelConfig) -> Iterator[tuple[str, Any]]:
-    """Every field with the value that null stands for; those of a section as section.field."""
-    experts = {
-        "ffn_hidden_size": model.expert_ffn_size,
-        "shared_ffn_hidden_size": model.shared_expert_ffn_size,
-        "normalise_weights": model.moe.normalises,
-    }
-    for name in type(model).model_fields:
-        value = getattr(model, RESOLVED_FIELDS.get(name, name))
-        if isinstance(value, Section):
-            tree = {**value.model_dump(), **(experts if name == "moe" else {})}
-            yield from ((f"{name}.{key}", item) for key, item in tree.items())
-        else:
-            yield name, value

@@ -56,7 +56,7 @@ BUGS = [
     ),
     PlantedBug(
         "another seed goes on from a checkpoint",
-        "training/checkpointing.py",
+        "training/resuming.py",
         ('            ("seed", self.config.training.seed, stored.training.seed),\n'),
         "",
         "tests/integration/test_resume.py -k changed_seed",

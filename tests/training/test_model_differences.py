@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from roots.config.model import ModelConfig
-from roots.training.checkpointing import _resolved_fields
+from roots.training.resuming import _resolved_fields
 
 PAIR = {"architecture": "encoder_decoder", "num_layers": 3, "sequence_length": 64}
 MOE = {"num_experts": 4, "num_shared_experts": 1}
