@@ -1,4 +1,4 @@
-"""Where checkpoints lie: step folders, the `latest` pointer, retention, and finding one to load.
+"""Where checkpoints lie: step folders, the `latest` pointer, and finding one to load.
 
 What is ROOTS' own here are folders `step_` and the step in eight digits or more, `latest`, and
 `superseded_step_...`. Nothing else is touched, and of a link the link alone is removed or renamed.
@@ -27,6 +27,13 @@ _logger = get_logger(__name__)
 def step_name(step: int) -> str:
     """Name of the folder of `step`, which is also DeepSpeed's tag."""
     return f"step_{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint's folder."""
+    match = _STEP_FOLDER.fullmatch(path.name)
+    assert match is not None, f"{path} is no folder of a step"
+    return int(match.group(1))
 
 
 def finished_checkpoints(root: Path) -> list[Path]:
@@ -65,7 +72,7 @@ def discard_unfinished(root: Path) -> list[Path]:
         for _, path in _ours(root)
         if (path.is_dir() or path.is_symlink()) and not (path / MANIFEST_NAME).is_file()
     ]
-    return [path for path in torn if _remove(path)]
+    return [path for path in torn if remove(path)]
 
 
 def discard(path: Path) -> None:
@@ -115,13 +122,7 @@ def _set_aside(path: Path) -> Path:
     return path.rename(target)
 
 
-def keep_last(root: Path, count: int) -> list[Path]:
-    """Remove finished checkpoints but the newest `count` (0: keep all); return those removed."""
-    doomed = finished_checkpoints(root)[:-count] if count else []
-    return [path for path in doomed if _remove(path)]
-
-
-def _remove(path: Path) -> bool:
+def remove(path: Path) -> bool:
     """Remove a checkpoint or a torn one; a warning if it cannot be, which is no reason to end."""
     try:
         if path.is_symlink():

@@ -233,6 +233,7 @@ def _shrink_run(tree: dict[str, Any], ranks: int, data: dict[str, Any]) -> None:
         group_batches=1,
     )  # fmt: skip
     tree["evaluation"].update(every_steps=VERIFY_STEPS if data["valid"] else 0, steps=2)
+    tree["checkpoint"].update(keep_best=0)
     tree["tracking"].update(tensorboard=False, wandb=False)
 
 

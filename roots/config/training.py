@@ -102,7 +102,13 @@ class CheckpointConfig(Section):
     """When to save, how many to keep, what to resume from."""
 
     every_steps: int = Field(500, ge=0, description="steps between checkpoints; 0: only at the end")
-    keep_last: int = Field(2, ge=0, description="checkpoints kept; 0: all")
+    keep_last: int = Field(2, ge=0, description="newest checkpoints kept; 0: all")
+    keep_every_steps: int = Field(
+        0, ge=0, description="besides, those whose step is a multiple of this are kept; 0: none"
+    )
+    keep_best: int = Field(
+        0, ge=0, description="besides, those of the lowest held-out losses are kept; 0: none"
+    )
     resume: str = Field(
         "auto", description="auto: latest of this run if any; never; or a checkpoint folder"
     )

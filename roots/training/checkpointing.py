@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from roots.checkpoint import folders, manifest, weights
+from roots.checkpoint import folders, manifest, retention, weights
 from roots.checkpoint.zero_universal import universal_checkpoint_info
 from roots.config.load import dump_config
 from roots.config.run import RunConfig
@@ -36,12 +36,13 @@ class ResumePoint:
     """Where training goes on: the steps done and the samples they consumed.
 
     `new_course`: steps that the run had done after this point come out otherwise now. Known on
-    global rank 0.
+    global rank 0. `evaluation`: the held-out loss after `step`, if measured and finite.
     """
 
     step: int
     consumed_samples: int
     new_course: bool = False
+    evaluation: float | None = None
 
 
 class Checkpointer:
@@ -230,10 +231,12 @@ class Checkpointer:
     ) -> None:
         if self.mesh.rank != 0:
             return
-        sealed = manifest.Manifest(point.step, point.consumed_samples, self.layout, files)
+        sealed = manifest.Manifest(
+            point.step, point.consumed_samples, self.layout, files, point.evaluation
+        )
         manifest.write_manifest(folder, sealed)
         folders.point_latest(self.root, folder)
-        for removed in folders.keep_last(self.root, self.config.checkpoint.keep_last):
+        for removed in retention.apply(self.root, retention.Keep.of(self.config.checkpoint)):
             _logger.info("removed old checkpoint %s", removed.name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -75,7 +75,7 @@ def train_loop(run: Run) -> ExitCode:
             stop = _anyone_stops(run, signals)
             # Whoever asks to stop may not wait for an evaluation.
             if _evaluation_due(config, point.step, last) and not stop:
-                _evaluate(run, point.step)
+                point = replace(point, evaluation=_evaluate(run, point.step))
             if stop or last or _due(point.step, config.checkpoint.every_steps):
                 saved = _save(run, point)
                 run.callbacks.on_checkpoint_end(saved)
@@ -153,11 +153,14 @@ def _save(run: Run, point: ResumePoint) -> Path:
         raise RootsError(*failure.lines, *error.lines, speaks=error.speaks) from error
 
 
-def _evaluate(run: Run, step: int) -> None:
+def _evaluate(run: Run, step: int) -> float | None:
+    """Measure the held-out loss after `step` and tell it; return it if it is finite."""
     assert run.data.valid is not None, "evaluation is due without held-out data"
     batches = run.data.valid.batches(run.config.evaluation.steps)
     losses = [run.engine.evaluate(micro_batches) for micro_batches in batches]
-    run.callbacks.on_evaluate_end(step, sum(losses) / len(losses))
+    loss = sum(losses) / len(losses)
+    run.callbacks.on_evaluate_end(step, loss)
+    return loss if math.isfinite(loss) else None
 
 
 def _anyone_stops(run: Run, signals: StopSignals) -> bool:

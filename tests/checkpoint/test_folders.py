@@ -1,4 +1,4 @@
-"""Which folder is a checkpoint, which is the latest, and what retention removes."""
+"""Which folder is a checkpoint, which is the latest, and what is removed."""
 
 from __future__ import annotations
 
@@ -27,15 +27,6 @@ def test_latest_is_the_newest_finished_one(tmp_path: Path) -> None:
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert folders.latest_checkpoint(tmp_path / "absent") is None
-
-
-def test_keep_last_removes_the_oldest_and_spares_unfinished_ones(tmp_path: Path) -> None:
-    steps = [finish(tmp_path, step) for step in (1, 2, 3)]
-    torn = tmp_path / folders.step_name(4)
-    torn.mkdir()
-    assert folders.keep_last(tmp_path, 2) == steps[:1]
-    assert [path.exists() for path in (*steps, torn)] == [False, True, True, True]
-    assert folders.keep_last(tmp_path, 0) == []
 
 
 def test_discard_removes_only_an_unfinished_save(tmp_path: Path) -> None:
@@ -67,9 +58,12 @@ def test_strangers_are_never_touched(tmp_path: Path) -> None:
     (tmp_path / folders.step_name(7)).write_text("a file")
     finish(tmp_path, 5), finish(tmp_path, 6)
     assert folders.discard_unfinished(tmp_path) == []
-    assert folders.keep_last(tmp_path, 1) == [tmp_path / folders.step_name(5)]
+    assert folders.finished_checkpoints(tmp_path) == [
+        tmp_path / folders.step_name(step) for step in (5, 6)
+    ]
     assert [path.name for path in folders.set_aside_after(tmp_path, 0)] == [
-        "superseded_step_00000006"
+        "superseded_step_00000005",
+        "superseded_step_00000006",
     ]
     assert all((path / "weights").read_text() == "mine" for path in strangers)
     assert (tmp_path / "step_notes.txt").read_text() == "mine"
@@ -87,7 +81,7 @@ def test_link_loses_the_link_alone(tmp_path: Path) -> None:
     finish(root, 5)
     names = [folders.step_name(step) for step in (2, 3, 4)]
     assert [path.name for path in folders.discard_unfinished(root)] == names
-    assert folders.keep_last(root, 1) == [root / folders.step_name(1)]
+    assert folders.remove(root / folders.step_name(1))
     assert [path.name for path in root.iterdir()] == [folders.step_name(5)]
     assert (whole / manifest.MANIFEST_NAME).is_file()
     assert torn.is_dir()
@@ -99,11 +93,11 @@ def test_checkpoint_that_cannot_be_removed_is_no_reason_to_end(
     def fail(path: Path) -> None:
         raise OSError(16, "Device or resource busy")
 
-    first, second = finish(tmp_path, 1), finish(tmp_path, 2)
+    first = finish(tmp_path, 1)
     monkeypatch.setattr("shutil.rmtree", fail)
-    assert folders.keep_last(tmp_path, 1) == []
+    assert not folders.remove(first)
     assert caplog.messages == [f"cannot remove all of {first} (Device or resource busy)"]
-    assert folders.finished_checkpoints(tmp_path) == [second]
+    assert folders.finished_checkpoints(tmp_path) == []
 
 
 def test_what_stands_in_the_way_is_found_before_the_first_step(tmp_path: Path) -> None:

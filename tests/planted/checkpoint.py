@@ -50,8 +50,8 @@ BUGS = [
     PlantedBug(
         "samples consumed not in the manifest",
         "training/checkpointing.py",
-        "sealed = manifest.Manifest(point.step, point.consumed_samples, self.layout, files)",
-        "sealed = manifest.Manifest(point.step, point.step, self.layout, files)",
+        "            point.step, point.consumed_samples, self.layout, files, point.evaluation\n",
+        "            point.step, point.step, self.layout, files, point.evaluation\n",
         "tests/integration/test_resume.py -k documented_fields",
     ),
     PlantedBug(

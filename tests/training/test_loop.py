@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -147,4 +148,20 @@ def test_resumed_run_goes_on_where_it_was(config: RunConfig) -> None:
     assert engine.rates == [rate_of(config, step) for step in (3, 4, 5)]
     assert [record.loss for record in listener.records] == [10.0 - step for step in (3, 4, 5)]
     assert [record.step for record in listener.records] == [4, 5, 6]
-    assert checkpoints.saved == [ResumePoint(step, step * batch) for step in (4, 6)]
+    loss = (1.0 + 2.0 + 4.0) / 3
+    assert checkpoints.saved == [
+        ResumePoint(step, step * batch, evaluation=loss) for step in (4, 6)
+    ]
+
+
+@pytest.mark.parametrize("loss", [math.inf, math.nan])
+def test_saves_know_the_losses_measured_at_their_step_that_are_finite(
+    config: RunConfig, loss: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = config.checkpoint.model_copy(update={"every_steps": 2})
+    config = config.model_copy(update={"checkpoint": checkpoint})
+    losses = iter([3.0] * 3 + [2.0] * 3 + [loss] * 3)
+    monkeypatch.setattr(Answers, "evaluate", lambda self, batches: next(losses))
+    _, _, checkpoints = trained(config, ResumePoint(0, 0))
+    found = [(point.step, point.evaluation) for point in checkpoints.saved]
+    assert found == [(2, None), (4, 2.0), (6, None)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from roots.config.rules.checkpoint import CHECKPOINT_RULES
 from roots.config.rules.context import CONTEXT_RULES
 from roots.config.rules.data import DATA_RULES
 from roots.config.rules.encoder import ENCODER_RULES
@@ -32,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     *SCHEDULE_RULES,
     *ENCODER_RULES,
     *DATA_RULES,
+    *CHECKPOINT_RULES,
 )
 
 

@@ -1,0 +1,41 @@
+"""Rules of which checkpoints a run keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from roots.errors import problem
+
+if TYPE_CHECKING:
+    from roots.config.run import RunConfig
+
+
+def best_are_measured(config: RunConfig) -> Iterator[str]:
+    """The best checkpoints are those of the lowest held-out losses, so there must be some."""
+    if config.checkpoint.keep_best and not config.evaluation.every_steps:
+        yield problem(
+            "checkpoint.keep_best",
+            config.checkpoint.keep_best,
+            "has no effect with evaluation.every_steps=0: no loss tells which are the best",
+            "set evaluation.every_steps, or checkpoint.keep_best=0",
+        )
+
+
+def kept_besides_some(config: RunConfig) -> Iterator[str]:
+    """Where all are kept, none can be kept besides."""
+    checkpoint = config.checkpoint
+    if checkpoint.keep_last:
+        return
+    for name in ("keep_every_steps", "keep_best"):
+        value = getattr(checkpoint, name)
+        if value:
+            yield problem(
+                f"checkpoint.{name}",
+                value,
+                "has no effect with checkpoint.keep_last=0, which keeps all",
+                f"set checkpoint.keep_last=1 or more, or checkpoint.{name}=0",
+            )
+
+
+CHECKPOINT_RULES = (best_are_measured, kept_besides_some)
