@@ -6,6 +6,8 @@ launch/hostfile.sh every rank therefore writes into the folder $ROOTS_RANK_RECOR
 `<rank>.pid` at its start, and `<rank>.code` with "<time in ns> <exit code>" at its end. Without
 that variable nothing is written.
 
+Signals that ask to stop wait from its first moment on until ROOTS has handlers for them, before
+which a process could only die of them: so a rank that is stopped while it starts exits 3 as well.
 A rank ends with what started it: when DeepSpeed's launcher or the script is gone, however it ended,
 the rank gets SIGTERM and so finishes its step, saves and exits 3.
 """
@@ -23,10 +25,13 @@ from pathlib import Path
 
 # How often a rank looks for those who started it, and how long it may then take to save.
 WATCH_SECONDS, SAVING_SECONDS = 1.0, 600.0
+# Those of roots.training.signals, which comes too late with what it imports.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line of ROOTS with `arguments` and return its exit code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     rank = os.environ.get("RANK", "0")
     # %h is the name of this host, where hosts share the folder.
     records = os.environ.get("ROOTS_RANK_RECORDS", "").replace("%h", os.uname().nodename)

@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,44 @@ def slurm_job() -> str:
     """The Slurm job of this process and how often it was requeued, "ID.RESTARTS"; "" without."""
     job = os.environ.get("SLURM_JOB_ID", "")
     return f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else ""
+
+
+def job_start() -> float:
+    """When the job began that this process belongs to, in seconds of time.time().
+
+    That is what launch/local.sh, hostfile.sh and supervise.sh say (ROOTS_JOB_START), so that tries
+    that were started again count; else the start of this process. Raises RootsError for a value
+    that is no number.
+    """
+    text = os.environ.get("ROOTS_JOB_START", "")
+    return _epoch_seconds("ROOTS_JOB_START", text) if text else _process_start()
+
+
+def slurm_job_end() -> float | None:
+    """When Slurm will end the job of this process, in seconds of time.time(); None outside of one.
+
+    Raises RootsError for a value that is no number.
+    """
+    text = os.environ.get("SLURM_JOB_END_TIME", "")
+    return _epoch_seconds("SLURM_JOB_END_TIME", text) if text else None
+
+
+def _process_start() -> float:
+    """When this process began; now, where the system does not say it."""
+    try:
+        words = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(words[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
+        return time.time()
+    return time.time() - age
+
+
+def _epoch_seconds(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        rule = "must be seconds since 1970"
+        raise RootsError(problem(f"environment {name}", text, rule, "unset it")) from None
 
 
 def set_environment(values: Mapping[str, str], overwrite: bool = True) -> None:

@@ -22,9 +22,10 @@ class ExitCode(IntEnum):
     DONE = 0, "done"
     BUG = 1, "a bug of ROOTS, or a rank that was killed"
     BAD_INPUT = 2, "bad input: config, data, checkpoint or machine; the message says what to change"
-    INTERRUPTED = 3, "interrupted after a good checkpoint"
+    INTERRUPTED = 3, "interrupted after a good checkpoint, or before there was anything to save"
     DIVERGED = 4, "the training diverged"
     DIFFERENT = 5, "`roots verify`: the layout does not compute what one process does"
+    NOT_SAVED = 6, "done or interrupted, but the disk did not take the work since the last checkpoint"
 
 
 class RootsError(Exception):

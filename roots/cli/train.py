@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from roots.cli.notes import tell_notes
-from roots.errors import RootsError
+from roots.errors import ExitCode, RootsError
+
+if TYPE_CHECKING:
+    from roots.training.signals import StopSignals
 
 
 def train(
@@ -20,6 +24,16 @@ def train(
     local_rank: Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)] = -1,
 ) -> None:
     """Train the model that CONFIG describes; start several ranks with launch/local.sh."""
+    from roots.training.signals import StopSignals
+
+    # Before torch is imported and all else that takes time: what comes then stops the loop, too.
+    with StopSignals() as signals:
+        raise typer.Exit(int(_train(config, overrides or (), local_rank, signals)))
+
+
+def _train(
+    config: Path, overrides: Sequence[str], local_rank: int, signals: StopSignals
+) -> ExitCode:
     from roots.config import load_config
     from roots.config.rules.batch import batch_rule
     from roots.config.rules.table import has_training_data
@@ -33,7 +47,7 @@ def train(
         batch_rule(environment.world_size),
     ]
     try:
-        loaded = load_config(config, overrides or (), rules=rules)
+        loaded = load_config(config, overrides, rules=rules)
     except RootsError as error:
         # Every rank reads the same files and finds the same problems: the first one tells them.
         speaks = environment.rank == 0
@@ -43,4 +57,4 @@ def train(
     name_accelerator()
     from roots.training.assemble import run_training
 
-    raise typer.Exit(int(run_training(loaded, local_rank)))
+    return run_training(loaded, local_rank, signals)

@@ -15,6 +15,7 @@ from roots.config.training import (
     LossScaleConfig,
     OptimizerConfig,
     ScheduleConfig,
+    StopConfig,
     TrainingConfig,
 )
 
@@ -32,6 +33,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    stop: StopConfig = StopConfig()
     tracking: TrackingConfig = TrackingConfig()
     ops: OpsConfig = OpsConfig()
 

@@ -1,15 +1,22 @@
-"""The sections `training`, `optimizer`, `schedule`, `loss_scale`, `evaluation` and `checkpoint`."""
+"""The sections `training`, `optimizer`, `schedule`, `loss_scale`, `evaluation`, `checkpoint`, `stop`."""
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from roots.config.section import Section
 
 # The part of a run over which wsd decays unless told: a tenth.
 WSD_DECAY_DIVISOR = 10
+
+# What `stop.wall_clock` is besides a length: the end that Slurm tells its jobs.
+UNTIL_SLURM_JOB_ENDS = "slurm"
+_SECONDS = re.compile(r"\d+(\.\d+)?")
+_CLOCK = re.compile(r"(?:(\d+)-([01]?\d|2[0-3])|(\d+)):([0-5]\d):([0-5]\d)")
 
 
 class TrainingConfig(Section):
@@ -117,3 +124,41 @@ class CheckpointConfig(Section):
         description="checkpoint folder whose weights a fresh run starts from, with a new optimizer "
         "at step 0",
     )
+
+
+class StopConfig(Section):
+    """When a run stops before its last step: saved, and with the exit code of an interruption."""
+
+    wall_clock: str | None = Field(
+        None,
+        description="time for the whole job, saving included: seconds, [D-]HH:MM:SS, or slurm: "
+        "until its Slurm job ends; null: no limit",
+    )
+    margin_seconds: float = Field(
+        30.0, ge=0, description="what stays free of that time beyond a step and a save"
+    )
+
+    @field_validator("wall_clock", mode="before")
+    @classmethod
+    def _read_number(cls, value: Any) -> Any:
+        """Take a number of seconds for its text."""
+        return str(value) if isinstance(value, int | float) else value
+
+    @field_validator("wall_clock")
+    @classmethod
+    def _check_wall_clock(cls, value: str | None) -> str | None:
+        if value in (None, UNTIL_SLURM_JOB_ENDS) or wall_clock_seconds(str(value)) > 0:
+            return value
+        rule = "Must be seconds, HH:MM:SS or D-HH:MM:SS, above zero, or slurm"
+        raise PydanticCustomError("wall_clock", rule)
+
+
+def wall_clock_seconds(text: str) -> float:
+    """The length that `text` (5400, 01:30:00, 2-12:00:00) stands for, in seconds; 0 if none."""
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    found = _CLOCK.fullmatch(text)
+    if found is None:
+        return 0.0
+    days, of_day, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(((days * 24 + of_day + hours) * 60 + minutes) * 60 + seconds)

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from roots.errors import RootsError
+from roots.errors import ExitCode, RootsError
 from roots.parallel.mesh import Axis
 from roots.parallel.process import all_gather_object
 
 T = TypeVar("T")
 
 
-def together(axis: Axis, action: Callable[[], T]) -> T:
+def together(
+    axis: Axis, action: Callable[[], T], *, os_error: ExitCode = ExitCode.BAD_INPUT
+) -> T:
     """Call `action` on every rank of `axis`; return its result on each.
 
     If any rank raises RootsError, every rank raises one with the lines of all, each line once; only
-    rank 0 speaks. An OSError (a full disk, a folder without permission) counts as a user's error.
-    Any other exception is a bug and passes as it is.
+    rank 0 speaks. An OSError (a full disk, a folder without permission) counts as a user's error,
+    with the exit code `os_error`. Any other exception is a bug and passes as it is.
     Communication: one all-gather of the lines.
     """
     failure: RootsError | None = None
@@ -27,7 +29,8 @@ def together(axis: Axis, action: Callable[[], T]) -> T:
     except RootsError as error:
         failure = error
     except OSError as error:
-        failure = RootsError(f"{error.filename or 'file system'}: {error.strerror or error}")
+        line = f"{error.filename or 'file system'}: {error.strerror or error}"
+        failure = RootsError(line, exit_code=os_error)
     reports = all_gather_object(
         axis, None if failure is None else (failure.lines, failure.exit_code)
     )

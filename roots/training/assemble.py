@@ -50,20 +50,29 @@ from roots.training.engine.pipeline import build_pipeline_engine
 from roots.training.engine.step import Engine, build_zero_engine
 from roots.training.loop import Run, train_loop
 from roots.training.ownership import own_run_folder
+from roots.training.signals import StopSignals
+from roots.training.stopping import deadline_of
 from roots.training.travelling_tokenizer import tokenizer_files
 
 _logger = get_logger(__name__)
 
 
-def run_training(config: RunConfig, local_rank: int = -1) -> ExitCode:
-    """Train `config` in this process, which is one rank of the run. Raises RootsError."""
-    code = train_in_process(config, local_rank)
+def run_training(
+    config: RunConfig, local_rank: int = -1, signals: StopSignals | None = None
+) -> ExitCode:
+    """Train `config` in this process, which is one rank of the run. Raises RootsError.
+
+    `signals`: the context that has heard of signals since the process began.
+    """
+    code = train_in_process(config, local_rank, signals)
     # Only after success: with NCCL, leaving the group waits for ranks that may be gone.
     process.shutdown()
     return code
 
 
-def train_in_process(config: RunConfig, local_rank: int = -1) -> ExitCode:
+def train_in_process(
+    config: RunConfig, local_rank: int = -1, signals: StopSignals | None = None
+) -> ExitCode:
     """As `run_training`, but the process group stays for the next call, as DeepSpeed needs it."""
     environment = launch_environment()
     configure(rank=environment.rank)
@@ -73,7 +82,7 @@ def train_in_process(config: RunConfig, local_rank: int = -1) -> ExitCode:
     plan = plan_batch(config, environment.world_size)
     process.initialise(environment, device)
     with ExitStack() as stack:
-        return train_loop(assemble(config, plan, device, stack))
+        return train_loop(assemble(config, plan, device, stack), signals)
 
 
 def start_process(environment: LaunchEnvironment, local_rank: int) -> Device:
@@ -103,6 +112,7 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device, stack: ExitStac
     The run folder is this run's own until `stack` closes.
     """
     mesh = Mesh.create(topology_of(config, plan))
+    deadline = together(mesh.world, lambda: deadline_of(config))
     ownership = own_run_folder(config, mesh, stack)
     checkpointer = Checkpointer(config, mesh, ownership)
     found = checkpointer.find()
@@ -134,6 +144,7 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device, stack: ExitStac
         checkpointer=checkpointer,
         throughput=throughput,
         start=start,
+        deadline=deadline,
     )
 
 

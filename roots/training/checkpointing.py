@@ -13,7 +13,7 @@ from roots.checkpoint import folders, manifest, retention, weights
 from roots.checkpoint.zero_universal import universal_checkpoint_info
 from roots.config.load import dump_config
 from roots.config.run import RunConfig
-from roots.errors import RootsError, problem, ran_out_of_memory
+from roots.errors import ExitCode, RootsError, problem, ran_out_of_memory
 from roots.files import free_bytes, remove_partials, write_atomically
 from roots.lock import Ownership
 from roots.log import get_logger
@@ -88,12 +88,13 @@ class Checkpointer:
         """Write the checkpoint of `point` and return its folder; the manifest comes last.
 
         Raises RootsError with exit code DIVERGED, and touches nothing, if weights or optimizer
-        state are not finite.
+        state are not finite; with NOT_SAVED, on all ranks, where the disk does not take it.
         """
         together(self.mesh.world, lambda: self._refuse_what_is_not_finite(engine, point))
         name = folders.step_name(point.step)
         folder = self.root / name
-        together(self.mesh.world, lambda: self._make_room(point.step))
+        unsaved = ExitCode.NOT_SAVED
+        together(self.mesh.world, lambda: self._make_room(point.step), os_error=unsaved)
         # Writing communicates inside DeepSpeed: a rank that fails there must end, so that the
         # launcher ends the others, and not wait for them to report.
         self._write(engine, folder, point)
@@ -174,7 +175,10 @@ class Checkpointer:
             folders.discard(folder)
             rule = f"could not be written ({reason}){self._room()}"
             fix = "free some disk space; the checkpoints before it are untouched"
-            raise RootsError(problem("checkpoint", str(folder), rule, fix)) from error
+            line = problem("checkpoint", str(folder), rule, fix)
+            # A run may only go on where no other rank waits inside DeepSpeed.
+            code = ExitCode.NOT_SAVED if self.mesh.world.size == 1 else ExitCode.BAD_INPUT
+            raise RootsError(line, exit_code=code) from error
 
     def _room(self) -> str:
         """How much the newest checkpoint takes, if there is one, and how much room is left."""
@@ -219,12 +223,15 @@ class Checkpointer:
         world = self.mesh.world
         barrier(world)
         # One rank's listing for all: network file systems may show each another state.
-        found = together(world, lambda: _files_below(folder) if world.rank == 0 else [])
+        unsaved = ExitCode.NOT_SAVED
+        found = together(
+            world, lambda: _files_below(folder) if world.rank == 0 else [], os_error=unsaved
+        )
         share = broadcast_object(world, found)[world.rank :: world.size]
-        mine = together(world, lambda: manifest.describe_files(folder, share))
+        mine = together(world, lambda: manifest.describe_files(folder, share), os_error=unsaved)
         parts = all_gather_object(world, mine)
         files = {name: record for part in parts for name, record in part.items()}
-        together(world, lambda: self._finish(folder, point, files))
+        together(world, lambda: self._finish(folder, point, files), os_error=unsaved)
 
     def _finish(
         self, folder: Path, point: ResumePoint, files: dict[str, manifest.FileRecord]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,6 @@ from roots.errors import ExitCode, RootsError
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_reduce_max
-from roots.parallel.shared_errors import together
 from roots.training.callbacks.callback import CallbackList
 from roots.training.callbacks.metrics import StepRecord
 from roots.training.callbacks.overview import closing_lines
@@ -30,6 +29,7 @@ from roots.training.divergence import SkipStreak
 from roots.training.engine.step import Engine, StepResult
 from roots.training.schedule import learning_rate
 from roots.training.signals import StopSignals
+from roots.training.stopping import Deadline, Feed, Stopping
 
 _logger = get_logger(__name__)
 
@@ -48,49 +48,87 @@ class Run:
     checkpointer: Checkpointer
     throughput: Throughput
     start: ResumePoint
+    deadline: Deadline = field(default_factory=Deadline)
 
 
-def train_loop(run: Run) -> ExitCode:
-    """Train from `run.start` to training.steps, or until a signal asks to stop.
+def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
+    """Train from `run.start` to training.steps, or until something stops the run (stopping.py).
 
     Evaluates before the first step and then, like saving, as the config says and at the end.
-    Returns DONE, or INTERRUPTED after the checkpoint that a stop leaves behind.
+    `signals`: the entered context of signals, by default one that is entered here.
+    Returns DONE, or INTERRUPTED after the checkpoint that a stop leaves behind. Raises RootsError
+    after it for data that cannot be read, and with NOT_SAVED where it could not be written.
     """
     config, point = run.config, run.start
-    saved: Path | None = None
     skips = SkipStreak(config.training.precision, speaks=run.mesh.rank == 0)
-    with StopSignals() as signals, ExitStack() as stack:
+    with ExitStack() as stack:
+        signals = stack.enter_context(StopSignals()) if signals is None else signals
+        stopping = Stopping(run.mesh, run.device, signals, run.deadline)
+        saves = _Saves(run)
         stack.callback(run.callbacks.on_train_end)
         run.callbacks.on_train_start(point.step)
         if point.step == 0 and config.evaluation.every_steps > 0:
-            _evaluate(run, 0)
-        for micro_batches, state in run.data.train.iterate(point.step):
-            if point.step >= config.training.steps:
+            _evaluate(run, 0, stopping)
+        feed = Feed(run.data.train.iterate(point.step))
+        while point.step < config.training.steps:
+            item = feed.advance().item
+            if stopping.decide(feed.failure) or item is None:
                 break
+            micro_batches, state = item
             record = _one_step(run, point, micro_batches)
             point = ResumePoint(record.step, state.consumed_samples)
             run.callbacks.on_step_end(record)
             skips.see(record)
             last = point.step >= config.training.steps
-            stop = _anyone_stops(run, signals)
-            # Whoever asks to stop may not wait for an evaluation.
-            if _evaluation_due(config, point.step, last) and not stop:
-                point = replace(point, evaluation=_evaluate(run, point.step))
-            if stop or last or _due(point.step, config.checkpoint.every_steps):
-                saved = _save(run, point)
-                run.callbacks.on_checkpoint_end(saved)
-            if stop:
-                break
-        together(run.mesh.world, run.callbacks.check)
+            if _evaluation_due(config, point.step, last):
+                point = replace(point, evaluation=_evaluate(run, point.step, stopping))
+            if not last and _due(point.step, config.checkpoint.every_steps):
+                saves.save(point, last=False)
+        saves.save(point, last=True)
+        stopping.check_data()
     if point.step < config.training.steps:
-        name = signals.received or "a signal on another rank"
-        _logger.info("stopped by %s after step %d, saved %s", name, point.step, saved)
+        _logger.info("%s", saves.stopped_line(stopping, point.step))
         return ExitCode.INTERRUPTED
     if run.start.step >= config.training.steps:
         _logger.info("%s", finished_line(config, run.start.step))
     for line in closing_lines(config):
         _logger.info("%s", line)
     return ExitCode.DONE
+
+
+class _Saves:
+    """The checkpoints of a run: which point was saved last, and what the disk did not take."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._step = run.start.step
+        self._folder: Path | None = None
+
+    def save(self, point: ResumePoint, *, last: bool) -> None:
+        """Save `point`, unless it is saved already.
+
+        What the disk does not take is a warning: the checkpoints before are untouched, and training
+        goes on. Raises RootsError with NOT_SAVED if it is the `last`, and for what else fails.
+        """
+        if point.step == self._step:
+            return
+        try:
+            with self._run.deadline.saving():
+                folder = self._run.checkpointer.save(self._run.engine, point)
+        except RootsError as error:
+            if last or error.exit_code != ExitCode.NOT_SAVED:
+                raise
+            if error.speaks:
+                for line in error.lines:
+                    _logger.warning("not saved, training goes on: %s", line)
+            return
+        self._step, self._folder = point.step, folder
+        self._run.callbacks.on_checkpoint_end(folder)
+
+    def stopped_line(self, stopping: Stopping, step: int) -> str:
+        """What to say of a run that was stopped after `step` steps, which are saved."""
+        saved = "nothing new to save" if self._folder is None else f"saved {self._folder}"
+        return f"stopped by {stopping.describe()} after step {step}, {saved}"
 
 
 def _one_step(run: Run, point: ResumePoint, micro_batches: list[Batch]) -> StepRecord:
@@ -142,32 +180,21 @@ def _largest_memory(run: Run) -> int:
     return int(all_reduce_max(run.mesh.world, mine).item())
 
 
-def _save(run: Run, point: ResumePoint) -> Path:
-    """Save a checkpoint; what already keeps the run from going on is told with why it fails."""
-    try:
-        return run.checkpointer.save(run.engine, point)
-    except RootsError as error:
-        failure = run.callbacks.failure
-        if failure is None:
-            raise
-        raise RootsError(*failure.lines, *error.lines, speaks=error.speaks) from error
+def _evaluate(run: Run, step: int, stopping: Stopping) -> float | None:
+    """Measure the held-out loss after `step` and tell it; return it if it is finite.
 
-
-def _evaluate(run: Run, step: int) -> float | None:
-    """Measure the held-out loss after `step` and tell it; return it if it is finite."""
+    Whoever asks to stop does not wait for it: None then, and nothing is told.
+    """
     assert run.data.valid is not None, "evaluation is due without held-out data"
-    batches = run.data.valid.batches(run.config.evaluation.steps)
-    losses = [run.engine.evaluate(micro_batches) for micro_batches in batches]
-    loss = sum(losses) / len(losses)
-    run.callbacks.on_evaluate_end(step, loss)
-    return loss if math.isfinite(loss) else None
-
-
-def _anyone_stops(run: Run, signals: StopSignals) -> bool:
-    """Whether any rank has to stop, equal on all ranks, since a step needs all of them."""
-    mine = signals.stop_requested() or run.callbacks.failure is not None
-    flag = torch.tensor([float(mine)], device=run.device.torch)
-    return bool(all_reduce_max(run.mesh.world, flag).item())
+    feed = Feed(run.data.valid.batches(run.config.evaluation.steps))
+    losses: list[float] = []
+    while not stopping.decide(feed.advance().failure):
+        if feed.item is None:
+            loss = sum(losses) / len(losses)
+            run.callbacks.on_evaluate_end(step, loss)
+            return loss if math.isfinite(loss) else None
+        losses.append(run.engine.evaluate(feed.item))
+    return None
 
 
 def _due(step: int, every: int) -> bool:

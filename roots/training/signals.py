@@ -1,23 +1,29 @@
 """Signals that ask a run to stop: finish the step, save, leave.
 
 SIGTERM comes from schedulers and launchers, SIGINT from a keyboard, SIGUSR1 from Slurm's
-`--signal=USR1@120`. A handler only remembers the request; the loop asks for it between steps.
+`--signal=USR1@120`. A handler only remembers the request; the loop asks for it between steps, and
+before the first one for what came while the run was put together.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_SECOND_INTERRUPT = b"\nroots: saves and leaves after this step; a second interrupt ends at once\n"
 
 
 class StopSignals:
     """Context in which STOP_SIGNALS set a flag instead of ending the process.
 
     A second SIGINT does what it does without the context: KeyboardInterrupt, for someone who will
-    not wait for the checkpoint. The old handlers come back at the exit. Python delivers signals to
+    not wait for the checkpoint; other signals may come as often as they like. The old handlers come
+    back at the exit. launch/rank.py keeps the signals blocked until here, since before a process
+    can do no better than die of them: they are let through once there are handlers. Python delivers signals to
     the main thread only, so the context must be entered there (ValueError from Python otherwise).
     """
 
@@ -37,6 +43,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         for number in STOP_SIGNALS:
             self._old_handlers[number] = signal.signal(number, self._remember)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return self
 
     def __exit__(
@@ -55,3 +62,6 @@ class StopSignals:
             self._received = signal.Signals(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            # Not by a logger, which this may have interrupted.
+            with suppress(OSError):
+                os.write(2, _SECOND_INTERRUPT)

@@ -8,10 +8,9 @@ Each is called in the order of falling `priority`, equal ones in the order they 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
-from roots.errors import RootsError
 from roots.log import get_logger
 from roots.training.callbacks.metrics import (
     EVALUATIONS_FILE,
@@ -32,11 +31,11 @@ _LOGGER = get_logger("training.callbacks")
 class Callback:
     """Base of callbacks: every hook does nothing. Steps count finished updates.
 
-    `priority`: higher is called earlier. `failure`: why the run has to end, as soon as it is saved.
+    `priority`: higher is called earlier. A hook that raises ends the run: what only records or
+    shows it must not.
     """
 
     priority: int = 0
-    failure: RootsError | None = None
 
     def on_train_start(self, step: int) -> None:
         """Training begins, with `step` updates already done (0 in a new run)."""
@@ -65,16 +64,6 @@ class CallbackList(Callback):
 
     def __iter__(self) -> Iterator[Callback]:
         return iter(self._callbacks)
-
-    @property
-    def failure(self) -> RootsError | None:  # type: ignore[override]  # that of any callback
-        """The first failure of a callback."""
-        return next((each.failure for each in self._callbacks if each.failure is not None), None)
-
-    def check(self) -> None:
-        """Raise the failure of a callback."""
-        if self.failure is not None:
-            raise self.failure
 
     def on_train_start(self, step: int) -> None:
         for callback in self._callbacks:
@@ -106,7 +95,7 @@ class CallbackList(Callback):
 class MetricsCallback(Callback):
     """Writes metrics.jsonl and evaluations.jsonl. First in order: the record must not be lost.
 
-    A run whose records cannot be written ends, after a checkpoint if there is room for that.
+    What the disk does not take waits in the writers; the run goes on.
     """
 
     priority = 100
@@ -116,36 +105,26 @@ class MetricsCallback(Callback):
         self._evaluations = evaluations
 
     def on_step_end(self, record: StepRecord) -> None:
-        with self._noting_failure():
-            self._metrics.write(record)
+        self._metrics.write(record)
 
     def on_evaluate_end(self, step: int, loss: float) -> None:
-        with self._noting_failure():
-            self._evaluations.write(EvaluationRecord.of(step, loss))
+        self._evaluations.write(EvaluationRecord.of(step, loss))
 
     def on_checkpoint_end(self, path: Path) -> None:
         # A run resumed from here keeps these lines, so they must outlive a crash as it does.
-        with self._noting_failure():
-            self._metrics.sync()
-            self._evaluations.sync()
+        self._metrics.sync()
+        self._evaluations.sync()
 
     def on_train_end(self) -> None:
         self._metrics.close()
         self._evaluations.close()
-
-    @contextmanager
-    def _noting_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except RootsError as error:
-            self.failure = self.failure or error
 
 
 class TrackerCallback(Callback):
     """Hands records to trackers, every `every_steps` steps, and every evaluation.
 
     A tracker that fails is left out from then on, with a warning: its curves can be drawn from
-    metrics.jsonl, and are no reason to lose a run.
+    metrics.jsonl, and are no reason to lose a run, whatever it is that a library of others raises.
     """
 
     priority = 50
@@ -177,7 +156,7 @@ class TrackerCallback(Callback):
     def _try(self, tracker: Tracker, action: Callable[[], None]) -> None:
         try:
             action()
-        except tracker.errors as error:
+        except Exception as error:  # noqa: BLE001 - see above
             self._trackers.remove(tracker)
             reason = " ".join(str(error).split()) or type(error).__name__
             text = "%s failed and is left out from now on (%s); %s has the same values"

@@ -9,7 +9,8 @@ A run that died after writing records but before its next checkpoint repeats tho
 writer, opened with the step it resumes from, first drops every later record: steps never fall from
 line to line, so it reads the file from its end to the last line to keep, and cuts it there. A last
 line that a crash left torn is dropped too; anything else that is no record is an error that names
-the line. A line that finds no room on the disk leaves no part of itself behind.
+the line. A line that finds no room on the disk leaves no part of itself behind: it waits in memory,
+with those after it, until they can be written.
 """
 
 from __future__ import annotations
@@ -19,22 +20,29 @@ import json
 import math
 import os
 import re
+from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from roots.errors import RootsError, problem
 from roots.evaluation.likelihood import finite, perplexity_of
-from roots.files import cannot_write
+from roots.files import free_bytes
 from roots.log import get_logger
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
+# Lines that are kept while the disk does not take them, some megabytes; the oldest go first.
+MOST_WAITING = 10_000
 
 _LOGGER = get_logger("training.metrics")
 _BLOCK_BYTES = 1 << 20
+_UNWRITTEN = (
+    "%s: cannot be written (%s; %s bytes are free there); training goes on, and records wait in "
+    "memory until it can: check the room and the quota of that disk and the rights"
+)
 # How a line begins as it is written here; others are parsed.
 _STEP = re.compile(rb'\{"step": (\d+)[,}]')
 
@@ -112,39 +120,65 @@ class RecordWriter:
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise _unusable(path, error) from error
+        self._end = os.fstat(self._file.fileno()).st_size
+        self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
+        self._told = False
         if dropped:
             _LOGGER.info("%s: dropped %d records after step %d", path, dropped, resume_step)
 
     def write(self, record: StepRecord | EvaluationRecord) -> None:
-        """Append one line and hand it to the operating system.
+        """Append one line and hand it to the operating system, after those that still wait.
 
-        Raises RootsError where that has no room or fails; the file then ends with the line before.
+        Where that has no room or fails, the file ends with the line before, and the lines wait.
         """
         fields = {name: _json_value(value) for name, value in _known(record).items()}
-        rest = memoryview(json.dumps(fields, allow_nan=False).encode() + b"\n")
-        needed = len(rest)
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(end)
-            raise cannot_write(self.path, error, needed) from None
+        self._waiting.append(json.dumps(fields, allow_nan=False).encode() + b"\n")
+        with self._told_once():
+            while self._waiting:
+                self._append(self._waiting[0])
+                self._waiting.popleft()
 
     def sync(self) -> None:
-        """Make what was written survive a power cut; called where a checkpoint becomes final.
-
-        Raises RootsError where the disk does not take it.
-        """
-        try:
+        """Make what was written survive a power cut; called where a checkpoint becomes final."""
+        with self._told_once():
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise cannot_write(self.path, error) from None
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        self._file.close()
+        """Close the file; a second call does nothing. Tells how many records never got into it."""
+        if self._waiting:
+            _LOGGER.warning("%s: %d records were not written", self.path, len(self._waiting))
+            self._waiting.clear()
+        with suppress(OSError):
+            self._file.close()
+
+    def _append(self, line: bytes) -> None:
+        """Write `line` whole, or leave no part of it behind."""
+        end = min(self._end, os.fstat(self._file.fileno()).st_size)
+        try:
+            self._file.truncate(end)
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(end)
+            raise
+        self._end = end + len(line)
+
+    @contextmanager
+    def _told_once(self) -> Iterator[None]:
+        """Make an OSError a warning, the first of several; tell when it is over."""
+        try:
+            yield
+        except OSError as error:
+            if not self._told:
+                reason = error.strerror or error
+                _LOGGER.warning(_UNWRITTEN, self.path, reason, f"{free_bytes(self.path):,}")
+            self._told = True
+            return
+        if self._told and not self._waiting:
+            _LOGGER.warning("%s: is written again", self.path)
+            self._told = False
 
 
 class MetricsWriter(RecordWriter):
