@@ -25,7 +25,10 @@ class ExitCode(IntEnum):
     INTERRUPTED = 3, "interrupted after a good checkpoint, or before there was anything to save"
     DIVERGED = 4, "the training diverged"
     DIFFERENT = 5, "`roots verify`: the layout does not compute what one process does"
-    NOT_SAVED = 6, "done or interrupted, but the disk did not take the work since the last checkpoint"
+    NOT_SAVED = (
+        6,
+        "done or interrupted, but the disk did not take the work since the last checkpoint",
+    )
 
 
 class RootsError(Exception):

@@ -57,7 +57,7 @@ def root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `roots` and exit: 0 done, 1 bug, 2 bad input, 3 interrupted, 4 diverged, 5 different, 6 not saved."""
+    """Run `roots` and exit with a roots.errors.ExitCode."""
     words, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
     try:
         run_command(words)

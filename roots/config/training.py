@@ -1,4 +1,4 @@
-"""The sections `training`, `optimizer`, `schedule`, `loss_scale`, `evaluation`, `checkpoint`, `stop`."""
+"""The sections on how a run trains: from `training` and `optimizer` to `checkpoint` and `stop`."""
 
 from __future__ import annotations
 

@@ -12,9 +12,7 @@ from roots.parallel.process import all_gather_object
 T = TypeVar("T")
 
 
-def together(
-    axis: Axis, action: Callable[[], T], *, os_error: ExitCode = ExitCode.BAD_INPUT
-) -> T:
+def together(axis: Axis, action: Callable[[], T], *, os_error: ExitCode = ExitCode.BAD_INPUT) -> T:
     """Call `action` on every rank of `axis`; return its result on each.
 
     If any rank raises RootsError, every rank raises one with the lines of all, each line once; only

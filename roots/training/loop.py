@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -84,8 +85,7 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
                 point = replace(point, evaluation=_evaluate(run, point.step, stopping))
             if not last and _due(point.step, config.checkpoint.every_steps):
                 saves.save(point, last=False)
-        saves.save(point, last=True)
-        stopping.check_data()
+        saves.save(point, last=True, besides=stopping.data_lines())
     if point.step < config.training.steps:
         _logger.info("%s", saves.stopped_line(stopping, point.step))
         return ExitCode.INTERRUPTED
@@ -104,14 +104,23 @@ class _Saves:
         self._step = run.start.step
         self._folder: Path | None = None
 
-    def save(self, point: ResumePoint, *, last: bool) -> None:
+    def save(self, point: ResumePoint, *, last: bool, besides: Sequence[str] = ()) -> None:
         """Save `point`, unless it is saved already.
 
         What the disk does not take is a warning: the checkpoints before are untouched, and training
         goes on. Raises RootsError with NOT_SAVED if it is the `last`, and for what else fails.
+        `besides`: lines on what ended the run; they are raised in any case.
         """
-        if point.step == self._step:
-            return
+        try:
+            if point.step != self._step:
+                self._try(point, last=last)
+        except RootsError as error:
+            lines, code = (*besides, *error.lines), error.exit_code
+            raise RootsError(*lines, exit_code=code, speaks=error.speaks) from error
+        if besides:
+            raise RootsError(*besides, speaks=self._run.mesh.rank == 0)
+
+    def _try(self, point: ResumePoint, *, last: bool) -> None:
         try:
             with self._run.deadline.saving():
                 folder = self._run.checkpointer.save(self._run.engine, point)

@@ -22,9 +22,9 @@ class StopSignals:
 
     A second SIGINT does what it does without the context: KeyboardInterrupt, for someone who will
     not wait for the checkpoint; other signals may come as often as they like. The old handlers come
-    back at the exit. launch/rank.py keeps the signals blocked until here, since before a process
-    can do no better than die of them: they are let through once there are handlers. Python delivers signals to
-    the main thread only, so the context must be entered there (ValueError from Python otherwise).
+    back at the exit. What a process has blocked until there are handlers, as launch/rank.py does,
+    is let through. Python delivers signals to the main thread only, so the context must be entered
+    there (ValueError from Python otherwise).
     """
 
     def __init__(self) -> None:

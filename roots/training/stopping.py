@@ -20,8 +20,7 @@ from roots.config.training import UNTIL_SLURM_JOB_ENDS, wall_clock_seconds
 from roots.device import Device, job_start, slurm_job_end
 from roots.errors import RootsError, problem
 from roots.parallel.mesh import Mesh
-from roots.parallel.process import all_reduce_max
-from roots.parallel.shared_errors import together
+from roots.parallel.process import all_gather_object, all_reduce_max
 from roots.planner.parameters import count_parameters
 from roots.training.signals import StopSignals
 
@@ -157,10 +156,13 @@ class Stopping:
             return self._signals.received or "a signal on another rank"
         return "stop.wall_clock" if self.reason is Reason.WALL_CLOCK else "its data"
 
-    def check_data(self) -> None:
-        """Raise on every rank why any of them could not read its data."""
-        if self.reason is Reason.DATA:
-            together(self._mesh.world, self._tell_failures)
+    def data_lines(self) -> list[str]:
+        """Why any of the ranks could not read its data, on each of them; empty if all could."""
+        if self.reason is not Reason.DATA:
+            return []
+        mine = [line for failure in self._failures for line in failure.lines]
+        parts = all_gather_object(self._mesh.world, mine)
+        return list(dict.fromkeys(line for part in parts for line in part))
 
     def _mine(self, failure: RootsError | None) -> Reason:
         late = self.deadline.due()
@@ -170,7 +172,3 @@ class Stopping:
         if self._signals.stop_requested():
             return Reason.SIGNAL
         return Reason.WALL_CLOCK if late else Reason.NONE
-
-    def _tell_failures(self) -> None:
-        for failure in self._failures:
-            raise failure

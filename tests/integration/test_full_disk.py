@@ -1,7 +1,8 @@
-"""A disk that is full while a run trains: one line, and no more lost than must be."""
+"""A disk that is full while a run trains: lines that say so, and no more lost than must be."""
 
 from __future__ import annotations
 
+import logging
 import re
 import resource
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from roots.config import RunConfig
-from roots.errors import RootsError
+from roots.errors import ExitCode, RootsError
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import small_config, write_dataset
 from tests.integration.runs import run
@@ -20,37 +21,57 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("full") / "data")
 
 
-def lines_of_run(
+class Warnings(logging.Handler):
+    """Keeps what is warned of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def end_of_run(
     rank: int, world_size: int, config: RunConfig, largest_file: int | None
-) -> tuple[str, ...]:
-    """The lines with which a run ends in which no file may have more than `largest_file` bytes."""
+) -> tuple[int, tuple[str, ...], list[str]]:
+    """Exit code, error lines and warnings of a run with files of `largest_file` bytes at most."""
+    warnings = Warnings()
+    logging.getLogger("roots").addHandler(warnings)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     try:
-        run(rank, world_size, config)
+        return int(run(rank, world_size, config)), (), warnings.lines
     except RootsError as error:
-        return error.lines
-    return ()
+        return int(error.exit_code), error.lines, warnings.lines
 
 
-def test_save_that_finds_no_room_gives_its_space_back(prefix: Path, tmp_path: Path) -> None:
-    config = small_config(prefix, tmp_path, checkpoint={"every_steps": 2})
-    ((line,),) = run_distributed(lines_of_run, 1, config, 60_000)
-    root = config.run_directory / "checkpoints"
-    assert line.startswith(f"checkpoint='{root}/step_00000002': could not be written (")
-    assert re.search(r"; [\d,]+ bytes are free; free some disk space; ", line)
-    assert not (root / "step_00000002").exists()
-    assert len((config.run_directory / "metrics.jsonl").read_text().splitlines()) == 2
-
-
-def test_records_that_find_no_room_end_the_run_after_a_checkpoint(
+def test_saves_that_find_no_room_give_their_space_back_and_the_last_tells_the_code(
     prefix: Path, tmp_path: Path
 ) -> None:
+    config = small_config(prefix, tmp_path, checkpoint={"every_steps": 2})
+    ((code, (line,), (warning,)),) = run_distributed(end_of_run, 1, config, 60_000)
+    root = config.run_directory / "checkpoints"
+    for step, text in ((2, warning), (4, f"not saved, training goes on: {line}")):
+        start = f"not saved, training goes on: checkpoint='{root}/step_0000000{step}': could not "
+        assert text.startswith(f"{start}be written (")
+        assert re.search(r"; [\d,]+ bytes are free; free some disk space; ", text)
+        assert not (root / f"step_0000000{step}").exists()
+    assert code == ExitCode.NOT_SAVED
+    assert len((config.run_directory / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_records_that_find_no_room_are_a_warning(prefix: Path, tmp_path: Path) -> None:
     config = small_config(prefix, tmp_path)
     config.run_directory.mkdir()
     metrics = config.run_directory / "metrics.jsonl"
     metrics.symlink_to("/dev/full")
-    ((line,),) = run_distributed(lines_of_run, 1, config, None)
-    assert line.startswith(f"{metrics}: cannot be written (No space left on device): it needs ")
+    ((code, lines, warnings),) = run_distributed(end_of_run, 1, config, None)
+    assert (code, lines) == (0, ())
+    assert warnings == [
+        f"{metrics}: cannot be written (No space left on device); training goes on, and records "
+        "wait in memory until it can be; check the room and the quota of that disk and the rights",
+        f"{metrics}: 4 records were not written",
+    ]
     saved = [path.name for path in (config.run_directory / "checkpoints").glob("step_*")]
-    assert saved == ["step_00000001"]
+    assert saved == ["step_00000004"]

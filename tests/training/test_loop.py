@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from roots.data.build import DataSources
 from roots.data.loader import StepReader, TrainSource, ValidSource
 from roots.data.objectives.rows import sequence_batch
 from roots.device import Device
-from roots.errors import ExitCode
+from roots.errors import ExitCode, RootsError
 from roots.parallel.mesh import Mesh
 from roots.training.callbacks.callback import Callback, CallbackList
 from roots.training.callbacks.metrics import StepRecord
@@ -28,6 +29,8 @@ from roots.training.checkpointing import ResumePoint
 from roots.training.engine.step import StepResult
 from roots.training.loop import Run, train_loop
 from roots.training.schedule import learning_rate
+from roots.training.signals import StopSignals
+from roots.training.stopping import Deadline
 from tests.helpers.runs import small_config
 
 STEPS = 6
@@ -82,23 +85,32 @@ class NoCheckpoints:
         return Path("nowhere")
 
 
-def trained(config: RunConfig, start: ResumePoint) -> tuple[Answers, Listener, NoCheckpoints]:
+def parts(config: RunConfig, start: ResumePoint | None = None, **others: Any) -> Run:
+    """A run whose engine, data and checkpoints are stand-ins, or `others`."""
     # Two replicas, of which this is the first.
     plan = replace(plan_batch(config, 1), data_parallel=2, accumulation=2)
-    engine, listener, checkpoints = Answers(), Listener(), NoCheckpoints()
     readers = [StepReader(Steps(), plan, 0, num_steps=n) for n in (STEPS, config.evaluation.steps)]
-    answers: dict[str, Any] = {"engine": engine, "checkpointer": checkpoints}
-    run = Run(
+    stand_ins: dict[str, Any] = {
+        "engine": Answers(),
+        "checkpointer": NoCheckpoints(),
+        "callbacks": CallbackList([]),
+        "data": DataSources(TrainSource(readers[0]), ValidSource(readers[1]), [], []),
+    }
+    return Run(
         config=config,
         plan=plan,
         mesh=Mesh.single(),
         device=Device("cpu", 0),
-        data=DataSources(TrainSource(readers[0]), ValidSource(readers[1]), [], []),
-        callbacks=CallbackList([listener]),
         throughput=Throughput(config.model, Peak(1e12, "a device"), num_devices=1),
-        start=start,
-        **answers,
+        start=ResumePoint(0, 0) if start is None else start,
+        **{**stand_ins, **others},
     )
+
+
+def trained(config: RunConfig, start: ResumePoint) -> tuple[Answers, Listener, NoCheckpoints]:
+    engine, listener, checkpoints = Answers(), Listener(), NoCheckpoints()
+    callbacks = CallbackList([listener])
+    run = parts(config, start, engine=engine, callbacks=callbacks, checkpointer=checkpoints)
     assert train_loop(run) is ExitCode.DONE
     return engine, listener, checkpoints
 
@@ -165,3 +177,155 @@ def test_saves_know_the_losses_measured_at_their_step_that_are_finite(
     _, _, checkpoints = trained(config, ResumePoint(0, 0))
     found = [(point.step, point.evaluation) for point in checkpoints.saved]
     assert found == [(2, None), (4, 2.0), (6, None)]
+
+
+class AsksToStop(Answers, NoCheckpoints, Listener):
+    """Gets a signal in the middle of `moment`: "evaluation 0", "step 4", "save 4", ..."""
+
+    def __init__(self, moment: str) -> None:
+        for base in (Answers, NoCheckpoints, Listener):
+            base.__init__(self)
+        self.moment = moment
+        self.done = 0
+        self.batches = 0
+
+    def _at(self, moment: str) -> None:
+        if moment == self.moment:
+            signal.raise_signal(signal.SIGUSR1)
+
+    def train_step(self, micro_batches: Sequence[Batch], rate: float) -> StepResult:
+        self.done += 1
+        self._at(f"step {self.done}")
+        return super().train_step(micro_batches, rate)
+
+    def evaluate(self, micro_batches: Sequence[Batch]) -> float:
+        self._at(f"evaluation {self.done}")
+        self.batches += 1
+        return super().evaluate(micro_batches)
+
+    def save(self, engine: object, point: ResumePoint) -> Path:
+        self._at(f"save {point.step}")
+        return super().save(engine, point)
+
+
+@pytest.mark.parametrize(
+    "moment, steps, evaluated, batches",
+    [
+        ("start", [], [], 0),
+        ("evaluation 0", [], [], 1),
+        ("step 2", [2], [0], 3),
+        ("step 4", [4], [0], 3),
+        ("evaluation 4", [4], [0], 4),
+        ("save 4", [4], [0, 4], 6),
+    ],
+)
+def test_signal_stops_after_what_is_being_done_and_saves_once(
+    config: RunConfig, moment: str, steps: list[int], evaluated: list[int], batches: int
+) -> None:
+    """Before the first step and in an evaluation too; a save that it meets is the last."""
+    part = AsksToStop(moment)
+    run = parts(config, engine=part, checkpointer=part, callbacks=CallbackList([part]))
+    with StopSignals() as signals:
+        if moment == "start":
+            signal.raise_signal(signal.SIGTERM)
+        assert train_loop(run, signals) is ExitCode.INTERRUPTED
+    assert [point.step for point in part.saved] == steps
+    assert list(part.evaluations) == evaluated
+    assert part.batches == batches
+
+
+def test_signal_in_the_last_evaluation_ends_a_run_that_is_done(config: RunConfig) -> None:
+    part = AsksToStop(f"evaluation {STEPS}")
+    assert train_loop(parts(config, engine=part, checkpointer=part)) is ExitCode.DONE
+    assert [point.step for point in part.saved] == [4, STEPS]
+
+
+def test_run_stops_saved_before_its_time_is_over(
+    config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = iter(range(1000))
+    # Each look at the clock takes a second: three in the first evaluation, one before each step.
+    deadline = Deadline(10.0, 1.0, 2.0, clock=lambda: float(next(clock)))
+    checkpoints = NoCheckpoints()
+    run = parts(config, deadline=deadline, checkpointer=checkpoints)
+    with caplog.at_level("INFO", logger="roots"):
+        assert train_loop(run) is ExitCode.INTERRUPTED
+    assert [point.step for point in checkpoints.saved] == [2]
+    assert caplog.messages == ["stopped by stop.wall_clock after step 2, saved nowhere"]
+
+
+class Broken:
+    """Train or held-out data of which batch `bad` cannot be read."""
+
+    def __init__(self, bad: int) -> None:
+        self.bad = bad
+
+    def make(self, step: int, places: tuple[int, ...]) -> Batch:
+        if step == self.bad:
+            raise RootsError("data.bin: cannot be read")
+        return Steps().make(step, places)
+
+
+@pytest.mark.parametrize("source, saved", [("train", 3), ("valid", 4)])
+def test_data_that_cannot_be_read_ends_the_run_after_a_save(
+    config: RunConfig, source: str, saved: int
+) -> None:
+    checkpoints = NoCheckpoints()
+    run = parts(config, ResumePoint(1, 8), checkpointer=checkpoints)
+    reader = StepReader(Broken(3 if source == "train" else 1), run.plan, 0, num_steps=STEPS)
+    sources = (
+        {"train": TrainSource(reader)} if source == "train" else {"valid": ValidSource(reader)}
+    )
+    with pytest.raises(RootsError) as caught:
+        train_loop(replace(run, data=replace(run.data, **sources)))
+    assert (caught.value.lines, caught.value.exit_code) == (("data.bin: cannot be read",), 2)
+    assert [point.step for point in checkpoints.saved] == [saved]
+
+
+class FullDisk(NoCheckpoints):
+    """Has no room at `full` steps."""
+
+    def __init__(self, full: Sequence[int], code: ExitCode = ExitCode.NOT_SAVED) -> None:
+        super().__init__()
+        self.full = full
+        self.code = code
+
+    def save(self, engine: object, point: ResumePoint) -> Path:
+        if point.step in self.full:
+            raise RootsError(f"no room at {point.step}", exit_code=self.code)
+        return super().save(engine, point)
+
+
+def test_save_that_finds_no_room_is_a_warning_and_training_goes_on(
+    config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = FullDisk([4])
+    assert train_loop(parts(config, checkpointer=disk)) is ExitCode.DONE
+    assert [point.step for point in disk.saved] == [STEPS]
+    assert caplog.messages == ["not saved, training goes on: no room at 4"]
+
+
+@pytest.mark.parametrize("moment", ["nothing", "step 2"])
+def test_last_save_that_finds_no_room_is_told_by_the_exit_code(
+    config: RunConfig, moment: str
+) -> None:
+    disk = FullDisk([2, STEPS])
+    with pytest.raises(RootsError, match=r"no room at [26]") as caught:
+        train_loop(parts(config, engine=AsksToStop(moment), checkpointer=disk))
+    assert caught.value.exit_code is ExitCode.NOT_SAVED
+
+
+def test_save_that_fails_for_another_reason_ends_the_run(config: RunConfig) -> None:
+    disk = FullDisk([4], ExitCode.DIVERGED)
+    with pytest.raises(RootsError) as caught:
+        train_loop(parts(config, checkpointer=disk))
+    assert caught.value.exit_code is ExitCode.DIVERGED
+
+
+def test_run_without_data_and_without_room_tells_both(config: RunConfig) -> None:
+    run = parts(config, ResumePoint(1, 8), checkpointer=FullDisk([3]))
+    reader = StepReader(Broken(3), run.plan, 0, num_steps=STEPS)
+    with pytest.raises(RootsError) as caught:
+        train_loop(replace(run, data=replace(run.data, train=TrainSource(reader))))
+    assert caught.value.lines == ("data.bin: cannot be read", "no room at 3")
+    assert caught.value.exit_code is ExitCode.NOT_SAVED

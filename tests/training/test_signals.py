@@ -54,6 +54,26 @@ def test_schedulers_may_repeat_themselves() -> None:
     assert stop.stop_requested()
 
 
+def test_signals_that_waited_for_handlers_are_let_through() -> None:
+    """As under launch/rank.py, which blocks them until here."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        with StopSignals() as stop:
+            assert stop.received == "SIGUSR1"
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_first_interrupt_says_what_a_second_does(capfd: pytest.CaptureFixture[str]) -> None:
+    with StopSignals():
+        signal.raise_signal(signal.SIGTERM)
+        assert capfd.readouterr().err == ""
+        signal.raise_signal(signal.SIGINT)
+    line = "roots: saves and leaves after this step; a second interrupt ends at once"
+    assert capfd.readouterr().err.split("\n") == ["", line, ""]
+
+
 def interrupt_twice() -> None:
     signal.raise_signal(signal.SIGINT)
     signal.raise_signal(signal.SIGINT)

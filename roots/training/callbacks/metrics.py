@@ -29,7 +29,6 @@ from typing import Any, TypeVar
 
 from roots.errors import RootsError, problem
 from roots.evaluation.likelihood import finite, perplexity_of
-from roots.files import free_bytes
 from roots.log import get_logger
 
 METRICS_FILE = "metrics.jsonl"
@@ -40,8 +39,8 @@ MOST_WAITING = 10_000
 _LOGGER = get_logger("training.metrics")
 _BLOCK_BYTES = 1 << 20
 _UNWRITTEN = (
-    "%s: cannot be written (%s; %s bytes are free there); training goes on, and records wait in "
-    "memory until it can: check the room and the quota of that disk and the rights"
+    "%s: cannot be written (%s); training goes on, and records wait in memory until it can be; "
+    "check the room and the quota of that disk and the rights"
 )
 # How a line begins as it is written here; others are parsed.
 _STEP = re.compile(rb'\{"step": (\d+)[,}]')
@@ -122,7 +121,7 @@ class RecordWriter:
             raise _unusable(path, error) from error
         self._end = os.fstat(self._file.fileno()).st_size
         self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
-        self._told = False
+        self._told, self._lost = False, 0
         if dropped:
             _LOGGER.info("%s: dropped %d records after step %d", path, dropped, resume_step)
 
@@ -132,6 +131,7 @@ class RecordWriter:
         Where that has no room or fails, the file ends with the line before, and the lines wait.
         """
         fields = {name: _json_value(value) for name, value in _known(record).items()}
+        self._lost += len(self._waiting) == self._waiting.maxlen
         self._waiting.append(json.dumps(fields, allow_nan=False).encode() + b"\n")
         with self._told_once():
             while self._waiting:
@@ -145,17 +145,20 @@ class RecordWriter:
 
     def close(self) -> None:
         """Close the file; a second call does nothing. Tells how many records never got into it."""
+        lost = self._lost + len(self._waiting)
         if self._waiting:
-            _LOGGER.warning("%s: %d records were not written", self.path, len(self._waiting))
+            _LOGGER.warning("%s: %d records were not written", self.path, lost)
             self._waiting.clear()
         with suppress(OSError):
             self._file.close()
 
     def _append(self, line: bytes) -> None:
         """Write `line` whole, or leave no part of it behind."""
-        end = min(self._end, os.fstat(self._file.fileno()).st_size)
+        size = os.fstat(self._file.fileno()).st_size
+        end = min(self._end, size)
         try:
-            self._file.truncate(end)
+            if size > end:
+                self._file.truncate(end)
             rest = memoryview(line)
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -172,13 +175,13 @@ class RecordWriter:
             yield
         except OSError as error:
             if not self._told:
-                reason = error.strerror or error
-                _LOGGER.warning(_UNWRITTEN, self.path, reason, f"{free_bytes(self.path):,}")
+                _LOGGER.warning(_UNWRITTEN, self.path, error.strerror or error)
             self._told = True
             return
         if self._told and not self._waiting:
-            _LOGGER.warning("%s: is written again", self.path)
-            self._told = False
+            without = f", without {self._lost} records" if self._lost else ""
+            _LOGGER.warning("%s: is written again%s", self.path, without)
+            self._told, self._lost = False, 0
 
 
 class MetricsWriter(RecordWriter):
