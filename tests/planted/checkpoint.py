@@ -61,4 +61,11 @@ BUGS = [
         "",
         "tests/integration/test_resume.py -k changed_seed",
     ),
+    PlantedBug(
+        "the worst checkpoints kept for the best",
+        "checkpoint/retention.py",
+        "kept.update(-step for _, step in sorted(measured)[: keep.best])",
+        "kept.update(-step for _, step in sorted(measured)[-keep.best :])",
+        "tests/checkpoint/test_retention.py",
+    ),
 ]

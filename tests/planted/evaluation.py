@@ -57,8 +57,8 @@ BUGS = [
     PlantedBug(
         "mean of the loop's last evaluation batch alone",
         "training/loop.py",
-        "run.callbacks.on_evaluate_end(step, sum(losses) / len(losses))",
-        "run.callbacks.on_evaluate_end(step, losses[-1])",
+        "loss = sum(losses) / len(losses)",
+        "loss = losses[-1]",
         "tests/training/test_loop.py",
     ),
     PlantedBug(
