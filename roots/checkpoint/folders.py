@@ -1,7 +1,8 @@
 """Where checkpoints lie: step folders, the `latest` pointer, and finding one to load.
 
 What is ROOTS' own here are folders `step_` and the step in eight digits or more, `latest`, and
-`superseded_step_...`. Nothing else is touched, and of a link the link alone is removed or renamed.
+those set aside, `superseded_step_...` and `damaged_step_...`. Nothing else is touched, and of a
+link the link alone is removed or renamed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from roots.log import get_logger
 
 CHECKPOINTS_FOLDER = "checkpoints"
 LATEST_NAME = "latest"
+# Why a checkpoint was set aside: the run left its course, or it cannot be read.
+SUPERSEDED = "superseded"
+DAMAGED = "damaged"
 _STEP_FOLDER = re.compile(r"step_([0-9]{8,})")
 _logger = get_logger(__name__)
 
@@ -102,7 +106,7 @@ def check_room(root: Path, step: int) -> None:
 def clear_place(root: Path, step: int) -> Path | None:
     """Rename what has come to lie where the checkpoint of `step` goes; return its new path."""
     path = root / step_name(step)
-    return _set_aside(path) if os.path.lexists(path) else None
+    return set_aside(path, SUPERSEDED) if os.path.lexists(path) else None
 
 
 def set_aside_after(root: Path, step: int) -> list[Path]:
@@ -111,14 +115,19 @@ def set_aside_after(root: Path, step: int) -> list[Path]:
     Under that name nothing resumes from them and retention does not count them.
     """
     finished = set(finished_checkpoints(root))
-    return [_set_aside(path) for number, path in _ours(root) if number > step and path in finished]
+    return [
+        set_aside(path, SUPERSEDED)
+        for number, path in _ours(root)
+        if number > step and path in finished
+    ]
 
 
-def _set_aside(path: Path) -> Path:
-    number, target = 0, path.with_name(f"superseded_{path.name}")
+def set_aside(path: Path, why: str) -> Path:
+    """Rename `path` to WHY_NAME, or WHY_NAME_1 and so on; return the new path."""
+    number, target = 0, path.with_name(f"{why}_{path.name}")
     while os.path.lexists(target):
         number += 1
-        target = path.with_name(f"superseded_{path.name}_{number}")
+        target = path.with_name(f"{why}_{path.name}_{number}")
     return path.rename(target)
 
 

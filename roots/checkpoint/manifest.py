@@ -9,7 +9,7 @@ A checkpoint is a folder `step_NNNNNNNN` holding
     mp_rank_*, zero_*, ...  DeepSpeed's own files, read by its stock tools; not in an imported model
     manifest.json           written last: {"format": "roots-checkpoint", "version": 1, "step": ...,
                             "consumed_samples": ..., "layout": {...}, "evaluation": x or null,
-                            "files": {path: {"bytes": n, "blake2b": hex}}}
+                            "files": {path: {"bytes": n, "blake2b": hex}}, "blake2b": hex}
 
 A folder without a manifest is the remains of a save that did not end, and is never loaded.
 """
@@ -34,9 +34,15 @@ CONFIG_NAME = "config.yaml"
 WEIGHTS_FOLDER = "weights"
 # DeepSpeed's files, and none of ROOTS'.
 TRAINING_STATE_SUFFIX = ".pt"
+_DIGEST = "blake2b"
+_DIGEST_BYTES = 16
 _BLOCK_BYTES = 1 << 20
 _READERS = 8
 _MAX_LINES = 12
+
+
+class DamagedError(RootsError):
+    """What should be a finished checkpoint has no manifest, or one that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -109,23 +115,38 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, whole or not at all."""
     tree = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
-    write_atomically(folder / MANIFEST_NAME, json.dumps(tree, indent=1, sort_keys=True))
+    write_atomically(folder / MANIFEST_NAME, with_digest(tree))
+
+
+def with_digest(tree: dict[str, Any]) -> str:
+    """The text of a manifest: `tree` and its digest, which tells of damage to it."""
+    return json.dumps({**tree, _DIGEST: _digest(tree)}, indent=1, sort_keys=True)
+
+
+def _digest(tree: dict[str, Any]) -> str:
+    content = {name: value for name, value in tree.items() if name != _DIGEST}
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of `folder`.
 
-    Raises RootsError if there is none, or it is not of this format and version.
+    Raises DamagedError if there is none or it is not readable, and another RootsError if it is of
+    another format or version.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
         rule = f"is no finished checkpoint (it has no {MANIFEST_NAME})"
         fix = "give a folder like RUN/checkpoints/step_00000100, or the folder of a run"
-        raise RootsError(problem("checkpoint", str(folder), rule, fix))
+        raise DamagedError(problem("checkpoint", str(folder), rule, fix))
     try:
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(tree, dict):
             raise TypeError("no object")
+        # One without is of a ROOTS that did not write any.
+        if _DIGEST in tree and tree[_DIGEST] != _digest(tree):
+            raise ValueError("it does not have the checksum that it records")
         if tree["format"] != FORMAT or tree["version"] != VERSION:
             found = f"{tree['format']} version {tree['version']}"
             rule = f"is {found}, this ROOTS reads {FORMAT} version {VERSION}"
@@ -138,11 +159,11 @@ def read_manifest(folder: Path) -> Manifest:
         sealed = Manifest(tree["step"], tree["consumed_samples"], layout, files, loss)
         _check_types(sealed)
         return sealed
+    except OSError as error:
+        rule = f"cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         rule = f"is not readable ({type(error).__name__}: {error})"
-        raise RootsError(
-            problem("manifest", str(path), rule, "use another checkpoint of the run")
-        ) from None
+    raise DamagedError(problem("manifest", str(path), rule, "use another checkpoint of the run"))
 
 
 def _plain(name: str) -> str:
@@ -227,7 +248,7 @@ def _difference(path: Path, expected: FileRecord | None, contents: bool) -> str 
 
 
 def _describe(path: Path) -> FileRecord:
-    digest, count = hashlib.blake2b(digest_size=16), 0
+    digest, count = hashlib.blake2b(digest_size=_DIGEST_BYTES), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)

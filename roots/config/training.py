@@ -117,7 +117,8 @@ class CheckpointConfig(Section):
         0, ge=0, description="besides, those of the lowest held-out losses are kept; 0: none"
     )
     resume: str = Field(
-        "auto", description="auto: latest of this run if any; never; or a checkpoint folder"
+        "auto",
+        description="auto: newest good one of this run if any; never; or a checkpoint folder",
     )
     weights: str | None = Field(
         None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from roots.config.run import RunConfig
 from roots.config.section import Section
 from roots.config.unread_fields import idle_fields
 from roots.errors import RootsError, problem
+from roots.log import get_logger
 from roots.parallel.mesh import Mesh
+from roots.parallel.process import all_gather_object, broadcast_object
 from roots.parallel.shared_errors import together
 from roots.training.engine.state_files import foreign_names, foreign_state
+
+_logger = get_logger(__name__)
 
 # What may change from one part of a run to the next: it says how to train, not what the model is.
 _FREE_MODEL_FIELDS = (
@@ -43,10 +48,13 @@ class Candidates:
     def find(self) -> Path | None:
         """The checkpoint to resume from, checked whole; None for a fresh start.
 
-        Raises RootsError if it is damaged, of another model or layout, or if a fresh start is
-        asked for where checkpoints of this run lie.
+        `auto` passes damaged ones by, tells of them and sets them aside, up to the newest good one.
+        Raises RootsError if all are damaged, or the one named is; if it is of another model or
+        layout; or if a fresh start is asked for where checkpoints of this run lie.
         """
-        return together(self.mesh.world, self._find)
+        if self.config.checkpoint.resume == "auto":
+            return self._newest_good()
+        return together(self.mesh.world, self._named)
 
     def find_weights(self) -> Path | None:
         """The checkpoint whose weights a fresh run starts from, checked whole; None without one.
@@ -55,10 +63,76 @@ class Candidates:
         """
         return together(self.mesh.world, self._find_weights)
 
-    def _find(self) -> Path | None:
-        folder = self._choose()
-        if folder is None:
-            return None
+    def _newest_good(self) -> Path | None:
+        world = self.mesh.world
+        # One rank's listing for all: network file systems may show each another state.
+        listed = folders.finished_checkpoints(self.root) if world.rank == 0 else []
+        damaged: dict[Path, list[str]] = {}
+        for folder in reversed(broadcast_object(world, listed)):
+            lines = self._damage_seen_by_any(folder)
+            if not lines:
+                return together(world, partial(self._take, folder, damaged))
+            damaged[folder] = lines
+        if damaged:
+            raise RootsError(*self._all_damaged(damaged), speaks=world.rank == 0)
+        return None
+
+    def _take(self, folder: Path, damaged: dict[Path, list[str]]) -> Path:
+        """Judge the newest good one, then move the damaged ones, newer than it, out of the way."""
+        self._judge(folder)
+        if self.mesh.rank == 0 and damaged:
+            for each, lines in damaged.items():
+                for line in manifest.first_of(lines):
+                    _logger.warning("%s", line)
+                kept = folders.set_aside(each, folders.DAMAGED)
+                _logger.warning("%s is damaged, and kept as %s", each.name, kept)
+            folders.point_latest(self.root, folder)
+            _logger.warning("%s is the newest good checkpoint", folder)
+        return folder
+
+    def _damage_seen_by_any(self, folder: Path) -> list[str]:
+        """What is wrong with the files of `folder`: each rank reads some, and all know of all.
+
+        Raises RootsError if it is not damaged, but of another version of ROOTS.
+        """
+
+        def look() -> list[str]:
+            try:
+                found = manifest.read_manifest(folder)
+                return self._damage(folder, found, sorted(found.files))
+            except manifest.DamagedError as error:
+                return list(error.lines)
+
+        parts = all_gather_object(self.mesh.world, together(self.mesh.world, look))
+        return list(dict.fromkeys(line for part in parts for line in part))
+
+    def _all_damaged(self, damaged: dict[Path, list[str]]) -> list[str]:
+        rule = f"no checkpoint in {self.root} is good: {len(damaged)} are damaged"
+        if len(damaged) == 1:
+            rule = f"the only checkpoint in {self.root} is damaged"
+        fix = "bring the files back from a copy, or set another run.name to begin anew"
+        lines = [line for each in damaged.values() for line in manifest.first_of(each)]
+        return [*lines, problem("checkpoint.resume", "auto", rule, fix)]
+
+    def _named(self) -> Path | None:
+        """The checkpoint that checkpoint.resume names, judged and its files read."""
+        wish = self.config.checkpoint.resume
+        if wish == "never":
+            latest = folders.latest_checkpoint(self.root)
+            if latest is None:
+                return None
+            fix = "set checkpoint.resume=auto to go on from there, or another run.name"
+            rule = f"cannot start afresh over {latest}"
+            raise RootsError(problem("checkpoint.resume", wish, rule, fix))
+        folder = folders.resolve_checkpoint(wish)
+        self._judge(folder, reads=True)
+        return folder
+
+    def _judge(self, folder: Path, *, reads: bool = False) -> None:
+        """Raise RootsError unless this run may go on from `folder`.
+
+        reads: look for damage too, in this rank's share of the files.
+        """
         found = manifest.read_manifest(folder)
         if not found.has_training_state:
             rule = f"{folder} holds weights alone, and no optimizer to go on with"
@@ -68,12 +142,11 @@ class Candidates:
             *self._model_differences(folder),
             *self._order_differences(folder),
             *self._layout_differences(folder, found.layout),
+            *(self._damage(folder, found, sorted(found.files)) if reads else ()),
+            *self._foreign(folder, found),
         ]
-        lines.extend(self._damage(folder, found, sorted(found.files)))
-        lines.extend(self._foreign(folder, found))
         if lines:
             raise RootsError(*lines)
-        return folder
 
     def _find_weights(self) -> Path | None:
         wish = self.config.checkpoint.weights
@@ -107,19 +180,6 @@ class Candidates:
             if names:
                 lines.append(foreign_state(path, ", ".join(names)))
         return lines
-
-    def _choose(self) -> Path | None:
-        wish = self.config.checkpoint.resume
-        latest = folders.latest_checkpoint(self.root)
-        if wish == "auto":
-            return latest
-        if wish == "never":
-            if latest is None:
-                return None
-            fix = "set checkpoint.resume=auto to go on from there, or another run.name"
-            rule = f"cannot start afresh over {latest}"
-            raise RootsError(problem("checkpoint.resume", wish, rule, fix))
-        return folders.resolve_checkpoint(wish)
 
     def _model_differences(self, folder: Path, free: Set[str] = frozenset()) -> list[str]:
         fix = f"use the config stored as {folder / manifest.CONFIG_NAME}, or another run.name"

@@ -11,6 +11,7 @@ import pytest
 
 from roots.checkpoint import manifest
 from roots.errors import RootsError
+from tests.helpers.manifests import edit_manifest
 
 
 def test_layout_tells_of_stages_only_what_is_not_as_usual() -> None:
@@ -49,17 +50,59 @@ def test_held_out_loss_is_a_number(tmp_path: Path, loss: object) -> None:
 def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     layout = manifest.Layout(1, 1, 1, 1, "fp32")
     manifest.write_manifest(folder, manifest.Manifest(3, 24, layout, {}, 2.5))
-    path = folder / manifest.MANIFEST_NAME
-    tree = json.loads(path.read_text(encoding="utf-8"))
-    edit(tree)
-    path.write_text(json.dumps(tree), encoding="utf-8")
+    edit_manifest(folder, edit)
 
 
 def test_manifest_without_a_schedule_is_of_1f1b(tmp_path: Path) -> None:
     layout = manifest.Layout(1, 2, 1, 1, "fp32")
     manifest.write_manifest(tmp_path, manifest.Manifest(3, 24, layout, {}))
+
+    def drop(tree: dict[str, Any]) -> None:
+        del tree["layout"]["schedule"], tree["layout"]["partition"]
+
+    edit_manifest(tmp_path, drop)
+    assert manifest.read_manifest(tmp_path).layout == layout
+
+
+def test_manifest_from_before_its_digest_is_read(tmp_path: Path) -> None:
+    change(tmp_path, lambda tree: None)
     path = tmp_path / manifest.MANIFEST_NAME
     tree = json.loads(path.read_text(encoding="utf-8"))
-    del tree["layout"]["schedule"], tree["layout"]["partition"]
+    del tree["blake2b"]
+    before = manifest.read_manifest(tmp_path)
     path.write_text(json.dumps(tree), encoding="utf-8")
-    assert manifest.read_manifest(tmp_path).layout == layout
+    assert manifest.read_manifest(tmp_path) == before
+
+
+def test_no_flipped_bit_of_a_manifest_passes_for_other_values(tmp_path: Path) -> None:
+    """Every byte, one bit of each: an error, or a place where it does not matter."""
+    change(tmp_path, lambda tree: None)
+    path = tmp_path / manifest.MANIFEST_NAME
+    content, whole = path.read_bytes(), manifest.read_manifest(tmp_path)
+    noticed = 0
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            assert manifest.read_manifest(tmp_path) == whole
+        except manifest.DamagedError:
+            noticed += 1
+    assert noticed > 0.8 * len(content)
+
+
+def test_manifest_that_cannot_be_read_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(tmp_path, lambda tree: None)
+
+    def fail(path: Path, **_: object) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(manifest.DamagedError) as caught:
+        manifest.read_manifest(tmp_path)
+    assert caught.value.lines == (
+        f"manifest='{tmp_path}/manifest.json': cannot be read (Input/output error); "
+        "use another checkpoint of the run",
+    )

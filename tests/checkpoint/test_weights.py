@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from roots.checkpoint.weights import WeightStore, save_weights
 from roots.errors import RootsError
 from roots.parallel.mesh import Axis
 from roots.parallel.shard import Shard, chunked, even, replicated
+from tests.helpers.manifests import edit_manifest
 
 FULL: dict[str, Tensor] = {
     "qkv": torch.arange(24 * 5, dtype=torch.float32).view(24, 5),
@@ -143,8 +143,7 @@ def test_every_damage_is_noticed(tmp_path: Path, content: bytes | None, rule: st
 
 def test_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
     sealed(tmp_path)
-    path = tmp_path / manifest.MANIFEST_NAME
-    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 9}))
+    edit_manifest(tmp_path, lambda tree: tree.update(version=9))
     with pytest.raises(RootsError) as caught:
         manifest.read_manifest(tmp_path)
     assert caught.value.lines == (

@@ -20,6 +20,7 @@ from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import shard_of
 from roots.training.callbacks.metrics import read_metrics
+from tests.helpers.checkpoints import flip_bit
 from tests.helpers.decoders import build_decoder
 from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.runs import small_config, write_dataset
@@ -156,14 +157,27 @@ def test_checkpoint_of_another_layout_is_refused(prefix: Path, tmp_path: Path) -
     assert "this one is tensor 1 x pipeline 1 x data 2, ZeRO 0, fp32" in text
 
 
-def test_damaged_checkpoint_is_refused(prefix: Path, tmp_path: Path) -> None:
-    config = config_of(prefix, tmp_path, "run", "fp32-zero0")
-    run_distributed(run, 1, config, 2)
-    path = config.run_directory / "checkpoints" / step_name(2) / "mp_rank_00_model_states.pt"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    assert f"checkpoint file='{path}': does not have the checksum" in refusal(config)
+def test_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
+    prefix: Path, tmp_path: Path
+) -> None:
+    """It saves the steps in between again, and loses nothing else."""
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0", checkpoint={"every_steps": 3})
+    run_distributed(run, 1, config)
+    before, root = lines(config), config.run_directory / "checkpoints"
+    last = root / step_name(STEPS)
+    flipped = max(last.rglob("*"), key=lambda path: path.stat().st_size)
+    flip_bit(flipped)
+    assert run_distributed(run, 1, config) == [ExitCode.DONE]
+    assert lines(config) == before
+    aside = root / f"damaged_{step_name(STEPS)}"
+    assert sorted(path.name for path in root.glob("*_*")) == [
+        aside.name,
+        step_name(6),
+        step_name(STEPS),
+    ]
+    for path in set(last.rglob("*.safetensors")) - {flipped}:
+        other = load_file(aside / path.relative_to(last))
+        assert all(bool((tensor == other[name]).all()) for name, tensor in load_file(path).items())
 
 
 def test_fresh_start_over_checkpoints_is_refused(prefix: Path, tmp_path: Path) -> None:

@@ -62,6 +62,20 @@ BUGS = [
         "tests/integration/test_resume.py -k changed_seed",
     ),
     PlantedBug(
+        "the first file of a checkpoint read alone",
+        "training/resuming.py",
+        "share = names[self.mesh.rank :: self.mesh.world.size]",
+        "share = names[:1]",
+        "tests/training/test_resuming.py -k ranks",
+    ),
+    PlantedBug(
+        "damaged checkpoints left in the way",
+        "training/resuming.py",
+        "        if self.mesh.rank == 0 and damaged:\n",
+        "        if False:\n",
+        "tests/training/test_resuming.py -k set_aside",
+    ),
+    PlantedBug(
         "the worst checkpoints kept for the best",
         "checkpoint/retention.py",
         "kept.update(-step for _, step in sorted(measured)[: keep.best])",
