@@ -140,13 +140,21 @@ def test_checkpoint_of_another_model_is_refused_field_by_field(
     config = config_of(prefix, tmp_path, "run", "fp32-zero0")
     run_distributed(run, 1, config, 2)
     folder = config.run_directory / "checkpoints" / step_name(2)
-    other = config.model_copy(
-        update={"model": config.model.model_copy(update={"num_layers": 2, "activation": "swiglu"})}
-    )
-    text = refusal(other)
+    # Of these the one model alone reads rotary_base, and the other alone ffn_hidden_size.
+    fields = {"num_layers": 2, "activation": "swiglu", "position": "rotary", "rotary_base": 5e5}
+    experts = config.model.moe.model_copy(update={"num_experts": 4, "ffn_hidden_size": 64})
+    text = refusal(changed(config, "model", **fields, ffn_hidden_size=96, moe=experts))
     fix = f"use the config stored as {folder / 'config.yaml'}, or another run.name"
-    assert f"model.num_layers=2: is 4 in checkpoint {folder}; {fix}" in text
-    assert f"model.activation='swiglu': is 'gelu' in checkpoint {folder}; {fix}" in text
+    for difference in (
+        "num_layers=2: is 4",
+        "activation='swiglu': is 'gelu'",
+        "position='rotary': is 'learned'",
+        "rotary_base=500000.0: is 10000.0",
+        "ffn_hidden_size=96: is 128",
+        "moe.num_experts=4: is 0",
+        "moe.ffn_hidden_size=64: is 128",
+    ):
+        assert f"model.{difference} in checkpoint {folder}; {fix}" in text
 
 
 def test_checkpoint_of_another_layout_is_refused(prefix: Path, tmp_path: Path) -> None:

@@ -97,8 +97,11 @@ def test_tied_ends_share_a_key_and_untied_ones_do_not() -> None:
     assert {layer.tied_key for layer in untied} == {None}
 
 
-def test_layers_chained_as_a_pipeline_equal_the_decoder() -> None:
-    model = small_model(position="rotary", dropout=0.1)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_layers_chained_as_a_pipeline_equal_the_decoder(tied: bool) -> None:
+    """A tied head has a copy of the matrix there, and both are told the same of the head."""
+    fields = {"head_scale": 0.5, "head_bias": True, "tied_embeddings": tied}
+    model = small_model(position="rotary", dropout=0.1, **fields)
     inputs = random_inputs(model)
     expected = small_decoder(model)(*inputs)
     modules = [layer.build() for layer in model_layers(model, Mesh.single(), BuildOptions())]
@@ -107,5 +110,7 @@ def test_layers_chained_as_a_pipeline_equal_the_decoder() -> None:
     stream = inputs[:3]
     for module in modules[:-1]:
         stream = module(stream)
+    logits_BTV = small_decoder(model)(*inputs[:3])
+    torch.testing.assert_close(modules[-1](stream[0]), logits_BTV, rtol=0, atol=0)
     loss = modules[-1](stream[0], inputs.labels_BT, inputs.loss_weights_BT)
-    assert torch.equal(loss, expected)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=0)

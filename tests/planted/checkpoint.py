@@ -55,6 +55,24 @@ BUGS = [
         "tests/integration/test_resume.py -k documented_fields",
     ),
     PlantedBug(
+        "config of the run that resumes is not the model's",
+        "training/checkpointing.py",
+        "            text = dump_config(self.config)\n",
+        (
+            "            before = folders.latest_checkpoint(self.root)\n"
+            "            kept = self.config if before is None else folders.read_config(before)\n"
+            "            text = dump_config(kept)\n"
+        ),
+        "tests/training/test_course.py -k told_when",
+    ),
+    PlantedBug(
+        "fields that the checkpoint alone reads may change",
+        "training/resuming.py",
+        "idle = idle_fields(model) & idle_fields(self.config.model)",
+        "idle = idle_fields(self.config.model)",
+        "tests/integration/test_resume.py -k another_model",
+    ),
+    PlantedBug(
         "another seed goes on from a checkpoint",
         "training/resuming.py",
         ('            ("seed", self.config.training.seed, stored.training.seed),\n'),

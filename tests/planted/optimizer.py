@@ -117,6 +117,23 @@ BUGS = [
         "tests/training/engine/test_deepspeed_json.py",
     ),
     PlantedBug(
+        "settings of the checkpoint stay in force",
+        "training/engine/settings.py",
+        "        group.update({**own, **kept})",
+        (
+            "        group.update({**own, **kept})\n"
+            '        group["weight_decay"] = optimizer.param_groups[0].get("weight_decay", 0.0)'
+        ),
+        "tests/training/test_adamw.py -k after_a_resume",
+    ),
+    PlantedBug(
+        "adam starts its count again on resume",
+        "training/engine/settings.py",
+        '    count = int(states[0].get("step", optimizer.param_groups[0].get("step", 0)))',
+        "    count = 0",
+        "tests/training/test_adamw.py -k after_a_resume",
+    ),
+    PlantedBug(
         "tokens of a warm-up counted as steps",
         "config/training.py",
         "return float(steps) if tokens is None else tokens / tokens_per_step",

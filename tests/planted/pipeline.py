@@ -6,6 +6,13 @@ from tests.planted import PlantedBug
 
 BUGS = [
     PlantedBug(
+        "tied head scaled twice",
+        "models/head.py",
+        "y: Tensor = self.tokens(x_BTH, labels_BT, loss_weights_BT)",
+        "y: Tensor = self.tokens(x_BTH * self.tokens.scale, labels_BT, loss_weights_BT)",
+        "tests/models/test_build.py -k chained",
+    ),
+    PlantedBug(
         "bias of a tied head left out of the norm",
         "parallel/pipeline.py",
         ("        self._count_once(tied_weight)\n"),

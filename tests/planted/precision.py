@@ -62,6 +62,13 @@ BUGS = [
         "tests/ops/test_rms_norm.py -k 'squares_beyond or is_as_accurate'",
     ),
     PlantedBug(
+        "loss scaler of before the checkpoint was read",
+        "training/engine/step.py",
+        ("        own_the_scale(optimizer, self.config.loss_scale)\n        # DeepSpeed's file"),
+        "        # DeepSpeed's file",
+        "tests/training/test_adamw.py -k after_a_resume",
+    ),
+    PlantedBug(
         "overflows seen are forgotten on resume",
         "training/engine/loss_scale.py",
         "scaler.cur_hysteresis = max(1, settings.hysteresis - seen)",

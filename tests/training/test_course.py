@@ -12,10 +12,11 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from roots.checkpoint.folders import step_name
+from roots.checkpoint.folders import read_config, step_name
 from roots.checkpoint.manifest import describe_files, read_manifest, write_manifest
 from roots.config import RunConfig
 from roots.config.batch import plan_batch
+from roots.config.load import load_config
 from roots.device import launch_environment
 from roots.errors import RootsError
 from roots.log import get_logger
@@ -169,6 +170,11 @@ def test_what_is_told_when_a_run_goes_on(prefix: Path, tmp_path: Path) -> None:
     )
     assert finished in found[2]["lines"]
     assert finished not in found[1]["lines"]
+    # Beside every checkpoint lies the config of the part that has written it.
+    checkpoints = second.run_directory / "checkpoints"
+    assert changed_fields(first, read_config(checkpoints / step_name(4))) == {}
+    assert changed_fields(second, read_config(checkpoints / step_name(6))) == {}
+    assert changed_fields(second, load_config(second.run_directory / "config.yaml")) == {}
 
 
 def test_lengthened_run_is_told_its_rates(prefix: Path, tmp_path: Path) -> None:
