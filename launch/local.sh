@@ -6,7 +6,8 @@
 # On GPUs, N is the number of GPUs; without, N processes share the cores (OMP_NUM_THREADS decides otherwise).
 # INT, TERM and USR1 go to every rank, which finishes its step, saves and exits 3; so does Ctrl-C. The ranks do the same
 # by themselves when this script or DeepSpeed's launcher is killed.
-# Exit code: that of ROOTS (0 done, 2 bad input, 3 interrupted after a good checkpoint, 4 diverged; 1 anything else).
+# Exit code: that of ROOTS (0 done, 2 bad input, 3 interrupted, saved, 4 diverged, 6 not saved; 1 anything else).
+# launch/supervise.sh starts a run again that has crashed.
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh
@@ -28,7 +29,9 @@ main() {
     need_deepspeed
     records="$(mktemp -d)"
     trap 'rm -rf "$records"' EXIT
-    export ROOTS_RANK_RECORDS="$records" ROOTS_LAUNCHER="$$"
+    # When the job began, for stop.wall_clock: supervise.sh and batch scripts may have said so.
+    ROOTS_JOB_START="${ROOTS_JOB_START:-$(printf '%(%s)T' -1)}"
+    export ROOTS_RANK_RECORDS="$records" ROOTS_LAUNCHER="$$" ROOTS_JOB_START
     start "$ranks" "$@"
     local code=0
     wait_for_launcher || code=$?
@@ -108,14 +111,15 @@ wait_for_ranks() {
 # decide_code N CODE: the rank that failed first knows the reason; later ones failed because of it. A rank without a
 # record was killed, and the launcher may call that success.
 decide_code() {
-    local ranks="$1" code="$2" first ended
+    local ranks="$1" code="$2" first begun ended
+    begun="$(find "$records" -name '*.pid' | wc -l)"
     ended="$(find "$records" -name '*.code' | wc -l)"
     first="$(find "$records" -name '*.code' -exec cat {} + | sort -n | awk '$2 != 0 { print $2; exit }')"
     if [[ -n "$first" ]]; then
         echo "$first"
-    elif [[ -n "$stopped" ]] && ((ended < ranks)); then
-        echo "local.sh: stopped by SIG$stopped before training began, nothing to save" >&2
-        echo 1
+    elif [[ -n "$stopped" ]] && ((begun == 0)); then
+        echo "local.sh: stopped by SIG$stopped before there were ranks, nothing to save" >&2
+        echo 3
     elif ((ended < ranks)); then
         printf 'local.sh: %s of %s ranks ended without an exit code: killed, perhaps for lack of memory\n' \
             "$((ranks - ended))" "$ranks" >&2

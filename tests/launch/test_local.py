@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.sources import ROOT
-from tests.launch.machine import environment_with, run, started, wait_for
+from tests.launch.machine import Machine, environment_with, run, started, wait_for
 
 pytest.importorskip("deepspeed", reason="deepspeed is not installed")
 pytestmark = [pytest.mark.distributed]
@@ -100,6 +102,23 @@ def test_signal_lets_every_rank_save(
         assert process.wait(timeout=60) == 3
     saved = {(tmp_path / f"saved{rank}").read_text("utf-8") for rank in (0, 1)}
     assert saved == {number.name}
+
+
+def test_signal_before_there_are_ranks_has_nothing_to_save(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.tool("python3", "echo 12345")
+    machine.tool("deepspeed", 'echo "$ROOTS_JOB_START" >"$STARTED"; exec sleep 60')
+    command = [str(machine.tools / "bash"), "launch/local.sh", "2", "configs/base.yaml"]
+    values = {"PATH": str(machine.tools), "STARTED": str(tmp_path / "started")}
+    options = {"cwd": machine.checkout, "env": values, "stderr": subprocess.PIPE}
+    with started(command, **options) as process:
+        wait_for([tmp_path / "started"], process)
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(timeout=60) == 3
+        told = process.stderr.read() if process.stderr else ""
+    assert told == "local.sh: stopped by SIGUSR1 before there were ranks, nothing to save\n"
+    # What stop.wall_clock counts from.
+    assert 0 <= time.time() - int((tmp_path / "started").read_text("ascii")) < 60
 
 
 def descendant(process: int, part: str) -> int:

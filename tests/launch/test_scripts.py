@@ -64,6 +64,26 @@ def test_script_passes_shellcheck(path: Path) -> None:
             "usage: launch/hostfile.sh HOSTFILE CONFIG [section.key=value ...]",
         ),
         (
+            ["launch/supervise.sh", "--tries", "3"],
+            "supervise.sh: usage: launch/supervise.sh [option ...] COMMAND ... CONFIG "
+            "[section.key=value ...]",
+        ),
+        (
+            ["launch/supervise.sh", "--tries", "few", "launch/local.sh"],
+            "supervise.sh: --tries=few: must be a whole number, not negative; usage: "
+            "launch/supervise.sh [option ...] COMMAND ... CONFIG [section.key=value ...]",
+        ),
+        (
+            ["launch/supervise.sh", "--try", "launch/local.sh"],
+            "supervise.sh: --try: no such option; usage: "
+            "launch/supervise.sh [option ...] COMMAND ... CONFIG [section.key=value ...]",
+        ),
+        (
+            ["launch/supervise.sh", "bash", "none.yaml", "training.steps=3"],
+            "supervise.sh: CONFIG=none.yaml: no such file; usage: "
+            "launch/supervise.sh [option ...] COMMAND ... CONFIG [section.key=value ...]",
+        ),
+        (
             ["launch/slurm.sbatch"],
             "slurm.sbatch: usage: sbatch [options] launch/slurm.sbatch CONFIG "
             "[section.key=value ...]",

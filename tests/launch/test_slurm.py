@@ -90,9 +90,15 @@ def test_every_task_becomes_a_rank_of_one_rendezvous(machine: Machine) -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 2, 4])
 def test_exit_code_is_passed_on_without_requeue(machine: Machine, code: int) -> None:
-    got, lines = run(machine, code)
+    got, lines = run(machine, code, ROOTS_SUPERVISE="off")
     assert got == code
     assert not any("requeue" in line for line in lines)
+
+
+def test_crash_is_started_again_inside_the_job(machine: Machine) -> None:
+    code, lines = run(machine, 1, ROOTS_SUPERVISE="--tries 2 --first-delay 0")
+    assert code == 1
+    assert lines.count("srun --kill-on-bad-exit=0 --wait=120") == 3
 
 
 def test_interrupted_run_goes_back_to_the_queue(machine: Machine) -> None:
