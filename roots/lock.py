@@ -32,6 +32,8 @@ from pathlib import Path
 from roots.errors import RootsError, problem
 from roots.log import get_logger
 
+# The file in a run's folder that says who owns it.
+RUN_LOCK_NAME = "run.lock"
 BEAT_SECONDS = 10.0
 BOUND_SECONDS = 60.0
 _POLL_SECONDS = 0.05

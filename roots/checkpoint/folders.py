@@ -25,6 +25,7 @@ LATEST_NAME = "latest"
 SUPERSEDED = "superseded"
 DAMAGED = "damaged"
 _STEP_FOLDER = re.compile(r"step_([0-9]{8,})")
+_ASIDE_FOLDER = re.compile(rf"({SUPERSEDED}|{DAMAGED})_step_[0-9]{{8,}}(_[0-9]+)?")
 _logger = get_logger(__name__)
 
 
@@ -53,6 +54,12 @@ def _ours(root: Path) -> list[tuple[int, Path]]:
         if match and step_name(int(match.group(1))) == path.name:
             found.append((int(match.group(1)), path))
     return sorted(found)
+
+
+def kept_aside(root: Path) -> list[Path]:
+    """What was set aside below `root`, by name."""
+    found = (path for path in root.glob("*_step_*") if _ASIDE_FOLDER.fullmatch(path.name))
+    return sorted(path for path in found if (path / MANIFEST_NAME).is_file())
 
 
 def latest_checkpoint(root: Path) -> Path | None:

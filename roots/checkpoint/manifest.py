@@ -26,6 +26,7 @@ from typing import Any
 
 from roots.errors import RootsError, problem
 from roots.files import sync_file, write_atomically
+from roots.log import Report, silent
 
 FORMAT = "roots-checkpoint"
 VERSION = 1
@@ -96,6 +97,11 @@ class Manifest:
     def has_training_state(self) -> bool:
         """Whether a run can go on from it; an imported model has weights alone."""
         return any(name.endswith(TRAINING_STATE_SUFFIX) for name in self.files)
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all files together."""
+        return sum(record.bytes for record in self.files.values())
 
     @property
     def weights(self) -> list[str]:
@@ -200,11 +206,21 @@ def check_model(folder: Path) -> None:
         raise RootsError(*lines)
 
 
-def all_damage(folder: Path, manifest: Manifest, names: Iterable[str]) -> list[str]:
-    """As `damage_of`, reading some files at a time (about 1 GB/s and core)."""
+def all_damage(
+    folder: Path, manifest: Manifest, names: Iterable[str], report: Report = silent
+) -> list[str]:
+    """As `damage_of`, reading some files at a time (about 1 GB/s and core); reports bytes."""
+    names = list(names)
+    sizes = [manifest.files[name].bytes for name in names]
+    lines: list[str] = []
+    done = 0
     with ThreadPoolExecutor(_READERS) as readers:
         parts = readers.map(lambda name: damage_of(folder, manifest, [name]), names)
-        return [line for part in parts for line in part]
+        for part, size in zip(parts, sizes, strict=True):
+            lines += part
+            done += size
+            report(done, sum(sizes))
+    return lines
 
 
 def first_of(lines: Sequence[str]) -> list[str]:

@@ -6,14 +6,14 @@ it is made: what is removed on the way would not be among those kept at the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from roots.checkpoint import folders
-from roots.checkpoint.manifest import damage_of, read_manifest
+from roots.checkpoint.manifest import all_damage, damage_of, first_of, read_manifest
 from roots.config.training import CheckpointConfig
-from roots.errors import RootsError
+from roots.errors import RootsError, problem
 from roots.log import get_logger
 
 _logger = get_logger(__name__)
@@ -35,6 +35,15 @@ class Keep:
     def of(cls, config: CheckpointConfig) -> Keep:
         """What a run of `config` keeps."""
         return cls(config.keep_last, config.keep_every_steps, config.keep_best)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The finished checkpoints that stay, those removed, and those that could not be."""
+
+    kept: list[Path]
+    removed: list[Path]
+    failed: list[Path]
 
 
 def steps_to_keep(losses: Mapping[int, float | None], keep: Keep) -> set[int]:
@@ -72,6 +81,42 @@ def apply(root: Path, keep: Keep) -> list[Path]:
         _logger.warning("kept all checkpoints, since the newest is not whole: %s", lines[0])
         return []
     return [path for path in doomed if folders.remove(path)]
+
+
+def prune(root: Path, keep: Keep, *, dry_run: bool = False) -> Pruned:
+    """Remove the finished checkpoints that are not to be kept; with `dry_run` say which, alone.
+
+    Reads every byte of the newest that stays, and of those before it until one is good. Raises
+    RootsError, and removes nothing, if none is, or if the best are to stay and no loss is known.
+    """
+    doomed = surplus(root, keep)
+    kept = [path for path in folders.finished_checkpoints(root) if path not in doomed]
+    if keep.best and all(_loss(path) is None for path in (*kept, *doomed)):
+        fix = "leave it out, or set evaluation.every_steps of the run"
+        rule = "chooses by held-out losses, and no checkpoint of the run has one"
+        raise RootsError(problem("--keep-best", keep.best, rule, fix))
+    if doomed:
+        _refuse_without_a_good_one(root, kept)
+    if dry_run:
+        return Pruned(kept, doomed, [])
+    removed = [path for path in doomed if folders.remove(path)]
+    return Pruned(kept, removed, [path for path in doomed if path not in removed])
+
+
+def _refuse_without_a_good_one(root: Path, kept: Sequence[Path]) -> None:
+    lines: list[str] = []
+    for path in reversed(kept):
+        try:
+            found = read_manifest(path)
+            damage: Sequence[str] = all_damage(path, found, sorted(found.files))
+        except RootsError as error:
+            damage = error.lines
+        if not damage:
+            return
+        lines += first_of(damage)
+    rule = "would have no good checkpoint left, so nothing was removed"
+    fix = "keep more of them; `roots checkpoint verify` names those that are good"
+    raise RootsError(*lines, problem("checkpoints", str(root), rule, fix))
 
 
 def _not_sealed(folder: Path) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from roots import __version__
+from roots.cli.checkpoint import checkpoint_app
 from roots.cli.config import config_app
 from roots.cli.evaluate import evaluate
 from roots.cli.export_import import export, import_model
@@ -36,6 +37,7 @@ app.command("import")(import_model)
 app.command()(preprocess)
 app.command()(info)
 app.command()(verify)
+app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(config_app, name="config")
 app.add_typer(tokenizer_app, name="tokenizer")
 

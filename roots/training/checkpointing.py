@@ -186,7 +186,7 @@ class Checkpointer:
         latest = folders.latest_checkpoint(self.root)
         if latest is None:
             return f"; {free}"
-        taken = sum(record.bytes for record in manifest.read_manifest(latest).files.values())
+        taken = manifest.read_manifest(latest).total_bytes
         return f"; {latest.name} has {taken:,} bytes, and {free}"
 
     def _write_states(self, engine: Engine, folder: Path, point: ResumePoint) -> None:

@@ -6,11 +6,9 @@ from contextlib import ExitStack
 
 from roots.config.run import RunConfig
 from roots.device import slurm_job
-from roots.lock import Ownership, Place, owned
+from roots.lock import RUN_LOCK_NAME, Ownership, Place, owned
 from roots.parallel.mesh import Mesh
 from roots.parallel.shared_errors import together
-
-LOCK_NAME = "run.lock"
 
 
 def own_run_folder(config: RunConfig, mesh: Mesh, stack: ExitStack) -> Ownership | None:
@@ -25,6 +23,6 @@ def own_run_folder(config: RunConfig, mesh: Mesh, stack: ExitStack) -> Ownership
     def take() -> Ownership | None:
         if mesh.rank != 0:
             return None
-        return stack.enter_context(owned(folder / LOCK_NAME, place, job=slurm_job()))
+        return stack.enter_context(owned(folder / RUN_LOCK_NAME, place, job=slurm_job()))
 
     return together(mesh.world, take)

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from roots.checkpoint import folders, manifest
 from roots.config import RunConfig, dump_config
 
 STATE_NAME = "mp_rank_00_model_states.pt"
+WEIGHTS_NAME = "weights/pipeline_000_tensor_000.safetensors"
 
 
 def save_checkpoint(
     config: RunConfig, step: int, *, layout: manifest.Layout, loss: float | None = None
 ) -> Path:
-    """A finished checkpoint of `config` after `step`, a config and a training state."""
+    """A finished checkpoint of `config` after `step`: a config, two tensors, a training state."""
     folder = config.run_directory / folders.CHECKPOINTS_FOLDER / folders.step_name(step)
-    folder.mkdir(parents=True)
+    (folder / manifest.WEIGHTS_FOLDER).mkdir(parents=True)
     (folder / manifest.CONFIG_NAME).write_text(dump_config(config), encoding="utf-8")
     torch.save({"step": step}, folder / STATE_NAME)
-    files = manifest.describe_files(folder, [manifest.CONFIG_NAME, STATE_NAME])
+    tensors = {"matrix": torch.ones(6, 3), "norm": torch.ones(7)}
+    shards = {
+        name: {"shape": list(tensor.shape), "dim": None, "intervals": []}
+        for name, tensor in tensors.items()
+    }
+    save_file(tensors, folder / WEIGHTS_NAME, {"shards": json.dumps(shards)})
+    files = manifest.describe_files(folder, [manifest.CONFIG_NAME, STATE_NAME, WEIGHTS_NAME])
     samples = step * config.training.global_batch_size
     manifest.write_manifest(folder, manifest.Manifest(step, samples, layout, files, loss))
     folders.point_latest(folder.parent, folder)

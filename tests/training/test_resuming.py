@@ -200,7 +200,7 @@ def find_on_rank(rank: int, world_size: int, config: RunConfig) -> tuple[bool, o
 
 
 def test_ranks_read_a_share_each_and_agree(config: RunConfig) -> None:
-    """Of two files each rank reads one, and the first one's damage is seen by one rank alone."""
+    """Of three files each rank reads one, so that one rank alone sees the damage."""
     flip(step_of(config, 6)), replace_by_folder(step_of(config, 4))
     assert run_distributed(find_on_rank, 3, config) == [(False, step_of(config, 2))] * 3
     assert names(config)[:2] == ["damaged_step_00000004", "damaged_step_00000006"]

@@ -1,0 +1,287 @@
+"""What `roots checkpoint` says of the checkpoints of a run, and what it removes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roots.checkpoint import folders, manifest
+from roots.cli.main import main
+from roots.config import RunConfig
+from roots.lock import RUN_LOCK_NAME, Place, owned
+from tests.helpers.checkpoints import STATE_NAME, WEIGHTS_NAME, flip_bit, save_checkpoint
+from tests.helpers.runs import small_config
+
+LAYOUT = manifest.Layout(2, 1, 1, 1, "bf16")
+LOSSES = {2: 3.5, 4: None, 6: 2.25, 8: 2.5}
+FIX = "use another checkpoint of the run"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """A run with checkpoints of steps 2, 4, 6 and 8, one of which has no held-out loss."""
+    config = small_config(tmp_path / "data", tmp_path)
+    for step, loss in LOSSES.items():
+        save_checkpoint(config, step, layout=LAYOUT, loss=loss)
+    return config
+
+
+@pytest.fixture
+def run(config: RunConfig) -> Path:
+    return config.run_directory
+
+
+def folder_of(run: Path, step: int) -> Path:
+    return run / folders.CHECKPOINTS_FOLDER / folders.step_name(step)
+
+
+def steps(run: Path) -> list[int]:
+    root = run / folders.CHECKPOINTS_FOLDER
+    return [folders.step_of(path) for path in folders.finished_checkpoints(root)]
+
+
+def call(*words: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["checkpoint", *map(str, words)])
+    return int(caught.value.code or 0)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
+    assert call(*words) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out.splitlines()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
+    assert call(*words) == 2
+    return [line.removeprefix("roots: error: ") for line in capsys.readouterr().err.splitlines()]
+
+
+def size_of(folder: Path) -> int:
+    return manifest.read_manifest(folder).total_bytes
+
+
+def test_list_has_a_line_for_each(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head, *lines = printed(capsys, "list", run)
+    assert head.split() == ["checkpoint", "saved", "bytes", "held-out", "state", "layout"]
+    for line, (step, loss) in zip(lines, LOSSES.items(), strict=True):
+        name, saved, size, held_out, state, layout = re.split(r"  +", line)
+        folder = folder_of(run, step)
+        assert name == folder.name
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", saved)
+        assert size == f"{size_of(folder):,}"
+        assert held_out == ("-" if loss is None else f"{loss:.4f}")
+        assert (state, layout) == ("complete", LAYOUT.describe())
+
+
+def test_list_tells_what_is_damaged_or_set_aside(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder_of(run, 4) / STATE_NAME).unlink()
+    flip_bit(folder_of(run, 6) / STATE_NAME)
+    (folder_of(run, 8) / manifest.MANIFEST_NAME).write_text("{")
+    folders.set_aside(folder_of(run, 2), folders.SUPERSEDED)
+    (folder_of(run, 10)).mkdir()
+    _, *lines = printed(capsys, "list", run)
+    shown = [re.split(r"  +", line) for line in lines[:4]]
+    assert [(words[0], words[4]) for words in shown] == [
+        ("step_00000004", "damaged"),
+        # Nobody has read it.
+        ("step_00000006", "complete"),
+        ("step_00000008", "damaged"),
+        ("superseded_step_00000002", "set aside"),
+    ]
+    assert shown[2][2:] == ["-", "-", "damaged", "-"]
+    first, second = lines[4:]
+    assert first == f"checkpoint file='{folder_of(run, 4)}/{STATE_NAME}': is missing; {FIX}"
+    assert second.startswith(f"manifest='{folder_of(run, 8)}/manifest.json': is not readable (")
+
+
+def test_list_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = json.loads("\n".join(printed(capsys, "list", run, "--json")))
+    assert [(each["step"], each["evaluation"]) for each in records] == list(LOSSES.items())
+    assert records[0] == {
+        "path": str(folder_of(run, 2)),
+        "step": 2,
+        "saved": records[0]["saved"],
+        "bytes": size_of(folder_of(run, 2)),
+        "layout": {**vars(LAYOUT)},
+        "precision": "bf16",
+        "evaluation": 3.5,
+        "resumable": records[0]["resumable"],
+        "state": "complete",
+        "damage": [],
+    }
+
+
+def test_list_of_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, line = printed(capsys, "list", folder_of(run, 4))
+    assert line.startswith("step_00000004 ")
+    assert refused(capsys, "list", run / "nothing") == [
+        f"checkpoint='{run}/nothing': does not exist; give a folder like "
+        "RUN/checkpoints/step_00000100, or the folder of a run"
+    ]
+
+
+def test_show_in_words(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(run, 8)
+    lines = dict(line.split(maxsplit=1) for line in printed(capsys, "show", run))
+    assert lines["checkpoint"] == str(folder)
+    assert lines["step"] == "8, after 64 samples of 1,024 tokens"
+    assert lines["held-out"] == "2.5000"
+    assert lines["layout"] == LAYOUT.describe()
+    assert lines["model"] == "decoder, 25 parameters in 2 tensors"
+    weights = (folder / WEIGHTS_NAME).stat().st_size
+    others = size_of(folder) - weights
+    assert lines["bytes"] == (
+        f"{size_of(folder):,} in 3 files: other files {others:,}, weights {weights:,}"
+    )
+    assert lines["state"] == "complete"
+
+
+def test_show_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads("\n".join(printed(capsys, "show", folder_of(run, 4), "--json")))
+    assert document["consumed_samples"] == 32
+    assert (document["tensors"], document["parameters"]) == (2, 25)
+    assert document["evaluation"] is None
+    assert document["files"]["weights"]["files"] == 1
+
+
+def test_show_names_what_is_missing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder_of(run, 8) / STATE_NAME).unlink()
+    *_, last = printed(capsys, "show", run)
+    assert last == f"checkpoint file='{folder_of(run, 8)}/{STATE_NAME}': is missing; {FIX}"
+
+
+def test_verify_reads_all_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "verify", run) == [
+        f"{folder}: {size_of(folder):,} bytes in 3 files, as it was saved"
+        for folder in (folder_of(run, step) for step in LOSSES)
+    ]
+    flip_bit(folder_of(run, 4) / STATE_NAME)
+    (folder_of(run, 6) / WEIGHTS_NAME).unlink()
+    lines = refused(capsys, "verify", run)
+    assert lines == [
+        f"checkpoint file='{folder_of(run, 4)}/{STATE_NAME}': does not have the checksum that the "
+        f"manifest records; {FIX}",
+        f"checkpoint file='{folder_of(run, 6)}/{WEIGHTS_NAME}': is missing; {FIX}",
+    ]
+    assert call("verify", folder_of(run, 8)) == 0
+
+
+def test_verify_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder_of(run, 4) / manifest.MANIFEST_NAME).write_text("[]")
+    assert call("verify", run, "--json") == 2
+    reports = json.loads(capsys.readouterr().out)
+    assert [bool(each["damage"]) for each in reports] == [False, True, False, False]
+    assert reports[0] == {
+        "path": str(folder_of(run, 2)),
+        "files": 3,
+        "bytes": size_of(folder_of(run, 2)),
+        "damage": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["--keep-last", "2"], [6, 8]),
+        (["--keep-every-steps", "4"], [4, 8]),
+        (["--keep-best", "1"], [6, 8]),
+        (["--keep-best", "3"], [2, 6, 8]),
+        (["--keep-last", "1", "--keep-every-steps", "4", "--keep-best", "1"], [4, 6, 8]),
+        (["--keep-last", "9"], [2, 4, 6, 8]),
+    ],
+)
+def test_prune_removes_what_no_option_keeps(
+    run: Path, options: Sequence[str], left: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    doomed = [step for step in LOSSES if step not in left]
+    kept = f"kept {', '.join(folders.step_name(step) for step in left)}"
+    lines = printed(capsys, "prune", run, *options, "--dry-run")
+    assert lines == [*(f"would remove {folder_of(run, step)}" for step in doomed), kept]
+    assert steps(run) == list(LOSSES)
+    lines = printed(capsys, "prune", run, *options)
+    assert lines == [*(f"removed {folder_of(run, step)}" for step in doomed), kept]
+    assert steps(run) == left
+    assert not (run / RUN_LOCK_NAME).exists()
+
+
+def test_prune_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads("\n".join(printed(capsys, "prune", run, "--keep-last", 3, "--json")))
+    assert document == {
+        "kept": [str(folder_of(run, step)) for step in (4, 6, 8)],
+        "removed": [str(folder_of(run, 2))],
+        "failed": [],
+        "dry_run": False,
+    }
+
+
+def test_prune_asks_what_to_keep(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "prune", run) == [
+        f"checkpoint='{run}': nothing says what to keep; give --keep-last, --keep-every-steps or "
+        "--keep-best"
+    ]
+    assert refused(capsys, "prune", folder_of(run, 4), "--keep-last", 1) == [
+        f"checkpoint='{folder_of(run, 4)}': is one checkpoint; give the folder of the run, to "
+        "choose among its checkpoints"
+    ]
+
+
+def test_prune_of_the_best_needs_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small_config(tmp_path / "data", tmp_path)
+    for step in (2, 4):
+        save_checkpoint(config, step, layout=LAYOUT)
+    assert refused(capsys, "prune", config.run_directory, "--keep-best", 1) == [
+        "--keep-best=1: chooses by held-out losses, and no checkpoint of the run has one; leave it "
+        "out, or set evaluation.every_steps of the run"
+    ]
+    assert steps(config.run_directory) == [2, 4]
+
+
+@pytest.mark.parametrize("option", ["--dry-run", None])
+def test_prune_leaves_a_good_one(
+    run: Path, option: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip_bit(folder_of(run, 8) / STATE_NAME)
+    (folder_of(run, 6) / manifest.MANIFEST_NAME).write_text("[]")
+    words: list[Any] = ["prune", run, *([] if option is None else [option])]
+    root = run / folders.CHECKPOINTS_FOLDER
+    assert refused(capsys, *words, "--keep-last", 2) == [
+        f"checkpoint file='{folder_of(run, 8)}/{STATE_NAME}': does not have the checksum that the "
+        f"manifest records; {FIX}",
+        f"manifest='{folder_of(run, 6)}/manifest.json': is not readable (TypeError: no object); "
+        f"{FIX}",
+        f"checkpoints='{root}': would have no good checkpoint left, so nothing was removed; keep "
+        "more of them; `roots checkpoint verify` names those that are good",
+    ]
+    assert steps(run) == list(LOSSES)
+    assert call(*words, "--keep-last", 3) == 0
+    assert steps(run) == ([4, 6, 8] if option is None else list(LOSSES))
+
+
+def test_prune_waits_for_nobody(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = Place("run folder", "the run is recorded there", "wait", value=str(run))
+    with owned(run / RUN_LOCK_NAME, place):
+        (line,) = refused(capsys, "prune", run, "--keep-last", 1)
+        assert line.startswith(f"run folder='{run}': in use by pid {os.getpid()} on host ")
+        assert line.endswith("; wait for that run or end it; --dry-run only looks")
+        assert call("prune", run, "--keep-last", 1, "--dry-run") == 0
+    assert steps(run) == list(LOSSES)
+
+
+def test_what_cannot_be_removed_is_an_error(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "remove", lambda path: path != folder_of(run, 4))
+    assert refused(capsys, "prune", run, "--keep-last", 2) == [
+        f"checkpoint='{folder_of(run, 4)}': could not be removed, or not all of it; change its "
+        "rights, or remove it yourself"
+    ]
