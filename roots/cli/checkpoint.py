@@ -199,7 +199,7 @@ def _words(entry: Entry, found: Manifest, document: dict[str, Any]) -> dict[str,
     return {
         "checkpoint": str(entry.path),
         "saved": _time(entry),
-        "step": f"{found.step:,}, after {found.consumed_samples:,} samples of "
+        "step": f"{found.step:,}, after {found.consumed_samples:,} samples, "
         f"{document['consumed_tokens']:,} tokens",
         "held-out": loss,
         "layout": found.layout.describe(),

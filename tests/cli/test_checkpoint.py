@@ -134,7 +134,7 @@ def test_show_in_words(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = folder_of(run, 8)
     lines = dict(line.split(maxsplit=1) for line in printed(capsys, "show", run))
     assert lines["checkpoint"] == str(folder)
-    assert lines["step"] == "8, after 64 samples of 1,024 tokens"
+    assert lines["step"] == "8, after 64 samples, 1,024 tokens"
     assert lines["held-out"] == "2.5000"
     assert lines["layout"] == LAYOUT.describe()
     assert lines["model"] == "decoder, 25 parameters in 2 tensors"
