@@ -9,6 +9,7 @@ from typing import Any, get_args
 from docs.generate.tables import code, table
 from roots.config.fields import section_at
 from roots.config.run import RunConfig
+from roots.config.schema import config_schema
 from roots.config.section import Section, is_section
 
 _HEAD = """---
@@ -33,12 +34,13 @@ _BOUNDS = {
 def config_page() -> str:
     """The page in Markdown."""
     lines = [_HEAD]
+    schemas = config_schema()["$defs"]
     for path in section_paths():
         section = section_at(path)
         assert section is not None, f"{'.'.join(path)} is a section"
         lines += [f"## {'.'.join(path)}", "", (section.__doc__ or "").strip(), ""]
         head = ("field", "takes", "default", "meaning")
-        lines += [*table(head, _rows(section, path)), ""]
+        lines += [*table(head, _rows(section, path, schemas[section.__name__])), ""]
     return "\n".join(lines)
 
 
@@ -62,8 +64,9 @@ def _section_in(annotation: Any) -> type[Section] | None:
     return None
 
 
-def _rows(section: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str, str, str]]:
-    schema = section.model_json_schema()
+def _rows(
+    section: Any, path: tuple[str, ...], schema: dict[str, Any]
+) -> Iterator[tuple[str, str, str, str]]:
     for name, field in section.model_fields.items():
         if is_section(field.annotation):
             continue
@@ -86,14 +89,17 @@ def _form(form: dict[str, Any], path: tuple[str, ...], name: str) -> str:
         return ", ".join(code(_spelled(each)) for each in form.get("enum", [form.get("const")]))
     if "$ref" in form:
         return f"[section](#{''.join([*path, name])})"
-    kind = str(form.get("type", "any"))
+    kind = form.get("type", "any")
     if kind == "array":
         items = form.get("items") or (form.get("prefixItems") or [{}])[0]
-        return f"list of {_form(items, path, name)}"
+        return f"list of {_takes(items, path, name)}"
+    if isinstance(kind, list):
+        # Text that needs no quotes, which an editor may take for something else.
+        return "string"
     if kind == "null":
         return code("null")
     bounds = [f"{sign} {form[key]:g}" for key, sign in _BOUNDS.items() if key in form]
-    return " ".join([kind, *([code(", ".join(bounds))] if bounds else [])])
+    return " ".join([str(kind), *([code(", ".join(bounds))] if bounds else [])])
 
 
 def _spelled(value: Any) -> str:

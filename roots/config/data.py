@@ -45,12 +45,18 @@ class DataConfig(Section):
         description="what is learned; null: causal for a decoder, span_corruption for an "
         "encoder_decoder, masked for an encoder",
     )
-    train: tuple[DataSource, ...] = Field((), description="training data: prefixes with weights")
+    train: tuple[DataSource, ...] = Field(
+        (),
+        description="training data: prefixes with weights; also PREFIX, a list of them, "
+        "`PREFIX,PREFIX`, or with weights `0.3 PREFIX 0.7 PREFIX`",
+    )
     valid: tuple[DataSource, ...] = Field(
-        (), description="held-out data; empty: split off the training data by document"
+        (),
+        description="held-out data, as data.train; empty: split off the training data by document",
     )
     split: tuple[float, float, float] = Field(
-        (969.0, 30.0, 1.0), description="weights of train, valid and test where `valid` is empty"
+        (969.0, 30.0, 1.0),
+        description="weights of train, valid and test where `valid` is empty; also `969,30,1`",
     )
     tokenizer: str | None = Field(None, description="folder of the tokenizer, or `bytes`")
     separate_documents: bool = Field(

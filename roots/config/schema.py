@@ -30,6 +30,8 @@ _SHORT_FORMS: dict[tuple[str, str], Schema] = {
     ("ParallelConfig", "offload_optimizer"): {"type": "boolean"},
     ("ParallelConfig", "offload_parameters"): {"type": "boolean"},
 }
+# Where a field that is left out is found out, and its own default is the last resort.
+_FOUND_OUT = (("ModelConfig", "vocab_size"),)
 
 
 def config_schema() -> Schema:
@@ -46,6 +48,8 @@ def config_schema() -> Schema:
                 _widen_text(properties[name])
             if short is not None:
                 _accept_too(properties[name], short)
+            if (section.__name__, name) in _FOUND_OUT:
+                properties[name]["default"] = None
             if is_section(field.annotation):
                 _accept_too(properties[name], {"type": "null"})
     names = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]}
@@ -75,6 +79,9 @@ def _widen_text(field: Schema) -> None:
 def _accept_too(field: Schema, form: Schema) -> None:
     """Put what a field takes beside one more form; title, default and description stay outside."""
     outside = {key: field.pop(key) for key in ("title", "default", "description") if key in field}
-    own = dict(field)
+    more = form.get("anyOf", [form])
+    # A list of more than its own takes its own as well.
+    known = [each["type"] for each in more if "type" in each]
+    own = [each for each in field.get("anyOf", [dict(field)]) if each.get("type") not in known]
     field.clear()
-    field.update(anyOf=[*own.pop("anyOf", [own]), *form.get("anyOf", [form])], **outside)
+    field.update(anyOf=[*own, *more], **outside)

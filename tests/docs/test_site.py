@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate.commands import commands, shown_parameters
-from docs.generate.config import section_paths
+from docs.generate.config import config_page, section_paths
 from roots.config.fields import section_at
 from roots.config.section import is_section
 from roots.errors import ExitCode
@@ -58,6 +58,16 @@ def test_every_field_of_a_config_is_there(site: Path) -> None:
         for name, field in section.model_fields.items():
             if not is_section(field.annotation):
                 assert f'id="{".".join([*path, name])}"' in text
+
+
+def test_fields_are_shown_with_all_that_they_take() -> None:
+    """And with the default of a file that leaves them out."""
+    rows = {line.split("`")[1]: line for line in config_page().splitlines() if "<span" in line}
+    assert "| integer `> 0` or `null` | `null` | number of tokens" in rows["vocab_size"]
+    takes = "string or `null` or [section](#datatrain) or list of string or [section](#datatrain)"
+    assert f"| {takes} | `[]` |" in rows["train"]
+    assert "0.3 PREFIX 0.7 PREFIX" in rows["train"]
+    assert "| list of number or string |" in rows["split"]
 
 
 def test_every_command_and_option_is_there(site: Path) -> None:
