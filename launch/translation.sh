@@ -44,10 +44,10 @@ main() {
     mkdir -p "$folder"
 
     echo "[1/4] one vocabulary of $vocab_size tokens for both sides"
-    run_roots tokenizer train --pairs "${columns[@]}" --vocab-size "$vocab_size" --out "$folder/tokenizer" "$train"
+    run_roots tokenizer train --pairs "${columns[@]}" --vocab-size "$vocab_size" --out "$folder/tokenizer" --overwrite "$train"
     echo "[2/4] tokens"
-    run_roots preprocess --pairs "${columns[@]}" --tokenizer "$folder/tokenizer" --out "$folder/data/train" "$train"
-    run_roots preprocess --pairs "${columns[@]}" --tokenizer "$folder/tokenizer" --out "$folder/data/valid" "$valid"
+    run_roots preprocess --pairs "${columns[@]}" --tokenizer "$folder/tokenizer" --out "$folder/data/train" --overwrite "$train"
+    run_roots preprocess --pairs "${columns[@]}" --tokenizer "$folder/tokenizer" --out "$folder/data/valid" --overwrite "$valid"
     echo "[3/4] training on $ranks ranks, recorded in $folder/model"
     bash "$ROOTS_HOME/launch/local.sh" "$ranks" "$config" "run.directory=$folder" "run.name=model" \
         "model.vocab_size=$vocab_size" "data.train=[$folder/data/train]" "data.valid=[$folder/data/valid]" \

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
@@ -51,6 +51,7 @@ SourceKey = Annotated[
     str, typer.Option(help="Of pairs: key, column, or number of a column from 1.")
 ]
 TargetKey = Annotated[str, typer.Option(help="The same for the target.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names.")]
 
 
 def preprocess(
@@ -92,10 +93,14 @@ def preprocess(
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Tokenizing processes; 0: none besides this one."),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Tokenize documents, each between its begin and end tokens, all or nothing."""
     refuse_keys_of_the_other(context, pairs)
+    sides = (".source", ".target") if pairs else ("",)
+    parts = [f"{out}{side}{ending}" for side in sides for ending in (".bin", ".idx", ".json")]
+    refuse_existing(out, parts, overwrite, files)
     choices: Choices = {"on_error": on_error.value, "num_workers": workers}
     choices |= {"begin_token": begin_token, "end_token": end_token, "line_limit": line_limit << 20}
     if pairs:
@@ -139,6 +144,25 @@ def refuse_keys_of_the_other(context: typer.Context, pairs: bool) -> None:
     else:
         rule, fix = "has no effect without --pairs", "leave it out, or give --pairs"
         refuse_useless(context, ("source_key", "target_key"), rule, fix)
+
+
+def refuse_existing(
+    out: Path, parts: Iterable[str | Path], overwrite: bool, files: Iterable[Path] = ()
+) -> None:
+    """Raise RootsError for the first of `parts`, what is written for --out, that is there.
+
+    What is one of `files`, which are read, is not overwritten even where that is asked for.
+    """
+    from roots.errors import RootsError, problem
+
+    read = {each.resolve() for each in files}
+    for part in map(Path, parts):
+        if part.resolve() in read:
+            rule = f"would write {part}, which is one of FILES"
+            raise RootsError(problem("--out", str(out), rule, "give another"))
+        if part.exists() and not overwrite:
+            rule = f"{part} exists already, and nothing is overwritten"
+            raise RootsError(problem("--out", str(out), rule, "give another, or --overwrite"))
 
 
 def _preprocess_pairs(

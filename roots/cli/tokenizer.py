@@ -14,9 +14,11 @@ from roots.cli.preprocess import (
     FILES_HELP,
     LineLimit,
     OnErrorChoice,
+    Overwrite,
     SourceKey,
     TargetKey,
     TextKey,
+    refuse_existing,
     refuse_keys_of_the_other,
 )
 from roots.errors import RootsError, problem
@@ -57,16 +59,18 @@ def train(
         OnErrorChoice, typer.Option(help="Whether a broken line ends the run or is left out.")
     ] = OnErrorChoice.STOP,
     line_limit: LineLimit = DEFAULT_LINE_MIB,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Train a byte-level BPE tokenizer; every text can be encoded, whatever it is trained on."""
-    from roots.tokenizer.train import reserved_folder, save_tokenizer, train_bpe
+    from roots.tokenizer.train import FILES, reserved_folder, save_tokenizer, train_bpe
 
     refuse_keys_of_the_other(context, pairs)
     _refuse_useless_tokens(special_token or ())
     columns = (source_key, target_key) if pairs else None
     texts = _texts(files, text_key, columns, on_error.value, line_limit << 20)
     with reserved_folder(out):
+        refuse_existing(out, [out / name for name in FILES], overwrite)
         trained = train_bpe(
             texts,
             vocab_size,

@@ -18,6 +18,8 @@ from roots.tokenizer.special_tokens import END_OF_DOCUMENT
 from roots.tokenizer.tokenizer import JsonTokenizer
 
 NUM_BYTES = 256
+# What a trained tokenizer is, in its folder.
+FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def train_bpe(
@@ -98,8 +100,9 @@ def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> JsonTokeniz
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
-        write_atomically(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+        words, settings = (folder / name for name in FILES)
+        write_atomically(settings, json.dumps(config, indent=2) + "\n")
+        write_atomically(words, tokenizer.to_str(pretty=True))
     except OSError as error:
         raise _unwritable(folder, error) from None
     return JsonTokenizer(folder)

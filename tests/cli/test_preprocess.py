@@ -39,6 +39,29 @@ def test_report_for_people(run, tmp_path):
     assert len(IndexedDataset(tmp_path / "out")) == 2
 
 
+def test_a_dataset_is_not_overwritten_unless_asked_for(run, tmp_path):
+    assert run("--on-error", "skip").exit_code == 0
+    before = (tmp_path / "out.idx").read_bytes()
+    (tmp_path / "a.jsonl").write_text('{"text": "three"}')
+    assert str(run().exception) == (
+        f"--out='{tmp_path}/out': {tmp_path}/out.bin exists already, and nothing is overwritten; "
+        "give another, or --overwrite"
+    )
+    assert (tmp_path / "out.idx").read_bytes() == before
+    assert run("--overwrite").exit_code == 0
+    assert len(IndexedDataset(tmp_path / "out")) == 1
+
+
+def test_what_is_read_is_never_overwritten(run, tmp_path):
+    text = tmp_path / "b.json"
+    text.write_text('{"text": "one"}')
+    result = run("--on-error", "skip", "--overwrite", "--out", str(tmp_path / "b"), str(text))
+    assert str(result.exception) == (
+        f"--out='{tmp_path}/b': would write {text}, which is one of FILES; give another"
+    )
+    assert text.read_text() == '{"text": "one"}'
+
+
 def test_report_says_what_every_document_is(run, tmp_path):
     words = str(write_words(tmp_path / "words"))
     result = run("--on-error", "skip", "--tokenizer", words, "--end-token", "<turn>")
@@ -86,10 +109,11 @@ def test_pairs_for_people_and_machines(run, tmp_path):
     assert result.stdout == (
         f"{tmp_path}/out: 2 pairs of 8 and 8 tokens from 1 files\nLeft out: 2 broken pairs.\n"
     )
-    result = run(
-        "--pairs", "--source-key", "text", "--target-key", "text", "--on-error", "skip", "--json"
+    assert str(run(*options).exception) == (
+        f"--out='{tmp_path}/out': {tmp_path}/out.source.bin exists already, and nothing is "
+        "overwritten; give another, or --overwrite"
     )
-    report = json.loads(result.stdout)
+    report = json.loads(run(*options, "--json", "--overwrite").stdout)
     assert (report["source"]["documents"], report["target"]["tokens"]) == (2, 8)
 
 
@@ -100,7 +124,7 @@ def test_options_that_would_do_nothing_or_too_little(run, tmp_path):
     assert str(result.exception).startswith(f"FILES='{tmp_path}/a.jsonl': is the same file as ")
     (tmp_path / "b.jsonl").write_text('{"text": "' + "x" * (2 << 20) + '"}')
     assert run().exit_code == 0
-    assert str(run("--line-limit", "1").exception) == (
+    assert str(run("--line-limit", "1", "--overwrite").exception) == (
         f"{tmp_path}/a.jsonl line 1: is too long: it has 2.0 MiB, and a line or value is held "
         "whole up to --line-limit, 1 MiB; cut it, raise --line-limit, or continue without it by "
         "--on-error skip"

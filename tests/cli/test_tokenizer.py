@@ -100,6 +100,18 @@ def test_special_tokens_without_effect_are_refused(tmp_path):
     )
 
 
+def test_a_tokenizer_is_not_overwritten_unless_asked_for(tmp_path):
+    assert train(tmp_path, "--vocab-size", "260").exit_code == 0
+    before = load_tokenizer(tmp_path / "tokenizer").fingerprint
+    assert str(train(tmp_path, "--vocab-size", "270").exception) == (
+        f"--out='{tmp_path}/tokenizer': {tmp_path}/tokenizer/tokenizer.json exists already, and "
+        "nothing is overwritten; give another, or --overwrite"
+    )
+    assert load_tokenizer(tmp_path / "tokenizer").fingerprint == before
+    assert train(tmp_path, "--vocab-size", "270", "--overwrite").exit_code == 0
+    assert load_tokenizer(tmp_path / "tokenizer").fingerprint != before
+
+
 def test_second_training_into_a_folder_is_refused_and_a_file_is_no_folder(tmp_path):
     with reserved_folder(tmp_path / "tokenizer"):
         error = train(tmp_path, "--vocab-size", "300").exception
