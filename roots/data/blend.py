@@ -13,6 +13,7 @@ from roots.data.cache import Arrays, Purpose, cached_arrays
 from roots.data.gpt import GPTDataset, Sample, cache_folder
 from roots.data.index import build_blend_index
 from roots.data.indexed import IndexedDataset, Int64s
+from roots.data.open_files import UnreadableFile, check_mapped
 from roots.errors import RootsError, problem
 
 _NONE = range(0)
@@ -83,14 +84,19 @@ class Blend:
         return self._num_samples
 
     def __getitem__(self, number: int) -> Sample:
-        """Read sample `number`. Raises RootsError for a token id beyond the vocabulary."""
+        """Read sample `number`.
+
+        Raises RootsError for a token id beyond the vocabulary, and for a file that has become
+        unreadable.
+        """
         if not 0 <= number < self._num_samples:
             raise IndexError(f"sample {number} of {self._num_samples}")
-        which, sample = 0, number
-        if self._index is not None:
-            which, sample = int(self._index[0][number]), int(self._index[1][number])
-        dataset = self._datasets[which]
-        result = dataset[sample]
+        try:
+            which, sample = place_of(self._index, number)
+            dataset = self._datasets[which]
+            result = dataset[sample]
+        except UnreadableFile as error:
+            raise error.at(f"sample {number}") from None
         bad = self._bad_token(result.tokens)
         if bad is not None:
             raise vocabulary_error(dataset.indexed.prefix, bad, self._vocab_size, self._reserved)
@@ -106,6 +112,14 @@ class Blend:
             return None
         inside = tokens[(tokens >= taken.start) & (tokens < taken.stop)]
         return int(inside.max()) if len(inside) else None
+
+
+def place_of(index: BlendIndex | None, number: int) -> tuple[int, int]:
+    """Return the dataset of sample `number` of a blend, and its number there."""
+    if index is None:
+        return 0, number
+    check_mapped(*index)
+    return int(index[0][number]), int(index[1][number])
 
 
 def check_vocabulary(indexed: IndexedDataset, vocab_size: int, reserved: range = _NONE) -> None:

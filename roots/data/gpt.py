@@ -22,8 +22,11 @@ from roots.data.cache import (
 )
 from roots.data.index import EpochArrays, build_epochs, plan_epochs
 from roots.data.indexed import IndexedDataset, Int64s
+from roots.data.open_files import UnreadableFile, check_mapped
 from roots.errors import RootsError, problem
+from roots.log import get_logger
 
+_LOGGER = get_logger("data")
 _HASHED_BYTES = 1 << 20
 # A sample reaches into the next epoch, and steps that are read ahead beyond that.
 _BLOCKS_AT_HAND = 4
@@ -74,8 +77,12 @@ class GPTDataset:
         self._cache = cache_folder(indexed.prefix, cache_directory)
         self._lock_timeout_seconds = lock_timeout_seconds
         self._blocks = functools.lru_cache(maxsize=_BLOCKS_AT_HAND)(self._make_block)
+        # As it was opened: its name may stand for another file when a later epoch begins.
+        self._identity = ""
         if self._plan.epochs_per_block > 1:
             indexed.check_index()
+        else:
+            self._identity = _identity(indexed)
         self._blocks(0)
 
     def __len__(self) -> int:
@@ -83,7 +90,11 @@ class GPTDataset:
         return self._plan.num_samples
 
     def __getitem__(self, sample: int) -> Sample:
-        """Read sample `sample` of the shuffled order: its tokens and document boundaries."""
+        """Read sample `sample` of the shuffled order: its tokens and document boundaries.
+
+        Raises UnreadableFile where a file no longer has what it had.
+        """
+        self.indexed.check_mapped()
         plan, size = self._plan, self.sequence_length + 1
         epoch = plan.epoch_of(sample)
         epochs, arrays = self._block_of(epoch)
@@ -139,12 +150,15 @@ class GPTDataset:
     def _block_of(self, epoch: int) -> tuple[range, EpochArrays]:
         """The epochs whose arrays are made together with those of `epoch`, and the arrays."""
         number = epoch // self._plan.epochs_per_block
-        return self._plan.block(number), self._blocks(number)
+        arrays = self._blocks(number)
+        check_mapped(arrays.order, arrays.ends, arrays.shuffle)
+        return self._plan.block(number), arrays
 
     def _make_block(self, number: int) -> EpochArrays:
         plan, epochs = self._plan, self._plan.block(number)
 
         def build() -> EpochArrays:
+            self.indexed.check_mapped()
             lengths = np.diff(self.indexed.document_starts(self.documents))
             return build_epochs(lengths, plan, epochs, self._seed)
 
@@ -156,7 +170,7 @@ class GPTDataset:
             return build()
         purpose: Purpose = {
             "arrays": "an epoch of one dataset",
-            "dataset": _identity(self.indexed),
+            "dataset": self._identity,
             "first_document": self.documents.start,
             "last_document": self.documents.stop,
             "sequence_length": self.sequence_length,
@@ -164,7 +178,16 @@ class GPTDataset:
             "seed": self._seed,
         }
         timeout = self._lock_timeout_seconds
-        arrays = cached_arrays(self._cache, purpose, checked, timeout_seconds=timeout)
+        try:
+            arrays = cached_arrays(self._cache, purpose, checked, timeout_seconds=timeout)
+        except UnreadableFile:
+            raise
+        except RootsError as error:
+            if number == 0:
+                raise
+            # No reason to end a run that is on its way.
+            _LOGGER.warning("%s; made in memory for now", error)
+            return build()
         return EpochArrays(arrays["order"], arrays["ends"], arrays["shuffle"])
 
 

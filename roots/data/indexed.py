@@ -1,4 +1,4 @@
-"""Tokens on disk in Megatron-core's format: PREFIX.bin and PREFIX.idx, memory-mapped.
+"""Tokens on disk in Megatron-core's format: PREFIX.bin, read in place, and PREFIX.idx, mapped.
 
 PREFIX.bin is the tokens of all sequences one after the other, without header or padding.
 PREFIX.idx, little-endian:
@@ -33,6 +33,7 @@ from roots.data.description import (
     read_description,
     write_description,
 )
+from roots.data.open_files import TokenFile, check_mapped
 from roots.data.prefixes import missing_dataset, refuse_endings
 from roots.errors import RootsError, problem
 from roots.files import sync_file, sync_folder
@@ -58,7 +59,7 @@ def paths_of(prefix: str | Path) -> tuple[Path, Path]:
 
 
 class IndexedDataset:
-    """Documents of token ids, memory-mapped; nothing is read before it is asked for.
+    """Documents of token ids; nothing is read before it is asked for.
 
     `num_documents`, `num_tokens`, `dtype` (of a token), `description` (PREFIX.json or None).
     """
@@ -84,7 +85,7 @@ class IndexedDataset:
         self.description = self._read_description()
 
     def _map_index(self, num_sequences: int, num_bounds: int) -> None:
-        index = np.memmap(self.idx_path, dtype=np.uint8, mode="r")
+        index = self._index = np.memmap(self.idx_path, dtype=np.uint8, mode="r")
         first = _HEADER.size
         second = first + 4 * num_sequences
         third = second + 8 * num_sequences
@@ -108,7 +109,7 @@ class IndexedDataset:
         if actual % self.dtype.itemsize:
             rule = f"must be a multiple of {self.dtype.itemsize}, the bytes of a token"
             raise RootsError(problem(f"{self.bin_path} size", actual, rule, _REBUILD))
-        self.tokens: Tokens = np.memmap(self.bin_path, dtype=self.dtype, mode="r")
+        self.tokens = TokenFile(self.bin_path, self.dtype)
         return len(self.tokens)
 
     def _read_description(self) -> TokensDescription | None:
@@ -128,7 +129,7 @@ class IndexedDataset:
         return self.num_documents
 
     def __getitem__(self, document: int) -> Tokens:
-        """Return all tokens of a document, without copying them."""
+        """Read all tokens of a document. Raises UnreadableFile where they are no longer there."""
         start, stop = self.document_span(document)
         return self.tokens[start:stop]
 
@@ -144,6 +145,10 @@ class IndexedDataset:
         starts: Int64s = (pointers // self.dtype.itemsize).astype(np.int64)
         starts[bounds == len(self.sequence_pointers)] = self.num_tokens
         return starts
+
+    def check_mapped(self) -> None:
+        """Raise UnreadableFile if PREFIX.idx was cut short since it was opened."""
+        check_mapped(self._index)
 
     def check_index(self) -> None:
         """Check every offset and bound; a pass over PREFIX.idx, done once per cached index.

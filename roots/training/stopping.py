@@ -63,6 +63,8 @@ class Feed(Generic[Item]):
             self.item = next(self._items, None)
         except RootsError as error:
             self.failure = error
+        except OSError as error:
+            self.failure = RootsError(f"{error.filename or 'data'}: {error.strerror or error}")
         return self
 
 

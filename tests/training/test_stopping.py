@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -92,15 +93,22 @@ def test_number_of_seconds_from_the_environment_is_checked(monkeypatch: pytest.M
         deadline_of(config_with(wall_clock="60"))
 
 
-def test_feed_keeps_the_error_of_a_read() -> None:
-    def items() -> object:
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (RootsError("a line"), "a line"),
+        (FileNotFoundError(2, "No such file or directory", "x.idx"), "x.idx: No such file or"),
+    ],
+)
+def test_feed_keeps_the_error_of_a_read(error: Exception, line: str) -> None:
+    def items() -> Iterator[int]:
         yield 1
-        raise RootsError("a line")
+        raise error
 
     feed = Feed(items())
     assert (feed.advance().item, feed.failure) == (1, None)
     assert feed.advance().item is None
-    assert str(feed.failure) == "a line"
+    assert str(feed.failure).startswith(line)
     assert Feed(iter([])).advance().failure is None
 
 

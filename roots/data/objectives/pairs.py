@@ -22,11 +22,13 @@ from roots.data.blend import (
     Source,
     blend_index,
     check_vocabulary,
+    place_of,
     vocabulary_error,
 )
 from roots.data.gpt import cache_folder
 from roots.data.indexed import IndexedDataset, Tokens
 from roots.data.objectives.rows import sequence_batch
+from roots.data.open_files import UnreadableFile
 from roots.data.permutation import place_in_order
 from roots.data.prefixes import refuse_endings
 from roots.data.preprocessing.pairs import SIDES, side_prefix
@@ -103,16 +105,25 @@ class PairDataset:
     def lengths(self, sample: int) -> tuple[int, int]:
         """Return the tokens of both sides of a sample once cut, without reading them."""
         document = self.document(sample)
+        for side in self._sides:
+            side.check_mapped()
         spans = [side.document_span(document) for side in self._sides]
         source, target = (min(b - a, m) for (a, b), m in zip(spans, self._limits))
         return source, target
 
     def __getitem__(self, sample: int) -> tuple[Tokens, Tokens]:
-        """Read both sides, cut. Raises RootsError for an empty text or a foreign token id."""
+        """Read both sides, cut.
+
+        Raises RootsError for an empty text, a foreign token id and a file that became unreadable.
+        """
         document = self.document(sample)
         texts = []
         for side, limit in zip(self._sides, self._limits, strict=True):
-            text = side[document][:limit]
+            try:
+                side.check_mapped()
+                text = side[document][:limit]
+            except UnreadableFile as error:
+                raise error.at(f"document {document}") from None
             if len(text) == 0:
                 fix = "run `roots preprocess --pairs` again"
                 raise RootsError(
@@ -214,7 +225,5 @@ class PairBatches:
         return sorted(samples, key=lambda pair: pair[0].lengths(pair[1])[::-1])
 
     def _at(self, number: int) -> tuple[PairDataset, int]:
-        if self._index is None:
-            return self._datasets[0], number
-        which, samples = self._index
-        return self._datasets[int(which[number])], int(samples[number])
+        which, sample = place_of(self._index, number)
+        return self._datasets[which], sample
