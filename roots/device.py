@@ -220,6 +220,20 @@ def synchronize(device: Device) -> None:
         torch.cuda.synchronize(device.index)
 
 
+def available_host_bytes() -> int:
+    """Host memory that can be had without swapping, of the machine and of this control group."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        line = next(each for each in lines if each.startswith("MemAvailable:"))
+        free = int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
+    return max(0, free)
+
+
 def memory_bytes(device: Device) -> int:
     """Peak memory of this process in bytes: allocated on the GPU, resident on a CPU."""
     if device.kind == "cuda":

@@ -1,8 +1,8 @@
 """Where checkpoints lie: step folders, the `latest` pointer, and finding one to load.
 
-What is ROOTS' own here are folders `step_` and the step in eight digits or more, `latest`, and
-those set aside, `superseded_step_...` and `damaged_step_...`. Nothing else is touched, and of a
-link the link alone is removed or renamed.
+What is ROOTS' own here are folders `step_` and the step in eight digits or more, the same with
+`.partial` while they are written, `latest`, and those set aside, `superseded_step_...` and
+`damaged_step_...`. Nothing else is touched, and of a link the link alone is removed or renamed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from roots.checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, damage_of, rea
 from roots.config.load import load_config
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
-from roots.files import write_atomically
+from roots.files import sync_folder, write_atomically
 from roots.log import get_logger
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -24,6 +24,7 @@ LATEST_NAME = "latest"
 # Why a checkpoint was set aside: the run left its course, or it cannot be read.
 SUPERSEDED = "superseded"
 DAMAGED = "damaged"
+PARTIAL_SUFFIX = ".partial"
 _STEP_FOLDER = re.compile(r"step_([0-9]{8,})")
 _ASIDE_FOLDER = re.compile(rf"({SUPERSEDED}|{DAMAGED})_step_[0-9]{{8,}}(_[0-9]+)?")
 _logger = get_logger(__name__)
@@ -77,18 +78,38 @@ def point_latest(root: Path, checkpoint: Path) -> None:
 
 
 def discard_unfinished(root: Path) -> list[Path]:
-    """Remove and return the remains of saves that did not end: DeepSpeed needs a fresh folder."""
+    """Remove and return the remains of saves that did not end."""
     torn = [
         path
         for _, path in _ours(root)
         if (path.is_dir() or path.is_symlink()) and not (path / MANIFEST_NAME).is_file()
     ]
+    torn += [path for path in root.glob(f"step_*{PARTIAL_SUFFIX}") if _is_partial(path)]
     return [path for path in torn if remove(path)]
+
+
+def partial_folder(root: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is written before it is whole."""
+    return root / f"{step_name(step)}{PARTIAL_SUFFIX}"
+
+
+def publish_folder(partial: Path) -> Path:
+    """Rename a folder that is whole to what it is to be called, durably; return that."""
+    final = partial.with_name(partial.name.removesuffix(PARTIAL_SUFFIX))
+    sync_folder(partial)
+    os.rename(partial, final)
+    sync_folder(final.parent)
+    return final
+
+
+def _is_partial(path: Path) -> bool:
+    name = path.name.removesuffix(PARTIAL_SUFFIX)
+    return bool(_STEP_FOLDER.fullmatch(name)) and (path.is_dir() or path.is_symlink())
 
 
 def discard(path: Path) -> None:
     """Give back the space of a save that failed; nothing happens to one that is finished."""
-    if not (path / MANIFEST_NAME).is_file():
+    if path.name.endswith(PARTIAL_SUFFIX) or not (path / MANIFEST_NAME).is_file():
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -2,16 +2,22 @@
 
 A checkpoint is a folder `step_NNNNNNNN` holding
 
-    weights/*.safetensors   parameters by global name, one file per tensor and pipeline rank, and
-                            per expert rank one of its experts
-    config.yaml             the resolved config of the run
-    tokenizer/              of an imported model, if it came with one
-    mp_rank_*, zero_*, ...  DeepSpeed's own files, read by its stock tools; not in an imported model
-    manifest.json           written last: {"format": "roots-checkpoint", "version": 1, "step": ...,
-                            "consumed_samples": ..., "layout": {...}, "evaluation": x or null,
-                            "files": {path: {"bytes": n, "blake2b": hex}}, "blake2b": hex}
+    weights/*.safetensors    weights by global name, a file for each rank that wrote some
+    optimizer/*.safetensors  the optimizer's fp32 weights and moments, as many; not in an imported
+                             model (names: roots/training/engine/checkpoint_state.py; what a file
+                             says of its tensors: roots/checkpoint/tensor_file.py)
+    config.yaml              the resolved config of the run
+    tokenizer/               what the run's texts were tokenized with, if the run knows
+    mp_rank_*, zero_*, ...   DeepSpeed's own files, with checkpoint.deepspeed_files
+    manifest.json            written last: {"format": "roots-checkpoint", "version": 2, "step": ...,
+                             "consumed_samples": ..., "layout": {...}, "evaluation": x or null,
+                             "state": {...} or null, "files": {path: {"bytes": n, "blake2b": hex}},
+                             "blake2b": hex of the rest}
 
-A folder without a manifest is the remains of a save that did not end, and is never loaded.
+Version 1 had the optimizer in DeepSpeed's files alone, and no state; it is read as it was.
+
+While it is written the folder is called `step_NNNNNNNN.partial`, which is never loaded, nor is one
+without a manifest. The layout says who wrote it: any other reads it.
 """
 
 from __future__ import annotations
@@ -29,10 +35,12 @@ from roots.files import sync_file, write_atomically
 from roots.log import Report, silent
 
 FORMAT = "roots-checkpoint"
-VERSION = 1
+VERSION = 2
+_READABLE = (1, VERSION)
 MANIFEST_NAME = "manifest.json"
 CONFIG_NAME = "config.yaml"
 WEIGHTS_FOLDER = "weights"
+OPTIMIZER_FOLDER = "optimizer"
 # DeepSpeed's files, and none of ROOTS'.
 TRAINING_STATE_SUFFIX = ".pt"
 _DIGEST = "blake2b"
@@ -85,6 +93,7 @@ class Manifest:
     """What a finished checkpoint contains.
 
     evaluation: the held-out loss after `step`, if one was measured there and is finite.
+    state: the numbers that the optimizer goes on with; None of an imported model, and in version 1.
     """
 
     step: int
@@ -92,11 +101,34 @@ class Manifest:
     layout: Layout
     files: dict[str, FileRecord]
     evaluation: float | None = None
+    state: dict[str, Any] | None = None
+    version: int = VERSION
 
     @property
     def has_training_state(self) -> bool:
         """Whether a run can go on from it; an imported model has weights alone."""
-        return any(name.endswith(TRAINING_STATE_SUFFIX) for name in self.files)
+        return self.state is not None or self.in_deepspeed_files
+
+    @property
+    def in_deepspeed_files(self) -> bool:
+        """Whether DeepSpeed's files alone hold the training state, for one layout."""
+        return self.version == 1 and any(is_deepspeed_file(name) for name in self.files)
+
+    @property
+    def model_files(self) -> list[str]:
+        """All that a model is loaded from, in order."""
+        training = f"{OPTIMIZER_FOLDER}/"
+        return sorted(
+            name
+            for name in self.files
+            if not (is_deepspeed_file(name) or name.startswith(training))
+        )
+
+    @property
+    def resumed_files(self) -> list[str]:
+        """All that a run goes on from, in order."""
+        unread = not self.in_deepspeed_files
+        return sorted(name for name in self.files if not (unread and is_deepspeed_file(name)))
 
     @property
     def total_bytes(self) -> int:
@@ -107,6 +139,16 @@ class Manifest:
     def weights(self) -> list[str]:
         """The files of the weights, in order."""
         return sorted(name for name in self.files if name.startswith(f"{WEIGHTS_FOLDER}/"))
+
+    @property
+    def optimizer(self) -> list[str]:
+        """The files of the optimizer's state, in order."""
+        return sorted(name for name in self.files if name.startswith(f"{OPTIMIZER_FOLDER}/"))
+
+
+def is_deepspeed_file(name: str) -> bool:
+    """Whether a file of a checkpoint is one of DeepSpeed's states."""
+    return name.endswith(TRAINING_STATE_SUFFIX)
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
@@ -120,7 +162,7 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, whole or not at all."""
-    tree = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
+    tree = {"format": FORMAT, **asdict(manifest)}
     write_atomically(folder / MANIFEST_NAME, with_digest(tree))
 
 
@@ -153,16 +195,25 @@ def read_manifest(folder: Path) -> Manifest:
         # One without is of a ROOTS that did not write any.
         if _DIGEST in tree and tree[_DIGEST] != _digest(tree):
             raise ValueError("it does not have the checksum that it records")
-        if tree["format"] != FORMAT or tree["version"] != VERSION:
+        if tree["format"] != FORMAT or tree["version"] not in _READABLE:
             found = f"{tree['format']} version {tree['version']}"
-            rule = f"is {found}, this ROOTS reads {FORMAT} version {VERSION}"
+            readable = " and ".join(str(number) for number in _READABLE)
+            rule = f"is {found}, this ROOTS reads {FORMAT} versions {readable}"
             fix = "use the ROOTS that wrote it"
             raise RootsError(problem("checkpoint", str(folder), rule, fix))
         files = {_plain(name): FileRecord(**record) for name, record in tree["files"].items()}
         layout = Layout(**tree["layout"])
         # One without held-out loss is of a ROOTS that did not write any.
         loss = tree.get("evaluation")
-        sealed = Manifest(tree["step"], tree["consumed_samples"], layout, files, loss)
+        sealed = Manifest(
+            tree["step"],
+            tree["consumed_samples"],
+            layout,
+            files,
+            loss,
+            tree.get("state"),
+            tree["version"],
+        )
         _check_types(sealed)
         return sealed
     except OSError as error:
@@ -190,6 +241,8 @@ def _check_types(found: Manifest) -> None:
         raise TypeError("a count is no integer")
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text is none")
+    if found.state is not None and not isinstance(found.state, dict):
+        raise TypeError("the state is no object")
     loss = found.evaluation
     if loss is not None and (isinstance(loss, bool) or not isinstance(loss, (int, float))):
         raise TypeError("the held-out loss is no number")
@@ -201,8 +254,7 @@ def check_model(folder: Path) -> None:
     Reads every byte once. Raises RootsError with a line for each file that is missing or changed.
     """
     found = read_manifest(folder)
-    names = [name for name in sorted(found.files) if not name.endswith(TRAINING_STATE_SUFFIX)]
-    if lines := first_of(all_damage(folder, found, names)):
+    if lines := first_of(all_damage(folder, found, found.model_files)):
         raise RootsError(*lines)
 
 

@@ -116,6 +116,12 @@ class CheckpointConfig(Section):
     keep_best: int = Field(
         0, ge=0, description="besides, those of the lowest held-out losses are kept; 0: none"
     )
+    asynchronous: bool = Field(
+        True, description="write while training goes on, from a copy in host memory"
+    )
+    deepspeed_files: bool = Field(
+        False, description="write DeepSpeed's own files too, for its stock tools"
+    )
     resume: str = Field(
         "auto",
         description="auto: newest good one of this run if any; never; or a checkpoint folder",

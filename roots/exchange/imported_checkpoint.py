@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from roots.checkpoint import manifest
+from roots.checkpoint.safetensors_writer import SafetensorsWriter, TensorPlan, split_by_bytes
 from roots.config.load import dump_config, parse_config
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
 from roots.exchange.hf.model_files import TensorSource
 from roots.exchange.hf.tensor_map import Part, Rule
-from roots.exchange.safetensors_writer import SafetensorsWriter, TensorPlan, split_by_bytes
 from roots.files import sync_folder, write_atomically
 from roots.lock import Place, lock_beside, owned
 from roots.log import Report, silent

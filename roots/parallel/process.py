@@ -110,6 +110,17 @@ def broadcast_object(axis: Axis, value: T, source: int = 0) -> T:
     return box[0]
 
 
+def anywhere(axis: Axis, flag: bool) -> bool:
+    """Whether `flag` is set on any rank of `axis`, equal on all of them.
+
+    Communication: one all-reduce of a number, however many ranks there are.
+    """
+    if axis.group is None:
+        return flag
+    device = "cuda" if dist.get_backend(axis.group) == "nccl" else "cpu"
+    return bool(all_reduce_max(axis, torch.tensor([float(flag)], device=device)))
+
+
 def all_gather_object(axis: Axis, value: T) -> list[T]:
     """The picklable values of all ranks of `axis`, in rank order."""
     if axis.group is None:

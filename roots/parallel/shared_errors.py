@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from roots.errors import ExitCode, RootsError
 from roots.parallel.mesh import Axis
-from roots.parallel.process import all_gather_object
+from roots.parallel.process import all_gather_object, anywhere
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ def together(axis: Axis, action: Callable[[], T], *, os_error: ExitCode = ExitCo
     If any rank raises RootsError, every rank raises one with the lines of all, each line once; only
     rank 0 speaks. An OSError (a full disk, a folder without permission) counts as a user's error,
     with the exit code `os_error`. Any other exception is a bug and passes as it is.
-    Communication: one all-gather of the lines.
+    Communication: one all-reduce of a number, and if a rank fails an all-gather of the lines.
     """
     failure: RootsError | None = None
     result: T | None = None
@@ -29,11 +29,11 @@ def together(axis: Axis, action: Callable[[], T], *, os_error: ExitCode = ExitCo
     except OSError as error:
         line = f"{error.filename or 'file system'}: {error.strerror or error}"
         failure = RootsError(line, exit_code=os_error)
+    if not anywhere(axis, failure is not None):
+        return result  # type: ignore[return-value]  # no failure, so action has returned a T
     reports = all_gather_object(
         axis, None if failure is None else (failure.lines, failure.exit_code)
     )
     raised = [report for report in reports if report is not None]
-    if raised:
-        lines = dict.fromkeys(line for found, _ in raised for line in found)
-        raise RootsError(*lines, exit_code=raised[0][1], speaks=axis.rank == 0) from failure
-    return result  # type: ignore[return-value]  # no failure, so action has returned a T
+    lines = dict.fromkeys(line for found, _ in raised for line in found)
+    raise RootsError(*lines, exit_code=raised[0][1], speaks=axis.rank == 0) from failure

@@ -44,12 +44,13 @@ from roots.training.callbacks.peak import Peak, device_peak
 from roots.training.callbacks.progress import Progress
 from roots.training.callbacks.throughput import Throughput
 from roots.training.callbacks.trackers import WandbTracker, build_trackers
-from roots.training.checkpointing import Checkpointer, ResumePoint
+from roots.training.checkpointing import Checkpointer
 from roots.training.engine.accelerator import prepare_accelerator
 from roots.training.engine.pipeline import build_pipeline_engine
 from roots.training.engine.step import Engine, build_zero_engine
 from roots.training.loop import Run, train_loop
 from roots.training.ownership import own_run_folder
+from roots.training.resume_point import ResumePoint
 from roots.training.signals import StopSignals
 from roots.training.stopping import deadline_of
 from roots.training.travelling_tokenizer import tokenizer_files
@@ -118,7 +119,7 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device, stack: ExitStac
     found = checkpointer.find()
     reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
     data = together(mesh.world, lambda: build_data(config, plan, mesh.data.rank, needs_data=reads))
-    checkpointer.tokenizer_files = together(mesh.world, lambda: tokenizer_files(config))
+    checkpointer.saver.tokenizer_files = together(mesh.world, lambda: tokenizer_files(config))
     weights = checkpointer.find_weights() if found is None else None
     engine = build_engine(config, plan, mesh, device, weights=weights)
     start = ResumePoint(0, 0) if found is None else checkpointer.load(engine, found)

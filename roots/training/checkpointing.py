@@ -1,48 +1,27 @@
-"""Saving and loading a run: the engine's state, the weights by global name, the manifest last."""
+"""The checkpoints of a run: which one it goes on from, taking it over, and saving new ones."""
 
 from __future__ import annotations
 
-import traceback
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
-
-from roots.checkpoint import folders, manifest, retention, weights
-from roots.checkpoint.zero_universal import universal_checkpoint_info
-from roots.config.load import dump_config
+from roots.checkpoint import folders, manifest
+from roots.checkpoint.store import TensorStore
 from roots.config.run import RunConfig
-from roots.errors import ExitCode, RootsError, problem, ran_out_of_memory
-from roots.files import free_bytes, remove_partials, write_atomically
+from roots.errors import ExitCode, RootsError, problem
+from roots.files import remove_partials
 from roots.lock import Ownership
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
-from roots.parallel.process import all_gather_object, barrier, broadcast_object
-from roots.parallel.shard import shard_of
 from roots.parallel.shared_errors import together
 from roots.training.course import changed_fields, leaves_the_course, rate_change
-from roots.training.divergence import refuse_what_is_not_finite
+from roots.training.engine.checkpoint_state import EngineState
 from roots.training.engine.deepspeed_json import effective_zero_stage
 from roots.training.engine.step import Engine
+from roots.training.resume_point import ResumePoint
 from roots.training.resuming import Candidates
-from roots.training.travelling_tokenizer import write_tokenizer_files
+from roots.training.saving import Saved, Saver
 
 _logger = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class ResumePoint:
-    """Where training goes on: the steps done and the samples they consumed.
-
-    `new_course`: steps that the run had done after this point come out otherwise now. Known on
-    global rank 0. `evaluation`: the held-out loss after `step`, if measured and finite.
-    """
-
-    step: int
-    consumed_samples: int
-    new_course: bool = False
-    evaluation: float | None = None
 
 
 class Checkpointer:
@@ -52,7 +31,6 @@ class Checkpointer:
         self.config = config
         self.mesh = mesh
         self._ownership = ownership
-        self.tokenizer_files: dict[str, bytes] = {}  # what every checkpoint has of them
         self.root = config.run_directory / folders.CHECKPOINTS_FOLDER
         self.layout = manifest.Layout(
             tensor=mesh.tensor.size,
@@ -65,6 +43,7 @@ class Checkpointer:
             expert=mesh.expert.size,
         )
         self._candidates = Candidates(config, mesh, self.root, self.layout)
+        self.saver = Saver(config, mesh, self.root, self.layout)
 
     def find(self) -> Path | None:
         """The checkpoint to resume from, checked whole; None for a fresh start.
@@ -84,26 +63,36 @@ class Checkpointer:
         """
         return self._candidates.find_weights()
 
-    def save(self, engine: Engine, point: ResumePoint) -> Path:
-        """Write the checkpoint of `point` and return its folder; the manifest comes last.
+    def start(self, engine: Engine, point: ResumePoint) -> None:
+        """Begin to save `point`, with no save in flight; see saving.py.
 
-        Raises RootsError with exit code DIVERGED, and touches nothing, if weights or optimizer
-        state are not finite; with NOT_SAVED, on all ranks, where the disk does not take it.
+        Raises RootsError with exit code NOT_SAVED, on all ranks, where the disk does not take it.
         """
-        together(self.mesh.world, lambda: self._refuse_what_is_not_finite(engine, point))
-        name = folders.step_name(point.step)
-        folder = self.root / name
         unsaved = ExitCode.NOT_SAVED
         together(self.mesh.world, lambda: self._make_room(point.step), os_error=unsaved)
-        # Writing communicates inside DeepSpeed: a rank that fails there must end, so that the
-        # launcher ends the others, and not wait for them to report.
-        self._write(engine, folder, point)
-        try:
-            self._seal(folder, point)
-        except RootsError:
-            folders.discard(folder)
-            raise
-        return folder
+        self.saver.start(engine, point)
+
+    def finish(self) -> Saved | None:
+        """Wait for the save in flight on all ranks and seal it; None if there is none.
+
+        Raises RootsError if it has failed: with exit code NOT_SAVED where the disk did not take
+        it, with DIVERGED if weights or optimizer state are not finite.
+        """
+        if not self.saver.in_flight:
+            return None
+        self.saver.wait()
+        return self.saver.conclude()
+
+    def save(self, engine: Engine, point: ResumePoint) -> Path:
+        """Save `point` and wait until the checkpoint is whole; return its folder.
+
+        Raises RootsError as `start` and `finish` do.
+        """
+        self.finish()
+        self.start(engine, point)
+        saved = self.finish()
+        assert saved is not None
+        return saved.path
 
     def load(self, engine: Engine, folder: Path) -> ResumePoint:
         """Restore `engine` from `folder`, which `find` has returned.
@@ -111,24 +100,27 @@ class Checkpointer:
         Checkpoints of this run that are newer than `folder` belong to a course that is given up:
         they are set aside, so that nothing resumes from them again.
         """
-        engine.load(folder.parent, folder.name)
         found = manifest.read_manifest(folder)
+        if found.in_deepspeed_files:
+            engine.load_deepspeed_files(folder.parent, folder.name)
+        else:
+            engine.restore(*together(self.mesh.world, lambda: _stored(folder, found)))
         own = folder.parent.resolve() == self.root.resolve()
         aside = together(self.mesh.world, lambda: self._set_aside(found.step if own else -1))
         _logger.info("resumed from %s at step %d", folder, found.step)
-        changed = self._tell_changes(folders.read_config(folder), found.step)
+        changed = self._tell_changes(folders.read_config(folder), found)
         return ResumePoint(found.step, found.consumed_samples, new_course=aside or changed)
 
-    def _tell_changes(self, before: RunConfig, step: int) -> bool:
+    def _tell_changes(self, before: RunConfig, found: manifest.Manifest) -> bool:
         """Log what is not as in the checkpoint; return whether the steps to come are others."""
+        if found.layout != self.layout:
+            words = found.layout.describe(), self.layout.describe()
+            _logger.info("saved on %s, going on with %s", *words)
         changed = changed_fields(before, self.config)
-        rate = rate_change(before, self.config, step)
+        rate = rate_change(before, self.config, found.step)
         for line in (*changed.values(), *([] if rate is None else [rate])):
             _logger.info("%s", line)
         return leaves_the_course(changed, rate)
-
-    def _refuse_what_is_not_finite(self, engine: Engine, point: ResumePoint) -> None:
-        refuse_what_is_not_finite(engine.held_state(), point.step, self.mesh.rank)
 
     def _set_aside(self, step: int) -> bool:
         """Whether there were newer ones; on rank 0."""
@@ -163,101 +155,6 @@ class Checkpointer:
             if moved is not None:
                 _logger.warning("renamed what lay in the way of a checkpoint to %s", moved)
 
-    def _write(self, engine: Engine, folder: Path, point: ResumePoint) -> None:
-        """DeepSpeed's files from every rank, weights from the first replica, config from rank 0."""
-        try:
-            self._write_states(engine, folder, point)
-        except (RuntimeError, OSError, SafetensorError) as error:
-            if ran_out_of_memory(error):
-                raise
-            # torch and safetensors report a full disk as errors of their own.
-            reason = _why_not_written(error)
-            folders.discard(folder)
-            rule = f"could not be written ({reason}){self._room()}"
-            fix = "free some disk space; the checkpoints before it are untouched"
-            line = problem("checkpoint", str(folder), rule, fix)
-            # A run may only go on where no other rank waits inside DeepSpeed.
-            code = ExitCode.NOT_SAVED if self.mesh.world.size == 1 else ExitCode.BAD_INPUT
-            raise RootsError(line, exit_code=code) from error
-
-    def _room(self) -> str:
-        """How much the newest checkpoint takes, if there is one, and how much room is left."""
-        free = f"{free_bytes(self.root):,} bytes are free"
-        latest = folders.latest_checkpoint(self.root)
-        if latest is None:
-            return f"; {free}"
-        taken = manifest.read_manifest(latest).total_bytes
-        return f"; {latest.name} has {taken:,} bytes, and {free}"
-
-    def _write_states(self, engine: Engine, folder: Path, point: ResumePoint) -> None:
-        state = self._client_state(engine, point)
-        engine.save(self.root, folder.name, state)
-        tensors = engine.weights()
-        if self.mesh.expert_data.rank == 0:
-            weights.save_weights(
-                folder,
-                tensors,
-                pipeline_rank=self.mesh.pipeline.rank,
-                tensor_rank=self.mesh.tensor.rank,
-                expert_rank=self.mesh.expert.rank,
-            )
-        else:
-            # At ZeRO-3 reading a weight is a collective, so the other replicas read along.
-            for _ in tensors:
-                pass
-        if self.mesh.rank == 0:
-            text = dump_config(self.config)
-            write_atomically(folder / manifest.CONFIG_NAME, text)
-            write_tokenizer_files(folder, self.tokenizer_files)
-
-    def _client_state(self, engine: Engine, point: ResumePoint) -> dict[str, Any]:
-        mine = [(name, shard_of(p, name)) for name, p in engine.module.named_parameters()]
-        everyone = dict(
-            entry for part in all_gather_object(self.mesh.pipeline, mine) for entry in part
-        )
-        info = universal_checkpoint_info(everyone.items(), self.mesh.tensor.size)
-        return {"step": point.step, "consumed_samples": point.consumed_samples, **info}
-
-    def _seal(self, folder: Path, point: ResumePoint) -> None:
-        """Digest the files, a share per rank; rank 0 writes the manifest and removes old saves."""
-        world = self.mesh.world
-        barrier(world)
-        # One rank's listing for all: network file systems may show each another state.
-        unsaved = ExitCode.NOT_SAVED
-        found = together(
-            world, lambda: _files_below(folder) if world.rank == 0 else [], os_error=unsaved
-        )
-        share = broadcast_object(world, found)[world.rank :: world.size]
-        mine = together(world, lambda: manifest.describe_files(folder, share), os_error=unsaved)
-        parts = all_gather_object(world, mine)
-        files = {name: record for part in parts for name, record in part.items()}
-        together(world, lambda: self._finish(folder, point, files), os_error=unsaved)
-
-    def _finish(
-        self, folder: Path, point: ResumePoint, files: dict[str, manifest.FileRecord]
-    ) -> None:
-        if self.mesh.rank != 0:
-            return
-        sealed = manifest.Manifest(
-            point.step, point.consumed_samples, self.layout, files, point.evaluation
-        )
-        manifest.write_manifest(folder, sealed)
-        folders.point_latest(self.root, folder)
-        for removed in retention.apply(self.root, retention.Keep.of(self.config.checkpoint)):
-            _logger.info("removed old checkpoint %s", removed.name)
-
-
-def _why_not_written(error: BaseException) -> str:
-    """The reason in words; lets go of the file that `error` keeps open, and so of its room."""
-    link: BaseException | None = error
-    while link is not None:
-        traceback.clear_frames(link.__traceback__)
-        link = link.__cause__ or link.__context__
-    first = str(error).splitlines()[0]
-    # torch counts what it has written, and not what the system says of it.
-    hides = isinstance(error, RuntimeError) and "unexpected pos" in first
-    return f"no room on the disk or in the quota; torch: {first}" if hides else first
-
 
 def _stages(config: RunConfig) -> dict[str, str]:
     """What decides which layers a rank holds; nothing where it holds all."""
@@ -269,6 +166,15 @@ def _stages(config: RunConfig) -> dict[str, str]:
     return {"schedule": parallel.pipeline_schedule, "partition": named}
 
 
-def _files_below(folder: Path) -> list[str]:
-    """Files of a checkpoint, relative to it, in one order."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+def _stored(folder: Path, found: manifest.Manifest) -> tuple[TensorStore, EngineState]:
+    """What `folder` holds of an engine."""
+    assert found.state is not None
+    try:
+        state = EngineState.from_json(found.state)
+    except (KeyError, TypeError, ValueError) as error:
+        rule = f"holds no state of an optimizer ({type(error).__name__}: {error})"
+        fix = "use another checkpoint of the run"
+        line = problem("manifest", str(folder / manifest.MANIFEST_NAME), rule, fix)
+        raise RootsError(line) from None
+    names = [*found.weights, *found.optimizer]
+    return TensorStore(folder, [folder / name for name in names]), state

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from roots.training.callbacks.callback import CallbackList
 from roots.training.callbacks.metrics import StepRecord
 from roots.training.callbacks.overview import closing_lines
 from roots.training.callbacks.throughput import Rates, Throughput
-from roots.training.checkpointing import Checkpointer, ResumePoint
+from roots.training.checkpointing import Checkpointer
 from roots.training.course import finished_line
 from roots.training.divergence import SkipStreak
 from roots.training.engine.step import Engine, StepResult
+from roots.training.resume_point import ResumePoint
 from roots.training.schedule import learning_rate
 from roots.training.signals import StopSignals
 from roots.training.stopping import Deadline, Feed, Stopping
@@ -73,8 +74,10 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
         feed = Feed(run.data.train.iterate(point.step))
         while point.step < config.training.steps:
             item = feed.advance().item
-            if stopping.decide(feed.failure) or item is None:
+            if stopping.decide(feed.failure, run.checkpointer.saver.busy) or item is None:
                 break
+            if not stopping.busy:
+                saves.finish()
             micro_batches, state = item
             record = _one_step(run, point, micro_batches)
             point = ResumePoint(record.step, state.consumed_samples)
@@ -105,7 +108,7 @@ class _Saves:
         self._folder: Path | None = None
 
     def save(self, point: ResumePoint, *, last: bool, besides: Sequence[str] = ()) -> None:
-        """Save `point`, unless it is saved already.
+        """Save `point`, unless that has begun already; the `last` is whole on return.
 
         What the disk does not take is a warning: the checkpoints before are untouched, and training
         goes on. Raises RootsError with NOT_SAVED if it is the `last`, and for what else fails.
@@ -113,26 +116,45 @@ class _Saves:
         """
         try:
             if point.step != self._step:
-                self._try(point, last=last)
+                self.finish()
+                self._begin(point, last=last)
+            # Without a copy in memory it has been written by now.
+            if last or not self._run.config.checkpoint.asynchronous:
+                self.finish(last=last)
         except RootsError as error:
             lines, code = (*besides, *error.lines), error.exit_code
             raise RootsError(*lines, exit_code=code, speaks=error.speaks) from error
         if besides:
             raise RootsError(*besides, speaks=self._run.mesh.rank == 0)
 
-    def _try(self, point: ResumePoint, *, last: bool) -> None:
+    def finish(self, *, last: bool = False) -> None:
+        """Wait for the save in flight, if there is one, and tell of its checkpoint."""
+        if not self._run.checkpointer.saver.in_flight:
+            return
+        with self._run.deadline.saving(), self._tolerated(last):
+            saved = self._run.checkpointer.finish()
+            if saved is not None:
+                self._folder = saved.path
+                self._run.deadline.note_save(saved.stall_seconds + saved.write_seconds)
+                self._run.callbacks.on_checkpoint_end(saved.path)
+
+    def _begin(self, point: ResumePoint, *, last: bool) -> None:
+        with self._run.deadline.saving(), self._tolerated(last):
+            self._step = point.step
+            self._run.checkpointer.start(self._run.engine, point)
+
+    @contextmanager
+    def _tolerated(self, last: bool) -> Iterator[None]:
+        """Within it a full disk is a warning, but for the last checkpoint."""
         try:
-            with self._run.deadline.saving():
-                folder = self._run.checkpointer.save(self._run.engine, point)
+            yield
         except RootsError as error:
             if last or error.exit_code != ExitCode.NOT_SAVED:
                 raise
+            self._step = -1
             if error.speaks:
                 for line in error.lines:
                     _logger.warning("not saved, training goes on: %s", line)
-            return
-        self._step, self._folder = point.step, folder
-        self._run.callbacks.on_checkpoint_end(folder)
 
     def stopped_line(self, stopping: Stopping, step: int) -> str:
         """What to say of a run that was stopped after `step` steps, which are saved."""

@@ -99,7 +99,7 @@ class Candidates:
         def look() -> list[str]:
             try:
                 found = manifest.read_manifest(folder)
-                return self._damage(folder, found, sorted(found.files))
+                return self._damage(folder, found, found.resumed_files)
             except manifest.DamagedError as error:
                 return list(error.lines)
 
@@ -141,8 +141,8 @@ class Candidates:
         lines = [
             *self._model_differences(folder),
             *self._order_differences(folder),
-            *self._layout_differences(folder, found.layout),
-            *(self._damage(folder, found, sorted(found.files)) if reads else ()),
+            *self._layout_differences(folder, found),
+            *(self._damage(folder, found, found.resumed_files) if reads else ()),
             *self._foreign(folder, found),
         ]
         if lines:
@@ -171,9 +171,7 @@ class Candidates:
 
     def _foreign(self, folder: Path, found: manifest.Manifest) -> list[str]:
         """What in this rank's share of DeepSpeed's files is no training state, but runs."""
-        states = sorted(
-            each for each in found.files if each.endswith(manifest.TRAINING_STATE_SUFFIX)
-        )
+        states = [each for each in found.resumed_files if manifest.is_deepspeed_file(each)]
         lines = []
         for path in (folder / each for each in states[self.mesh.rank :: self.mesh.world.size]):
             names = foreign_names(path) if path.is_file() else []
@@ -210,10 +208,11 @@ class Candidates:
             if now != before
         ]
 
-    def _layout_differences(self, folder: Path, stored: manifest.Layout) -> list[str]:
-        if stored == self.layout:
+    def _layout_differences(self, folder: Path, found: manifest.Manifest) -> list[str]:
+        """What only DeepSpeed's files hold resumes where they were written."""
+        stored = found.layout
+        if stored == self.layout or not found.in_deepspeed_files:
             return []
-
         rule = (
             f"was saved on {stored.describe()}, and its optimizer state resumes on that layout only"
         )

@@ -1,7 +1,7 @@
 """Why a run stops before its last step: a signal, the clock or its data, agreed on by all ranks.
 
 A step needs all ranks, so that none may stop alone. Each asks `Stopping.decide` at the same places:
-before every step and every batch of an evaluation. Communication: one all-reduce of a number.
+before every step and every batch of an evaluation. Communication: one all-reduce of two numbers.
 """
 
 from __future__ import annotations
@@ -103,6 +103,10 @@ class Deadline:
         lap, save = max(self._laps, default=0.0), max(self._saves, default=self._first_save)
         return _LONGER * (lap + save) + self._margin
 
+    def note_save(self, seconds: float) -> None:
+        """How long a save has taken, most of it beside training, which the last one is not."""
+        self._saves.append(seconds)
+
     @contextmanager
     def saving(self) -> Iterator[None]:
         """A save, which is measured and belongs to no lap."""
@@ -139,17 +143,23 @@ class Stopping:
         self, mesh: Mesh, device: Device, signals: StopSignals, deadline: Deadline
     ) -> None:
         self.reason = Reason.NONE
+        self.busy = False  # whether any rank was, when they last decided
         self.deadline = deadline
         self._mesh = mesh
         self._device = device
         self._signals = signals
         self._failures: list[RootsError] = []
 
-    def decide(self, failure: RootsError | None = None) -> bool:
-        """Whether the ranks stop here; `failure`: why this one has no data for what comes next."""
+    def decide(self, failure: RootsError | None = None, busy: bool = True) -> bool:
+        """Whether the ranks stop here; `failure`: why this one has no data for what comes next.
+
+        `busy`: this rank is still writing a checkpoint.
+        """
         if self.reason is Reason.NONE:
-            mine = torch.tensor([float(self._mine(failure))], device=self._device.torch)
-            self.reason = Reason(int(all_reduce_max(self._mesh.world, mine).item()))
+            mine = [float(self._mine(failure)), float(busy)]
+            votes = all_reduce_max(self._mesh.world, torch.tensor(mine, device=self._device.torch))
+            reason, anyone_busy = votes.tolist()
+            self.reason, self.busy = Reason(int(reason)), bool(anyone_busy)
         return self.reason is not Reason.NONE
 
     def describe(self) -> str:

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from roots.checkpoint import check_model, manifest, read_config
-from roots.checkpoint.weights import WeightStore, save_weights
+from roots.checkpoint.weights import WeightStore
 from roots.config import dump_config, parse_config
 from roots.errors import RootsError
 from roots.parallel.shard import Shard
 from tests.helpers.manifests import edit_manifest
+from tests.helpers.stored_weights import save_weights
 
 SHARDS = (
     (Shard("norm", (7,), None, ()), torch.arange(7.0)),

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from roots.checkpoint import manifest
-from roots.checkpoint.weights import WeightStore, save_weights
+from roots.checkpoint.weights import WeightStore
 from roots.errors import RootsError
 from roots.parallel.mesh import Axis
 from roots.parallel.shard import Shard, chunked, even, replicated
 from tests.helpers.manifests import edit_manifest
+from tests.helpers.stored_weights import save_weights
 
 FULL: dict[str, Tensor] = {
     "qkv": torch.arange(24 * 5, dtype=torch.float32).view(24, 5),
@@ -100,8 +101,8 @@ def test_missing_tensor_and_other_shape_are_named(tmp_path: Path) -> None:
 
 def test_lost_shard_is_noticed(tmp_path: Path) -> None:
     save_on(tmp_path, 2)
-    (tmp_path / "weights" / "pipeline_000_tensor_001.safetensors").unlink()
-    with pytest.raises(RootsError, match="lacks rows 4 to 8 of dimension 1"):
+    (tmp_path / "weights" / "pipeline_000_tensor_001_expert_000.safetensors").unlink()
+    with pytest.raises(RootsError, match=r"lacks 24 of the elements \[0 to 6, 0 to 8\]"):
         WeightStore(tmp_path).read(replicated("output", (6, 8)))
 
 
@@ -148,7 +149,7 @@ def test_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
         manifest.read_manifest(tmp_path)
     assert caught.value.lines == (
         f"checkpoint={str(tmp_path)!r}: is roots-checkpoint version 9, "
-        "this ROOTS reads roots-checkpoint version 1; use the ROOTS that wrote it",
+        "this ROOTS reads roots-checkpoint versions 1 and 2; use the ROOTS that wrote it",
     )
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from roots.checkpoint.manifest import CONFIG_NAME, Layout, Manifest, describe_files, write_manifest
-from roots.checkpoint.weights import save_weights
 from roots.cli.main import main
 from roots.config import RunConfig, dump_config, parse_config
 from roots.data.batch import DocumentRules
@@ -25,6 +24,7 @@ from roots.models.options import BuildOptions
 from roots.parallel.shard import shard_of
 from roots.tokenizer.tokenizer import ByteTokenizer
 from tests.helpers.decoders import fake_mesh, small_decoder
+from tests.helpers.stored_weights import save_weights
 
 SEED = 4
 STAGES = (slice(0, 2), slice(2, None))

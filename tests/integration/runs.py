@@ -11,10 +11,13 @@ from unittest.mock import patch
 
 import torch
 
+from roots.checkpoint.manifest import read_manifest
+from roots.checkpoint.store import TensorStore
 from roots.config import RunConfig
 from roots.config.batch import plan_batch
 from roots.device import launch_environment
 from roots.errors import ExitCode
+from roots.parallel.shard import replicated
 from roots.training.assemble import assemble, start_process
 from roots.training.callbacks.callback import Callback, CallbackList
 from roots.training.callbacks.metrics import StepRecord
@@ -57,31 +60,21 @@ def run(
 
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
-    """Every tensor and number that DeepSpeed and ROOTS stored, flattened to path -> value."""
-    flat: dict[str, Any] = {}
-    for path in sorted(checkpoint.rglob("*.pt")):
-        tree = torch.load(path, map_location="cpu", weights_only=False)
-        _flatten(tree, path.name, flat)
-    return flat
+    """Every tensor that is stored, whole, and every number, whatever layout wrote them."""
+    found = read_manifest(checkpoint)
+    files = [checkpoint / name for name in (*found.weights, *found.optimizer)]
+    store = TensorStore(checkpoint, files)
+    tensors = {
+        name: store.read(replicated(name, stored.shape)) for name, stored in store.tensors.items()
+    }
+    numbers = {"step": found.step, "samples": found.consumed_samples, **(found.state or {})}
+    return {**tensors, **numbers}
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """Paths at which two states are not exactly equal."""
     assert first.keys() == second.keys()
     return [path for path, value in first.items() if not _equal(value, second[path])]
-
-
-def _flatten(value: Any, path: str, flat: dict[str, Any]) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _flatten(item, f"{path}/{key}", flat)
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            _flatten(item, f"{path}/{index}", flat)
-    elif isinstance(value, (torch.Tensor, int, float, str, bool)) or value is None:
-        flat[path] = value
-    elif hasattr(value, "__dict__") and type(value).__module__.startswith("deepspeed"):
-        _flatten(vars(value), path, flat)
 
 
 def _equal(first: Any, second: Any) -> bool:

@@ -49,6 +49,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunConfig
             model={"num_kv_heads": 2, "activation": "swiglu"},
             training={"steps": STEPS, "precision": precision},
             loss_scale={"initial_power": 8},
+            checkpoint={"deepspeed_files": True},
         )
         run_distributed(run, world_size, configs[name])
     return configs

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from roots.checkpoint import check_model, read_config
+from roots.checkpoint.safetensors_writer import SafetensorsWriter, TensorPlan, split_by_bytes
 from roots.checkpoint.weights import WeightStore
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
@@ -28,7 +29,6 @@ from roots.exchange.hf.tokenizer_files import (
     write_tokenizer,
 )
 from roots.exchange.imported_checkpoint import DEFAULT_SHARD_BYTES, Exchanged, new_folder
-from roots.exchange.safetensors_writer import SafetensorsWriter, TensorPlan, split_by_bytes
 from roots.log import Report, silent
 from roots.parallel.shard import Shard
 from roots.planner.parameters import count_parameters

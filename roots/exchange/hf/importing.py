@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from roots.checkpoint.safetensors_writer import TensorPlan
 from roots.errors import RootsError, problem
 from roots.exchange.foreign_folder import file_in
 from roots.exchange.hf.config_map import Fields
@@ -35,7 +36,6 @@ from roots.exchange.imported_checkpoint import (
     seal,
     write_weights,
 )
-from roots.exchange.safetensors_writer import TensorPlan
 from roots.log import Report, get_logger, silent
 from roots.planner.parameters import count_parameters
 from roots.tokenizer.tokenizer import load_tokenizer

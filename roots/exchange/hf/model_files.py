@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from roots.checkpoint.dtypes import DTYPES
+from roots.checkpoint.safetensors_writer import TensorPlan
 from roots.errors import RootsError, problem
 from roots.exchange.foreign_folder import file_in
-from roots.exchange.safetensors_writer import TensorPlan
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from roots.checkpoint.safetensors_writer import TensorPlan
 from roots.config.load import load_config
 from roots.errors import RootsError, problem
 from roots.exchange.foreign_folder import file_in
@@ -34,7 +35,6 @@ from roots.exchange.megatron.arguments import differing_fields, megatron_model
 from roots.exchange.megatron.limits import refused_arguments, refused_fields
 from roots.exchange.megatron.saved_arguments import stored_arguments
 from roots.exchange.megatron.tensor_map import megatron_tensors
-from roots.exchange.safetensors_writer import TensorPlan
 from roots.log import Report, silent
 from roots.parallel.distributed_checkpoint import DAMAGE, DistributedCheckpoint, UnreadableMetadata
 from roots.planner.parameters import count_parameters

@@ -22,6 +22,8 @@ from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
 
+from roots.checkpoint.boxes import Piece
+from roots.checkpoint.store import TensorStore
 from roots.checkpoint.weights import load_weights
 from roots.config.batch import BatchPlan
 from roots.config.run import RunConfig
@@ -35,6 +37,14 @@ from roots.parallel.mpu import DeepSpeedMpu
 from roots.parallel.placement import Placement
 from roots.parallel.process import all_reduce_max, all_reduce_mean
 from roots.parallel.shard import Shard, shard_of
+from roots.parallel.shared_errors import together
+from roots.training.engine.checkpoint_state import (
+    EngineState,
+    engine_state,
+    read_back,
+    settle,
+    written_pieces,
+)
 from roots.training.engine.decision import decide_steps
 from roots.training.engine.deepspeed_json import (
     clips_outside_engine,
@@ -190,15 +200,34 @@ class Engine(abc.ABC):
         """Name and tensors of what this rank would save; see held_state.py."""
         return held_state(self.deepspeed.optimizer, self.module)
 
-    def save(self, folder: Path, tag: str, client_state: Mapping[str, Any]) -> None:
+    def written_pieces(self) -> Iterator[Piece]:
+        """What this rank writes of a checkpoint; see checkpoint_state.py."""
+        return written_pieces(self.deepspeed.optimizer, self.module, self.mesh)
+
+    def state(self) -> EngineState:
+        """The numbers of a checkpoint that all ranks have alike."""
+        return engine_state(self.deepspeed.optimizer)
+
+    def restore(self, store: TensorStore, state: EngineState) -> None:
+        """Take over what any layout has saved; every rank must call.
+
+        Settings of the optimizer and of the loss scale are those of this run's config. Raises
+        RootsError for a tensor that is missing or of another shape.
+        """
+        optimizer, module = self.deepspeed.optimizer, self.module
+        together(self.mesh.world, lambda: read_back(optimizer, module, store, state))
+        settle(optimizer)
+        own_the_scale(self.deepspeed.optimizer, self.config.loss_scale)
+
+    def save_deepspeed_files(self, folder: Path, tag: str, client_state: Mapping[str, Any]) -> None:
         """Write DeepSpeed's own files to `folder/tag`; every rank must call."""
         with files_of_a_dense_model(self.deepspeed):
             self.deepspeed.save_checkpoint(
                 str(folder), tag=tag, client_state=dict(client_state), save_latest=False
             )
 
-    def load(self, folder: Path, tag: str) -> None:
-        """Restore weights, optimizer and loss scaler saved on the same layout.
+    def load_deepspeed_files(self, folder: Path, tag: str) -> None:
+        """Restore weights, optimizer and loss scaler from DeepSpeed's files of the same layout.
 
         Their settings are those of this run's config, and not of the one that has saved.
         """

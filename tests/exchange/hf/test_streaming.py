@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from roots.exchange.safetensors_writer import SafetensorsWriter, TensorPlan, split_by_bytes
+from roots.checkpoint.safetensors_writer import SafetensorsWriter, TensorPlan, split_by_bytes
 from tests.helpers.sources import ROOT
 
 MEBIBYTE = 1 << 20

@@ -7,6 +7,7 @@ before any value is, so the header can go first.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor
 
 from roots.checkpoint.dtypes import DTYPE_NAMES
+from roots.checkpoint.manifest import FileRecord
 from roots.files import sync_file
 
 _HEADER_ALIGNMENT = 8
+_BLOCK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,15 @@ class SafetensorsWriter:
         self.order = sorted(plans, key=lambda plan: -plan.dtype.itemsize)
         self._path = path
         self._next = 0
-        self._file: BinaryIO = path.open("wb")
+        self._digest, self._bytes = hashlib.blake2b(digest_size=16), 0
+        self._file: BinaryIO = path.open("wb", buffering=0)
         header = _header(self.order, metadata)
-        self._file.write(len(header).to_bytes(8, "little"))
-        self._file.write(header)
+        self._append(memoryview(len(header).to_bytes(8, "little") + header))
+
+    @property
+    def record(self) -> FileRecord:
+        """Length and digest of what is written, which need not be read again for them."""
+        return FileRecord(self._bytes, self._digest.hexdigest())
 
     def __enter__(self) -> SafetensorsWriter:
         return self
@@ -85,9 +93,23 @@ class SafetensorsWriter:
         plan = self.order[self._next]
         assert tuple(tensor.shape) == plan.shape, f"{plan.name}: {tuple(tensor.shape)}"
         assert tensor.dtype == plan.dtype, f"{plan.name}: {tensor.dtype}"
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        self._file.write(raw.numpy().data)
+        self._append(bytes_of(tensor.detach().cpu().contiguous()))
         self._next += 1
+
+    def _append(self, content: memoryview) -> None:
+        while content:
+            block = content[:_BLOCK_BYTES]
+            count = self._file.write(block)
+            self._digest.update(block[:count])
+            self._bytes += count
+            content = content[count:]
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor of the host; what is written there changes it."""
+    if tensor.numel() == 0:
+        return memoryview(b"")
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _header(plans: Sequence[TensorPlan], metadata: Mapping[str, str]) -> bytes:

@@ -1,0 +1,279 @@
+"""Writing a checkpoint: a part from each rank, beside training where there is room for a copy.
+
+    start      rank 0 makes `step_N.partial`; each rank copies what a thread then writes
+    busy       until this rank's part is on the disk
+    conclude   once no rank is busy: rank 0 joins the records of all in the manifest and renames the
+               folder, or removes it where a rank has failed
+
+Nothing is communicated but the marks of an error, and nobody waits for a slower rank before
+`conclude`. A folder without its name, or without a manifest, is never loaded: a save that dies
+leaves the checkpoint before it as the newest.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from roots.checkpoint import folders, manifest, retention
+from roots.checkpoint.parts import PartRecord, join_records, write_part
+from roots.checkpoint.staging import Staging, entries_of, staged_bytes
+from roots.checkpoint.tensor_file import Entry
+from roots.checkpoint.zero_universal import universal_checkpoint_info
+from roots.config.load import dump_config
+from roots.config.run import RunConfig
+from roots.device import available_host_bytes, launch_environment
+from roots.errors import ExitCode, RootsError, problem
+from roots.files import free_bytes, write_atomically
+from roots.log import get_logger
+from roots.parallel.mesh import Mesh
+from roots.parallel.process import all_gather_object, anywhere, barrier, broadcast_object
+from roots.parallel.shard import shard_of
+from roots.parallel.shared_errors import together
+from roots.training.divergence import refuse_what_is_not_finite
+from roots.training.engine.step import Engine
+from roots.training.resume_point import ResumePoint
+from roots.training.travelling_tokenizer import write_tokenizer_files
+
+_logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is whole.
+
+    stall_seconds: training waited so long on this rank; write_seconds: of the slowest rank;
+    num_bytes: of the parts of all ranks. The last two are known on global rank 0.
+    """
+
+    path: Path
+    step: int
+    stall_seconds: float
+    write_seconds: float = 0.0
+    num_bytes: int = 0
+
+
+@dataclass
+class _Job:
+    """One save of this rank, under way or done."""
+
+    point: ResumePoint
+    folder: Path
+    state: dict[str, object]
+    stall_seconds: float = 0.0
+    error: RootsError | None = None
+    bug: BaseException | None = None
+    thread: threading.Thread | None = field(default=None, repr=False)
+
+    @property
+    def running(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+
+class Saver:
+    """Writes the checkpoints of one run below `root`, one at a time."""
+
+    def __init__(self, config: RunConfig, mesh: Mesh, root: Path, layout: manifest.Layout) -> None:
+        self.tokenizer_files: dict[str, bytes] = {}  # what every checkpoint has of them
+        self._config = config
+        self._mesh = mesh
+        self._root = root
+        self._layout = layout
+        self._staging: Staging | None = None
+        self._job: _Job | None = None
+        self._told_of_memory = False
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a save was started and not concluded, equal on all ranks."""
+        return self._job is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether this rank is still writing."""
+        return self._job is not None and self._job.running
+
+    def start(self, engine: Engine, point: ResumePoint) -> None:
+        """Begin to write `point`; every rank must call, with no save in flight.
+
+        Raises RootsError with exit code NOT_SAVED if the folder cannot be made. What fails later is
+        raised by `conclude`.
+        """
+        assert self._job is None, "a save is in flight"
+        started = time.monotonic()
+        folder = folders.partial_folder(self._root, point.step)
+        unsaved = ExitCode.NOT_SAVED
+        together(self._mesh.world, lambda: self._make(folder), os_error=unsaved)
+        others = self._write_deepspeed_files(engine, folder, point)
+        job = _Job(point, folder, engine.state().to_json())
+        self._job = job
+        if self._may_copy(engine):
+            assert self._staging is not None
+            entries = self._staging.copy(engine.written_pieces)
+            job.thread = threading.Thread(
+                target=self._write, args=(job, entries, others), name="roots-save", daemon=True
+            )
+            job.stall_seconds = time.monotonic() - started
+            job.thread.start()
+            return
+        self._write(job, entries_of(engine.written_pieces()), others, again=engine)
+        job.stall_seconds = time.monotonic() - started
+
+    def wait(self) -> None:
+        """Return when this rank has written its part."""
+        if self._job is not None and self._job.thread is not None:
+            self._job.thread.join()
+
+    def conclude(self) -> Saved:
+        """Seal the save in flight; every rank must call, none of them busy.
+
+        Raises RootsError with exit code NOT_SAVED if a rank could not write its part, or DIVERGED
+        if weights or optimizer state were not finite; nothing is left of it then.
+        """
+        job = self._job
+        assert job is not None, "no save is in flight"
+        self._job = None
+        if job.bug is not None:
+            raise job.bug
+        world = self._mesh.world
+        if anywhere(world, job.error is not None):
+            if world.rank == 0:
+                folders.discard(job.folder)
+            together(world, lambda: _raise(job.error))
+        try:
+            return together(world, lambda: self._seal(job), os_error=ExitCode.NOT_SAVED)
+        except RootsError:
+            if world.rank == 0:
+                folders.discard(job.folder)
+            raise
+
+    def _make(self, folder: Path) -> None:
+        """The folder with all that is small."""
+        if self._mesh.rank != 0:
+            return
+        folder.mkdir()
+        write_atomically(folder / manifest.CONFIG_NAME, dump_config(self._config))
+        write_tokenizer_files(folder, self.tokenizer_files)
+
+    def _may_copy(self, engine: Engine) -> bool:
+        """Whether to write from a copy, equal on all ranks; memory for it is reserved then."""
+        if not self._config.checkpoint.asynchronous:
+            return False
+        needed = staged_bytes(engine.written_pieces())
+        if self._staging is None:
+            self._staging = Staging(pinned=engine.device.kind == "cuda")
+        more = max(0, needed - self._staging.num_bytes)
+        free = available_host_bytes() // max(1, launch_environment().local_world_size)
+        if not anywhere(self._mesh.world, more > free):
+            return True
+        if not self._told_of_memory:
+            self._told_of_memory = True
+            _logger.warning(
+                "checkpoints are written while training waits: a copy in host memory takes "
+                "%s more bytes on this rank, and %s are free for each rank of this machine",
+                f"{more:,}",
+                f"{free:,}",
+            )
+        return False
+
+    def _write(
+        self,
+        job: _Job,
+        entries: Iterable[Entry],
+        others: Sequence[str],
+        again: Engine | None = None,
+    ) -> None:
+        """Write this rank's part; `entries` that can be gone through once come from `again` too."""
+        try:
+            checked = entries if again is None else entries_of(again.written_pieces())
+            named = ((f"tensor {each.tensor}", [each.data]) for each in checked)
+            refuse_what_is_not_finite(named, job.point.step, self._mesh.rank)
+            write_part(job.folder, self._mesh.rank, entries, others)
+        except RootsError as error:
+            job.error = error
+        except OSError as error:
+            job.error = self._not_written(job.folder, error)
+        except BaseException as error:  # noqa: BLE001  # told by conclude, in the thread of the run
+            job.bug = error
+
+    def _not_written(self, folder: Path, error: OSError) -> RootsError:
+        rule = f"could not be written ({error.strerror or error}){self._room()}"
+        fix = "free some disk space; the checkpoints before it are untouched"
+        final = folder.with_name(folder.name.removesuffix(folders.PARTIAL_SUFFIX))
+        line = problem("checkpoint", str(final), rule, fix)
+        return RootsError(line, exit_code=ExitCode.NOT_SAVED)
+
+    def _room(self) -> str:
+        """How much the newest checkpoint takes, if there is one, and how much room is left."""
+        free = f"{free_bytes(self._root):,} bytes are free"
+        latest = folders.latest_checkpoint(self._root)
+        if latest is None:
+            return f"; {free}"
+        taken = manifest.read_manifest(latest).total_bytes
+        return f"; {latest.name} has {taken:,} bytes, and {free}"
+
+    def _write_deepspeed_files(self, engine: Engine, folder: Path, point: ResumePoint) -> list[str]:
+        """DeepSpeed's own files, if they are asked for; this rank's share of them is returned."""
+        if not self._config.checkpoint.deepspeed_files:
+            return []
+        mine = [(name, shard_of(p, name)) for name, p in engine.module.named_parameters()]
+        stages = all_gather_object(self._mesh.pipeline, mine)
+        shards = dict(entry for part in stages for entry in part)
+        info = universal_checkpoint_info(shards.items(), self._mesh.tensor.size)
+        state = {"step": point.step, "consumed_samples": point.consumed_samples, **info}
+        engine.save_deepspeed_files(self._root, folder.name, state)
+        world = self._mesh.world
+        barrier(world)
+        # One rank's listing for all: network file systems may show each another state.
+        found = [
+            str(path.relative_to(folder))
+            for path in sorted(folder.rglob(f"*{manifest.TRAINING_STATE_SUFFIX}"))
+        ]
+        return broadcast_object(world, found)[world.rank :: world.size]
+
+    def _seal(self, job: _Job) -> Saved:
+        """The manifest last, then the name; rank 0 alone does anything."""
+        final = folders.step_name(job.point.step)
+        if self._mesh.rank != 0:
+            return Saved(self._root / final, job.point.step, job.stall_seconds)
+        records = join_records(job.folder, self._mesh.world.size)
+        files = {name: each for record in records for name, each in record.files.items()}
+        small = [
+            str(path.relative_to(job.folder))
+            for path in sorted(job.folder.rglob("*"))
+            if path.is_file() and str(path.relative_to(job.folder)) not in files
+        ]
+        files |= manifest.describe_files(job.folder, small)
+        point = job.point
+        sealed = manifest.Manifest(
+            point.step,
+            point.consumed_samples,
+            self._layout,
+            files,
+            evaluation=point.evaluation,
+            state=job.state,
+        )
+        manifest.write_manifest(job.folder, sealed)
+        path = folders.publish_folder(job.folder)
+        folders.point_latest(self._root, path)
+        for removed in retention.apply(self._root, retention.Keep.of(self._config.checkpoint)):
+            _logger.info("removed old checkpoint %s", removed.name)
+        return _saved(path, job, records)
+
+
+def _saved(path: Path, job: _Job, records: Sequence[PartRecord]) -> Saved:
+    return Saved(
+        path,
+        job.point.step,
+        job.stall_seconds,
+        max(record.seconds for record in records),
+        sum(record.num_bytes for record in records),
+    )
+
+
+def _raise(error: RootsError | None) -> None:
+    if error is not None:
+        raise error
