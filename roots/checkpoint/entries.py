@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -76,10 +78,25 @@ def checkpoints_of(given: Path) -> list[Path]:
 
 def entries_of(given: Path) -> list[Entry]:
     """As `checkpoints_of`, and those set aside after all others."""
-    found = [entry_of(path) for path in checkpoints_of(given)]
-    if found[0].path != given:
-        found.extend(entry_of(path, aside=True) for path in folders.kept_aside(root_of(given)))
-    return found
+    paths = checkpoints_of(given)
+    aside = [] if paths == [given] else folders.kept_aside(paths[0].parent)
+    return [*_entries(paths), *_entries(aside, aside=True)]
+
+
+def _entries(paths: Iterable[Path], *, aside: bool = False) -> Iterator[Entry]:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            entry = entry_of(path, aside=aside)
+            if is_there(path):
+                yield entry
+
+
+def is_there(path: Path) -> bool:
+    """Whether a checkpoint has its manifest still: a run that trains removes old ones meanwhile.
+
+    The manifest goes first, so what was seen of one that is there is not of half a removal.
+    """
+    return (path / MANIFEST_NAME).is_file()
 
 
 def entry_of(path: Path, *, aside: bool = False) -> Entry:

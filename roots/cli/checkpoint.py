@@ -92,9 +92,10 @@ def verify(given: RunOrCheckpoint, as_json: AsJson = False) -> None:
 
     Ends with code 2 and a line for each damaged file.
     """
-    from roots.checkpoint.entries import checkpoints_of
+    from roots.checkpoint.entries import checkpoints_of, is_there
 
-    reports = [_verified(path) for path in checkpoints_of(given)]
+    found = [(path, _verified(path)) for path in checkpoints_of(given)]
+    reports = [report for path, report in found if is_there(path)]
     if as_json:
         typer.echo(json.dumps(reports, indent=2))
     for report in () if as_json else reports:

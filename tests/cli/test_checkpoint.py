@@ -176,6 +176,25 @@ def test_verify_reads_all_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]
     assert call("verify", folder_of(run, 8)) == 0
 
 
+@pytest.mark.parametrize("command", ["list", "verify"])
+def test_what_a_run_removes_meanwhile_is_left_out(
+    run: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(folder: Path) -> manifest.Manifest:
+        found = read_manifest(folder)
+        if folder == folder_of(run, 4):
+            folders.remove(folder_of(run, 6))
+            folders.remove(folder)
+        return found
+
+    read_manifest = manifest.read_manifest
+    for module in ("manifest", "entries"):
+        monkeypatch.setattr(f"roots.checkpoint.{module}.read_manifest", read)
+    lines = printed(capsys, command, run)
+    assert len(lines) == (3 if command == "list" else 2)
+    assert not any(name in line for name in ("step_00000004", "is missing") for line in lines)
+
+
 def test_verify_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder_of(run, 4) / manifest.MANIFEST_NAME).write_text("[]")
     assert call("verify", run, "--json") == 2
