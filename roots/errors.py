@@ -29,6 +29,11 @@ class ExitCode(IntEnum):
         6,
         "done or interrupted, but the disk did not take the work since the last checkpoint",
     )
+    ENDED_AT_ONCE = (
+        130,
+        "ended at once by the keyboard (Ctrl-C), and what was not finished is not kept; "
+        "`roots train` takes the first for a request to save, and the second for this",
+    )
 
 
 class RootsError(Exception):

@@ -69,6 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.speaks:
             print("\n".join(f"roots: error: {line}" for line in error.lines), file=sys.stderr)
         sys.exit(int(error.exit_code))
+    except SystemExit as end:
+        # Typer makes this of a KeyboardInterrupt, and says nothing.
+        if end.code == ExitCode.ENDED_AT_ONCE:
+            line = "interrupted by the keyboard, ended at once; what was not finished is not kept"
+            print(f"roots: {line}", file=sys.stderr)
+        raise
     except Exception as error:
         if debug or not ran_out_of_memory(error):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,23 @@ def test_train_reports_config_data_and_batch_at_once(
         "data.train=[]",
         "world size=3",
     ]
+
+
+@pytest.mark.parametrize(("times", "command"), [(1, "verify"), (2, "train")])
+def test_keyboard_that_ends_a_command_is_told_and_exits_130(
+    times: int, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run takes the first for a request to stop, from its beginning on."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("roots.config.load_config", interrupted)
+    assert call(command, "c.yaml") == 130
+    assert capsys.readouterr().err == (
+        "roots: interrupted by the keyboard, ended at once; what was not finished is not kept\n"
+    )
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
