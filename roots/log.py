@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -31,6 +32,20 @@ def configure(level: int = logging.INFO, rank: int = 0) -> None:
     logger.addHandler(handler)
     logger.setLevel(level if rank == 0 else max(level, logging.WARNING))
     logger.propagate = False
+
+
+def let_go_of_output() -> None:
+    """Flush stdout and stderr for the last time; what they do not take is lost.
+
+    Python would flush them as it ends, and end with a code of its own (120) where that fails.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import typer
 
@@ -21,6 +22,7 @@ from roots.cli.tokenizer import tokenizer_app
 from roots.cli.train import train
 from roots.cli.verify import verify
 from roots.errors import ExitCode, RootsError, ran_out_of_memory
+from roots.log import let_go_of_output
 
 app = typer.Typer(
     name="roots",
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         if error.speaks:
-            print("\n".join(f"roots: error: {line}" for line in error.lines), file=sys.stderr)
+            _tell(error.lines)
         sys.exit(int(error.exit_code))
     except SystemExit as end:
         # Typer makes this of a KeyboardInterrupt, and says nothing.
@@ -78,8 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug or not ran_out_of_memory(error):
             raise
-        print(f"roots: error: {memory_line(error, words)}", file=sys.stderr)
+        _tell([memory_line(error, words)])
         sys.exit(int(ExitCode.BAD_INPUT))
+    finally:
+        let_go_of_output()
+
+
+def _tell(lines: Sequence[str]) -> None:
+    """The lines of an error; the exit code says it too, where stderr takes none."""
+    with suppress(OSError):
+        print("\n".join(f"roots: error: {line}" for line in lines), file=sys.stderr)
 
 
 def run_command(words: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,4 +16,6 @@ def tell_notes(config: RunConfig) -> None:
     from roots.config.vocabulary import vocabulary_notes
 
     for line in vocabulary_notes(config):
-        typer.echo(f"roots: note: {line}", err=True)
+        # No reason not to train.
+        with suppress(OSError):
+            typer.echo(f"roots: note: {line}", err=True)

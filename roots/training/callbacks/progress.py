@@ -1,7 +1,8 @@
 """What a person sees of a run: one live line on a terminal, plain lines anywhere else.
 
 Only global rank 0 shows it. Log lines of any logger appear above the live line instead of through
-it; where stdout is a file or a pipe there is no control character at all.
+it; where stdout is a file or a pipe there is no control character at all. What stdout does not take
+(a full disk, a reader that has left) is not shown, and the run goes on.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -40,7 +42,10 @@ class Progress:
     ) -> None:
         self._total_steps = total_steps
         self._log_every_steps = log_every_steps
-        self._console = Console(soft_wrap=True, highlight=False) if console is None else console
+        if console is None:
+            output = cast(TextIO, _Forgiving(sys.stdout))
+            console = Console(file=output, soft_wrap=True, highlight=False)
+        self._console = console
         self._clock = clock
         self._first: tuple[int, float] | None = None
         self._evaluation = ""
@@ -119,6 +124,25 @@ class Progress:
                     self._moved.append((handler, old))
                     handler.setStream(new)
                     break
+
+
+class _Forgiving:
+    """A stream that loses what it cannot write."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _joined(parts: Mapping[str, str]) -> str:

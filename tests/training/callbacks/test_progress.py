@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from roots.log import let_go_of_output
 from roots.training.callbacks.progress import Progress, format_duration
 from tests.helpers.records import step_record
 
@@ -183,3 +185,25 @@ def test_saved_checkpoint_has_its_line() -> None:
     progress, out = plain(20, 10)
     progress.show_checkpoint(Path("runs/a/checkpoints/step_00000010"))
     assert out.getvalue() == "saved runs/a/checkpoints/step_00000010\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_stdout_without_room_or_reader_is_no_reason_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for target in ("/dev/full", writer):
+        with open(target, "w", encoding="utf-8") as stdout:
+            monkeypatch.setattr(sys, "stdout", stdout)
+            progress = Progress(2, 1)
+            progress.start()
+            for step in (1, 2):
+                progress.update(step_record(step))
+                progress.show_evaluation(step, 4.0)
+                progress.show_checkpoint(Path("somewhere"))
+            progress.stop()
+            # As at the end of the process, which would have an exit code of Python's own otherwise.
+            let_go_of_output()
+            stdout.write("more")
+            stdout.flush()
