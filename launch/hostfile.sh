@@ -28,6 +28,7 @@ guard=""
 folder=""
 records=""
 here=""
+stopped=""
 
 main() {
     (($# >= 2)) || fail "$USAGE"
@@ -63,6 +64,7 @@ main() {
 start() {
     local word words=()
     for word in "$@"; do words+=("$(for_remote_shell "$word")"); done
+    trap 'forward USR1' INT TERM HUP USR1
     set -m
     DS_ENV_FILE="$folder/variables" deepspeed --hostfile "$folder/hosts" --force_multi \
         --master_port "${MASTER_PORT:-$((20000 + RANDOM % 20000))}" \
@@ -71,7 +73,8 @@ start() {
     { while grep -qs 'State:.[^ZX]' "/proc/$$/status"; do sleep 1; done && end_ranks && on_hosts "rm -rf '$records'" && rm -rf "$folder"; } >/dev/null 2>&1 &
     guard=$!
     set +m
-    trap 'forward USR1' INT TERM HUP USR1
+    # A signal that came before there was a launcher.
+    if [[ -n "$stopped" ]]; then forward USR1; fi
 }
 
 # for_remote_shell WORD: DeepSpeed puts a word with a space between double quotes, and others as they are, into a command
@@ -137,11 +140,18 @@ on_hosts() {
     PDSH_RCMD_TYPE=ssh pdsh -N -w "$hosts" "$1"
 }
 
-# forward SIGNAL: to every rank of this run, on every host, that has not ended.
+# tell_ranks SIGNAL: every rank of this run, on every host, that has not ended; a line for each.
+tell_ranks() {
+    on_hosts "for file in \"$here\"/*.pid; do [ -f \"\$file\" ] && [ ! -f \"\${file%.pid}.code\" ] && kill -$1 \$(cat \"\$file\") && echo told; done" \
+        2>/dev/null || true
+}
+
+# forward SIGNAL: to the ranks alone; the launcher ends when they do. Before there are ranks there is nothing to save.
 # shellcheck disable=SC2329 # called by the trap
 forward() {
-    on_hosts "for file in \"$here\"/*.pid; do [ -f \"\$file\" ] && [ ! -f \"\${file%.pid}.code\" ] && kill -$1 \$(cat \"\$file\"); done" \
-        >/dev/null 2>&1 || true
+    stopped="$1"
+    [[ -n "$launcher" ]] || return 0
+    if [[ -z "$(tell_ranks "$1")" ]]; then kill -s TERM -- "-$launcher" 2>/dev/null || true; fi
 }
 
 # A trapped signal ends `wait` early; the launcher's own code is what it gives when the process is gone.
@@ -155,7 +165,7 @@ wait_for_launcher() {
 
 # end_ranks: a launcher that was killed leaves ranks behind; they save and end, and this waits for that.
 end_ranks() {
-    forward TERM
+    tell_ranks TERM >/dev/null
     on_hosts "for file in \"$here\"/*.pid; do while [ -f \"\$file\" ] && [ ! -f \"\${file%.pid}.code\" ] && grep -qs 'State:.[^ZX]' /proc/\$(cat \"\$file\")/status; do sleep 0.5; done; done" \
         >/dev/null 2>&1 || true
 }
@@ -169,6 +179,9 @@ decide_code() {
     first="$(awk '$2 != 0 { print $2; exit }' "$folder/codes")"
     if [[ -n "$first" ]]; then
         echo "$first"
+    elif [[ -n "$stopped" && -z "$(on_hosts "ls \"$here\"" 2>/dev/null)" ]]; then
+        echo "hostfile.sh: stopped before there were ranks, nothing to save" >&2
+        echo 3
     elif ((ended < ranks)); then
         printf 'hostfile.sh: %s of %s ranks ended without an exit code: never started, or killed, perhaps for lack of memory\n' \
             "$((ranks - ended))" "$ranks" >&2

@@ -47,14 +47,16 @@ start() {
     choose_devices "$ranks"
     # A port the system says is free, so that two runs on one machine do not meet.
     port="$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
+    trap 'forward INT' INT
+    trap 'forward TERM' TERM HUP
+    trap 'forward USR1' USR1
     set -m
     deepspeed "${devices[@]}" --master_port "$port" --hostfile /dev/null/none --no_local_rank \
         --log_level critical "$ROOTS_HOME/launch/rank.py" train "$@" </dev/null &
     launcher=$!
     set +m
-    trap 'forward INT' INT
-    trap 'forward TERM' TERM HUP
-    trap 'forward USR1' USR1
+    # A signal that came before there was a launcher.
+    if [[ -n "$stopped" ]]; then forward "$stopped"; fi
 }
 
 # choose_devices N: sets `devices` of the caller. DeepSpeed overrules CUDA_VISIBLE_DEVICES when it is given a number.
@@ -83,6 +85,7 @@ choose_devices() {
 forward() {
     local file any=""
     stopped="$1"
+    [[ -n "$launcher" ]] || return 0
     for file in "$records"/*.pid; do
         if [[ -f "$file" ]]; then
             any=yes

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -125,6 +126,26 @@ def test_signal_lets_every_rank_of_this_run_save(tmp_path: Path, command: list[s
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 3
     assert {(tmp_path / f"saved{rank}").read_text("utf-8") for rank in (0, 1)} == {"SIGUSR1"}
+
+
+def test_signal_before_there_are_ranks_has_nothing_to_save(
+    tmp_path: Path, command: list[str]
+) -> None:
+    tools = tmp_path / "venv" / "bin"
+    tools.mkdir(parents=True)
+    for name, script in (
+        ("python", f'exec {sys.executable} "$@"'),
+        ("deepspeed", ': >"$FACTS"; exec sleep 60'),
+    ):
+        (tools / name).write_text(f"#!/bin/bash\n{script}\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    values = {**environment(tmp_path), "VIRTUAL_ENV": str(tools.parent)}
+    with started(command, env=values, stderr=subprocess.PIPE) as process:
+        wait_for([tmp_path / "facts"], process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 3
+        told = process.stderr.read() if process.stderr else ""
+    assert told == "hostfile.sh: stopped before there were ranks, nothing to save\n"
 
 
 def test_host_that_does_not_answer_is_named(tmp_path: Path, command: list[str]) -> None:

@@ -104,6 +104,25 @@ def test_signal_lets_every_rank_save(
     assert saved == {number.name}
 
 
+def test_rank_keeps_a_signal_for_who_can_handle_it(tmp_path: Path, command: list[str]) -> None:
+    """From its first moment on, though what handles signals is imported seconds later."""
+    main = tmp_path / "fake" / "roots" / "cli" / "main.py"
+    main.write_text(
+        "import os, signal, sys\n"
+        "def main():\n"
+        "    open(os.environ['FOLDER'] + '/ready', 'w').close()\n"
+        "    while signal.SIGTERM not in signal.sigpending():\n"
+        "        pass\n"
+        "    sys.exit(3)\n",
+        encoding="utf-8",
+    )
+    words = [sys.executable, str(ROOT / "launch" / "rank.py"), "train"]
+    with started(words, env=environment(tmp_path)) as process:
+        wait_for([tmp_path / "ready"], process)
+        process.terminate()
+        assert process.wait(timeout=60) == 3
+
+
 def test_signal_before_there_are_ranks_has_nothing_to_save(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.tool("python3", "echo 12345")
