@@ -71,24 +71,25 @@ class Candidates:
         for folder in reversed(broadcast_object(world, listed)):
             lines = self._damage_seen_by_any(folder)
             if not lines:
-                return together(world, partial(self._take, folder, damaged))
+                together(world, partial(self._judge, folder))
+                together(world, partial(self._pass_by, damaged, folder))
+                return folder
             damaged[folder] = lines
         if damaged:
             raise RootsError(*self._all_damaged(damaged), speaks=world.rank == 0)
         return None
 
-    def _take(self, folder: Path, damaged: dict[Path, list[str]]) -> Path:
-        """Judge the newest good one, then move the damaged ones, newer than it, out of the way."""
-        self._judge(folder)
-        if self.mesh.rank == 0 and damaged:
-            for each, lines in damaged.items():
-                for line in manifest.first_of(lines):
-                    _logger.warning("%s", line)
-                kept = folders.set_aside(each, folders.DAMAGED)
-                _logger.warning("%s is damaged, and kept as %s", each.name, kept)
-            folders.point_latest(self.root, folder)
-            _logger.warning("%s is the newest good checkpoint", folder)
-        return folder
+    def _pass_by(self, damaged: dict[Path, list[str]], good: Path) -> None:
+        """Tell of the damaged ones and move them out of the way of the steps to come."""
+        if self.mesh.rank != 0 or not damaged:
+            return
+        for folder, lines in damaged.items():
+            for line in manifest.first_of(lines):
+                _logger.warning("%s", line)
+            kept = folders.set_aside(folder, folders.DAMAGED)
+            _logger.warning("%s is damaged, and kept as %s", folder.name, kept)
+        folders.point_latest(self.root, good)
+        _logger.warning("%s is the newest good checkpoint", good)
 
     def _damage_seen_by_any(self, folder: Path) -> list[str]:
         """What is wrong with the files of `folder`: each rank reads some, and all know of all.

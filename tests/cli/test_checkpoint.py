@@ -138,10 +138,11 @@ def test_show_in_words(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines["held-out"] == "2.5000"
     assert lines["layout"] == LAYOUT.describe()
     assert lines["model"] == "decoder, 25 parameters in 2 tensors"
-    weights = (folder / WEIGHTS_NAME).stat().st_size
-    others = size_of(folder) - weights
+    weights, state = ((folder / name).stat().st_size for name in (WEIGHTS_NAME, STATE_NAME))
+    others = size_of(folder) - weights - state
     assert lines["bytes"] == (
-        f"{size_of(folder):,} in 3 files: other files {others:,}, weights {weights:,}"
+        f"{size_of(folder):,} in 3 files: other files {others:,}, optimizer {state}, "
+        f"weights {weights}"
     )
     assert lines["state"] == "complete"
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from roots.checkpoint import folders, manifest
 from roots.config import RunConfig, dump_config
 
-STATE_NAME = "mp_rank_00_model_states.pt"
+STATE_NAME = f"{manifest.OPTIMIZER_FOLDER}/rank_00000.safetensors"
 WEIGHTS_NAME = "weights/pipeline_000_tensor_000.safetensors"
 
 
@@ -20,9 +20,10 @@ def save_checkpoint(
 ) -> Path:
     """A finished checkpoint of `config` after `step`: a config, two tensors, a training state."""
     folder = config.run_directory / folders.CHECKPOINTS_FOLDER / folders.step_name(step)
-    (folder / manifest.WEIGHTS_FOLDER).mkdir(parents=True)
+    for name in (manifest.WEIGHTS_FOLDER, manifest.OPTIMIZER_FOLDER):
+        (folder / name).mkdir(parents=True)
     (folder / manifest.CONFIG_NAME).write_text(dump_config(config), encoding="utf-8")
-    torch.save({"step": step}, folder / STATE_NAME)
+    save_file({"step": torch.tensor(step)}, folder / STATE_NAME)
     tensors = {"matrix": torch.ones(6, 3), "norm": torch.ones(7)}
     shards = {
         name: {"shape": list(tensor.shape), "dim": None, "intervals": []}
@@ -31,7 +32,7 @@ def save_checkpoint(
     save_file(tensors, folder / WEIGHTS_NAME, {"shards": json.dumps(shards)})
     files = manifest.describe_files(folder, [manifest.CONFIG_NAME, STATE_NAME, WEIGHTS_NAME])
     samples = step * config.training.global_batch_size
-    manifest.write_manifest(folder, manifest.Manifest(step, samples, layout, files, loss))
+    manifest.write_manifest(folder, manifest.Manifest(step, samples, layout, files, loss, {}))
     folders.point_latest(folder.parent, folder)
     return folder
 

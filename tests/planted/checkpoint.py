@@ -68,8 +68,8 @@ BUGS = [
     PlantedBug(
         "damaged checkpoints left in the way",
         "training/resuming.py",
-        "        if self.mesh.rank == 0 and damaged:\n",
-        "        if False:\n",
+        "        if self.mesh.rank != 0 or not damaged:\n",
+        "        if True:\n",
         "tests/training/test_resuming.py -k set_aside",
     ),
     PlantedBug(
