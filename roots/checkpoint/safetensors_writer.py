@@ -62,9 +62,19 @@ class SafetensorsWriter:
     """An open safetensors file that takes its tensors in the order of `order`."""
 
     def __init__(
-        self, path: Path, plans: Sequence[TensorPlan], metadata: Mapping[str, str]
+        self,
+        path: Path,
+        plans: Sequence[TensorPlan],
+        metadata: Mapping[str, str],
+        *,
+        durable: bool = True,
     ) -> None:
-        """Write the header. `plans` are all tensors of the file, `metadata` is free text."""
+        """Write the header. `plans` are all tensors of the file, `metadata` is free text.
+
+        Unless `durable` the file is neither flushed to the disk nor digested: `record` is then not
+        to be asked for.
+        """
+        self._durable = durable
         # Wide elements first: every tensor then starts at a multiple of its element's size.
         self.order = sorted(plans, key=lambda plan: -plan.dtype.itemsize)
         self._path = path
@@ -77,6 +87,7 @@ class SafetensorsWriter:
     @property
     def record(self) -> FileRecord:
         """Length and digest of what is written, which need not be read again for them."""
+        assert self._durable, "nothing was digested"
         return FileRecord(self._bytes, self._digest.hexdigest())
 
     def __enter__(self) -> SafetensorsWriter:
@@ -86,7 +97,8 @@ class SafetensorsWriter:
         self._file.close()
         if kind is None:
             assert self._next == len(self.order), f"{self._path}: tensors are missing"
-            sync_file(self._path)
+            if self._durable:
+                sync_file(self._path)
 
     def write(self, tensor: Tensor) -> None:
         """Append the values of the next tensor of `order`."""
@@ -100,7 +112,8 @@ class SafetensorsWriter:
         while content:
             block = content[:_BLOCK_BYTES]
             count = self._file.write(block)
-            self._digest.update(block[:count])
+            if self._durable:
+                self._digest.update(block[:count])
             self._bytes += count
             content = content[count:]
 

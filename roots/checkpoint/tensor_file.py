@@ -68,6 +68,15 @@ def write_entries(path: Path, entries: Sequence[Entry]) -> FileRecord:
 
     Entries need not be contiguous, nor on the host; one at a time is made so. Raises OSError.
     """
+    return _write(path, entries, durable=True).record
+
+
+def copy_entries(path: Path, entries: Sequence[Entry]) -> None:
+    """Write a new file as fast as its disk, or memory, takes it: nothing is flushed or digested."""
+    _write(path, entries, durable=False)
+
+
+def _write(path: Path, entries: Sequence[Entry], *, durable: bool) -> SafetensorsWriter:
     plans, records, data = [], {}, {}
     for entry, name in zip(entries, _names(entries), strict=True):
         plans.append(TensorPlan(name, entry.box.sizes, entry.data.dtype))
@@ -77,10 +86,11 @@ def write_entries(path: Path, entries: Sequence[Entry]) -> FileRecord:
             "offsets": entry.box.offsets,
         }
         data[name] = entry.data
-    with SafetensorsWriter(path, plans, {"boxes": json.dumps(records)}) as writer:
+    metadata = {"boxes": json.dumps(records)}
+    with SafetensorsWriter(path, plans, metadata, durable=durable) as writer:
         for plan in writer.order:
             writer.write(data[plan.name])
-    return writer.record
+    return writer
 
 
 def _names(entries: Iterable[Entry]) -> Iterator[str]:

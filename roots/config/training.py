@@ -122,6 +122,16 @@ class CheckpointConfig(Section):
     deepspeed_files: bool = Field(
         False, description="write DeepSpeed's own files too, for its stock tools"
     )
+    local_every_steps: int = Field(
+        0,
+        ge=0,
+        description="steps between copies of each rank's state on its own machine, from which a "
+        "restart there goes on; 0: none",
+    )
+    local_directory: str = Field(
+        "/dev/shm",  # a name of its own is made below it
+        description="where these copies lie: memory, or a disk, of the machine",
+    )
     resume: str = Field(
         "auto",
         description="auto: newest good one of this run if any; never; or a checkpoint folder",

@@ -115,10 +115,18 @@ def anywhere(axis: Axis, flag: bool) -> bool:
 
     Communication: one all-reduce of a number, however many ranks there are.
     """
+    return bool(largest(axis, int(flag)))
+
+
+def largest(axis: Axis, number: int) -> int:
+    """The largest `number` of all ranks of `axis`, on all of them.
+
+    Communication: one all-reduce of a number.
+    """
     if axis.group is None:
-        return flag
+        return number
     device = "cuda" if dist.get_backend(axis.group) == "nccl" else "cpu"
-    return bool(all_reduce_max(axis, torch.tensor([float(flag)], device=device)))
+    return int(all_reduce_max(axis, torch.tensor([number], device=device)))
 
 
 def all_gather_object(axis: Axis, value: T) -> list[T]:

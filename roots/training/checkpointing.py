@@ -17,11 +17,13 @@ from roots.training.course import changed_fields, leaves_the_course, rate_change
 from roots.training.engine.checkpoint_state import EngineState
 from roots.training.engine.deepspeed_json import effective_zero_stage
 from roots.training.engine.step import Engine
+from roots.training.local_copies import LocalCopies
 from roots.training.resume_point import ResumePoint
 from roots.training.resuming import Candidates
 from roots.training.saving import Saved, Saver
 
 _logger = get_logger(__name__)
+_NONE = -1  # before every step
 
 
 class Checkpointer:
@@ -44,6 +46,7 @@ class Checkpointer:
         )
         self._candidates = Candidates(config, mesh, self.root, self.layout)
         self.saver = Saver(config, mesh, self.root, self.layout)
+        self.local = LocalCopies(config, mesh, self.root, self.layout)
 
     def find(self) -> Path | None:
         """The checkpoint to resume from, checked whole; None for a fresh start.
@@ -54,7 +57,17 @@ class Checkpointer:
         together(self.mesh.world, self._tidy)
         found = self._candidates.find()
         together(self.mesh.world, lambda: self._check_room(found))
-        return found
+        return self._newer_copy(found) or found
+
+    def _newer_copy(self, found: Path | None) -> Path | None:
+        """A copy on every rank's machine of a step after `found`, if this run may go on from it."""
+        self.local.open()
+        if self.config.checkpoint.resume != "auto":
+            return None
+        copy = self.local.newest(_NONE if found is None else manifest.read_manifest(found).step)
+        if copy is not None:
+            together(self.mesh.world, lambda: self._candidates.judge(copy))
+        return copy
 
     def find_weights(self) -> Path | None:
         """The checkpoint whose weights a fresh run starts from, checked whole; None without one.
@@ -105,7 +118,8 @@ class Checkpointer:
             engine.load_deepspeed_files(folder.parent, folder.name)
         else:
             engine.restore(*together(self.mesh.world, lambda: _stored(folder, found)))
-        own = folder.parent.resolve() == self.root.resolve()
+        self.local.give_up_after(found.step)
+        own = self.local.holds(folder) or folder.parent.resolve() == self.root.resolve()
         aside = together(self.mesh.world, lambda: self._set_aside(found.step if own else -1))
         _logger.info("resumed from %s at step %d", folder, found.step)
         changed = self._tell_changes(folders.read_config(folder), found)

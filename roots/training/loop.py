@@ -88,10 +88,13 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
                 point = replace(point, evaluation=_evaluate(run, point.step, stopping))
             if not last and _due(point.step, config.checkpoint.every_steps):
                 saves.save(point, last=False)
+            elif not last and _due(point.step, config.checkpoint.local_every_steps):
+                run.checkpointer.local.start(run.engine, point)
         saves.save(point, last=True, besides=stopping.data_lines())
     if point.step < config.training.steps:
         _logger.info("%s", saves.stopped_line(stopping, point.step))
         return ExitCode.INTERRUPTED
+    run.checkpointer.local.close(done=True)
     if run.start.step >= config.training.steps:
         _logger.info("%s", finished_line(config, run.start.step))
     for line in closing_lines(config):

@@ -71,7 +71,7 @@ class Candidates:
         for folder in reversed(broadcast_object(world, listed)):
             lines = self._damage_seen_by_any(folder)
             if not lines:
-                together(world, partial(self._judge, folder))
+                together(world, partial(self.judge, folder))
                 together(world, partial(self._pass_by, damaged, folder))
                 return folder
             damaged[folder] = lines
@@ -126,10 +126,10 @@ class Candidates:
             rule = f"cannot start afresh over {latest}"
             raise RootsError(problem("checkpoint.resume", wish, rule, fix))
         folder = folders.resolve_checkpoint(wish)
-        self._judge(folder, reads=True)
+        self.judge(folder, reads=True)
         return folder
 
-    def _judge(self, folder: Path, *, reads: bool = False) -> None:
+    def judge(self, folder: Path, *, reads: bool = False) -> None:
         """Raise RootsError unless this run may go on from `folder`.
 
         reads: look for damage too, in this rank's share of the files.

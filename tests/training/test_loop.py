@@ -80,11 +80,14 @@ class NoCheckpoints:
 
     def __init__(self) -> None:
         self.saved: list[ResumePoint] = []
-        self.saver = self
+        self.saver = self.local = self
         self.busy = self.in_flight = False
 
     def save(self, point: ResumePoint) -> None:
         self.saved.append(point)
+
+    def close(self, *, done: bool) -> None:
+        assert done
 
     def start(self, engine: object, point: ResumePoint) -> None:
         self.save(point)

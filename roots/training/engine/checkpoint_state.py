@@ -99,6 +99,27 @@ def written_pieces(optimizer: Any, module: nn.Module, mesh: Mesh) -> Iterator[Pi
             yield Piece(key, shard, part.start + start, value[start:stop])
 
 
+def kept_pieces(optimizer: Any, module: nn.Module) -> Iterator[Piece]:
+    """All that this rank needs to go on by itself on the same layout, whoever else has it too.
+
+    A piece is good until the next one is asked for.
+    """
+    inner = inner_optimizer(optimizer)
+    if not isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+        for name, parameter in module.named_parameters():
+            shard = shard_of(parameter, name)
+            yield Piece(shard.name, shard, 0, parameter.detach().view(-1))
+    for part in slices(optimizer, module):
+        name = part.shard.name
+        tensors = {f"{kind}/{name}": value for kind, value in part.state(inner).items()}
+        if part.weight.dtype != part.master.dtype:
+            tensors[f"{MASTER}/{name}"] = part.master
+        elif isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+            tensors[name] = part.master
+        for key, value in tensors.items():
+            yield Piece(key, part.shard, part.start, value)
+
+
 def _share(part: Slice, mesh: Mesh) -> tuple[int, int]:
     """What this replica writes of `part`: whole rows, where all replicas have the same."""
     if not part.copies:

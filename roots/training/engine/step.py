@@ -41,6 +41,7 @@ from roots.parallel.shared_errors import together
 from roots.training.engine.checkpoint_state import (
     EngineState,
     engine_state,
+    kept_pieces,
     read_back,
     settle,
     written_pieces,
@@ -203,6 +204,10 @@ class Engine(abc.ABC):
     def written_pieces(self) -> Iterator[Piece]:
         """What this rank writes of a checkpoint; see checkpoint_state.py."""
         return written_pieces(self.deepspeed.optimizer, self.module, self.mesh)
+
+    def kept_pieces(self) -> Iterator[Piece]:
+        """What this rank needs to go on on this layout; see checkpoint_state.py."""
+        return kept_pieces(self.deepspeed.optimizer, self.module)
 
     def state(self) -> EngineState:
         """The numbers of a checkpoint that all ranks have alike."""
