@@ -16,7 +16,7 @@
 #   --grace SECONDS          what processes that a start leaves behind get to save before they are killed (120)
 #   --run FOLDER             the run's folder, where CONFIG and overrides do not end COMMAND
 #
-# Not started again: a run that is done (0), refuses its input (2), was interrupted (3), diverged (4) or differs (5).
+# Not started again: a run that is done (0), refuses its input (2), was interrupted (3, 130), diverged (4) or differs (5).
 # Exit code: that of the last start (launch/local.sh says which there are); where ranks recorded theirs, of the first to fail.
 set -euo pipefail
 
@@ -219,10 +219,10 @@ decide_code() {
     fi
 }
 
-# is_restarted CODE: also 126 and 127, which a shell gives for what it cannot start, stay as they are.
+# is_restarted CODE: also what a shell cannot start (126, 127) and what the keyboard has ended at once (130) stay.
 is_restarted() {
     case "$1" in
-        0 | 2 | 5 | 126 | 127) return 1 ;;
+        0 | 2 | 5 | 126 | 127 | 130) return 1 ;;
         3 | 4) [[ " ${restart_on[*]} " == *" $1 "* ]] ;;
         *) return 0 ;;
     esac

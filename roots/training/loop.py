@@ -222,7 +222,7 @@ def _evaluate(run: Run, step: int, stopping: Stopping) -> float | None:
     assert run.data.valid is not None, "evaluation is due without held-out data"
     feed = Feed(run.data.valid.batches(run.config.evaluation.steps))
     losses: list[float] = []
-    while not stopping.decide(feed.advance().failure):
+    while not stopping.decide(feed.advance().failure, run.checkpointer.saver.busy):
         if feed.item is None:
             loss = sum(losses) / len(losses)
             run.callbacks.on_evaluate_end(step, loss)

@@ -90,30 +90,33 @@ class Deadline:
         self._saves: deque[float] = deque(maxlen=_LAPS)
         self._since: float | None = None
 
-    def due(self) -> bool:
-        """Whether the time is up; called once a lap, between two steps."""
+    def due(self, busy: bool = False) -> bool:
+        """Whether the time is up; called once a lap, between two steps.
+
+        `busy`: a checkpoint is still being written, which the one at the end has to wait for.
+        """
         now = self._clock()
         if self._since is not None:
             self._laps.append(now - self._since)
         self._since = now
-        return self._end is not None and now + self.needed_seconds() > self._end
+        return self._end is not None and now + self.needed_seconds(1 + busy) > self._end
 
-    def needed_seconds(self) -> float:
-        """What a further step and the save after it may take, with what is to stay free."""
+    def needed_seconds(self, saves: int = 1) -> float:
+        """What a further step and the `saves` after it may take, with what is to stay free."""
         lap, save = max(self._laps, default=0.0), max(self._saves, default=self._first_save)
-        return _LONGER * (lap + save) + self._margin
+        return _LONGER * (lap + saves * save) + self._margin
 
     def note_save(self, seconds: float) -> None:
-        """How long a save has taken, most of it beside training, which the last one is not."""
+        """How long a save has taken from its begin to its end, beside training or not."""
         self._saves.append(seconds)
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """A save, which is measured and belongs to no lap."""
-        begun = self._clock()
-        yield
-        self._since = self._clock()
-        self._saves.append(self._since - begun)
+        """The begin or the end of a save, which belongs to no lap."""
+        try:
+            yield
+        finally:
+            self._since = self._clock()
 
 
 def deadline_of(config: RunConfig) -> Deadline:
@@ -150,13 +153,13 @@ class Stopping:
         self._signals = signals
         self._failures: list[RootsError] = []
 
-    def decide(self, failure: RootsError | None = None, busy: bool = True) -> bool:
+    def decide(self, failure: RootsError | None = None, busy: bool = False) -> bool:
         """Whether the ranks stop here; `failure`: why this one has no data for what comes next.
 
         `busy`: this rank is still writing a checkpoint.
         """
         if self.reason is Reason.NONE:
-            mine = [float(self._mine(failure)), float(busy)]
+            mine = [float(self._mine(failure, busy)), float(busy)]
             votes = all_reduce_max(self._mesh.world, torch.tensor(mine, device=self._device.torch))
             reason, anyone_busy = votes.tolist()
             self.reason, self.busy = Reason(int(reason)), bool(anyone_busy)
@@ -176,8 +179,8 @@ class Stopping:
         parts = all_gather_object(self._mesh.world, mine)
         return list(dict.fromkeys(line for part in parts for line in part))
 
-    def _mine(self, failure: RootsError | None) -> Reason:
-        late = self.deadline.due()
+    def _mine(self, failure: RootsError | None, busy: bool) -> Reason:
+        late = self.deadline.due(busy)
         if failure is not None:
             self._failures.append(failure)
             return Reason.DATA

@@ -99,7 +99,7 @@ def test_starts_that_bring_nothing_are_bounded_and_come_ever_later(
     )
 
 
-@pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 127])
+@pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 127, 130])
 def test_what_starting_again_would_not_change_is_passed_on(
     supervision: Supervision, code: int
 ) -> None:

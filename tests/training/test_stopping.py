@@ -39,12 +39,23 @@ def test_deadline_leaves_time_for_a_step_and_a_save() -> None:
     assert deadline.needed_seconds() == 1.25 * (4 + 8) + 2
     with deadline.saving():
         clock.now = 31.0
+    deadline.note_save(20.0)
     clock.now = 35.0
     assert not deadline.due()
     assert deadline.needed_seconds() == 1.25 * (4 + 20) + 2
     clock.now = 68.0
     # 68 + 1.25 * (33 + 20) + 2 is beyond 100.
     assert deadline.due()
+
+
+def test_save_in_flight_has_to_end_before_the_last_begins() -> None:
+    clock = Clock()
+    deadline = Deadline(20.0, 0.0, 8.0, clock)
+    assert not deadline.due()
+    assert not deadline.due(busy=True)
+    clock.now = 1.0
+    assert not deadline.due()
+    assert deadline.due(busy=True)
 
 
 def test_deadline_forgets_the_first_steps() -> None:
