@@ -188,9 +188,10 @@ def test_fresh_start(tmp_path: Path) -> None:
     assert find(changed(config, "checkpoint", resume="never")) is None
 
 
-def find_on_rank(rank: int, world_size: int, config: RunConfig) -> tuple[bool, object]:
+def find_on_rank(rank: int, world_size: int, config: RunConfig, *seeds: int) -> tuple[bool, object]:
     """Whether a rank speaks of what it is refused with, and the lines; or what it finds."""
     mesh = Mesh.create(Topology(data=world_size))
+    config = changed(config, "training", seed=seeds[rank]) if seeds else config
     try:
         return False, find(config, mesh)
     except RootsError as error:
@@ -207,3 +208,12 @@ def test_ranks_read_a_share_each_and_agree(config: RunConfig) -> None:
     assert [speaks for speaks, _ in found] == [True, False, False]
     assert len(found[0][1]) == 2
     assert [lines for _, lines in found] == [found[0][1]] * 3
+
+
+def test_what_one_rank_refuses_moves_nothing_on_another(config: RunConfig) -> None:
+    flip(step_of(config, 6))
+    before, seed = names(config), config.training.seed
+    (speaks, lines), other = run_distributed(find_on_rank, 2, config, seed, 5)
+    assert (speaks, other) == (True, (False, lines))
+    assert [line.split(":")[0] for line in lines] == ["training.seed=5"]
+    assert names(config) == before
