@@ -9,7 +9,8 @@
 # step, save and exit 3; so does the end of this script or of DeepSpeed's launcher.
 # Variables that begin with one of PASSED_ON reach the ranks on every host; those that look like secrets do not, because
 # whoever can list processes on a host can read a command line: put them into a file of your own there.
-# Exit code: of the rank that failed first (0 done, 2 bad input, 3 interrupted, saved, 4 diverged, 6 not saved; 1 else).
+# Exit code: of the rank that failed first (0 done, 2 bad input, 3 interrupted, saved, 4 diverged, 6 not saved, 7 a rank died
+# or hung; 1 else).
 # launch/supervise.sh starts a run again that has crashed.
 set -euo pipefail
 

@@ -6,7 +6,8 @@
 # On GPUs, N is the number of GPUs; without, N processes share the cores (OMP_NUM_THREADS decides otherwise).
 # INT, TERM and USR1 go to every rank, which finishes its step, saves and exits 3; so does Ctrl-C. The ranks do the same
 # by themselves when this script or DeepSpeed's launcher is killed.
-# Exit code: that of ROOTS (0 done, 2 bad input, 3 interrupted, saved, 4 diverged, 6 not saved; 1 anything else).
+# Exit code: that of ROOTS (0 done, 2 bad input, 3 interrupted, saved, 4 diverged, 6 not saved, 7 a rank died or hung;
+# 1 anything else).
 # launch/supervise.sh starts a run again that has crashed.
 set -euo pipefail
 

@@ -41,6 +41,8 @@ def main(arguments: list[str]) -> int:
         # launch/hostfile.sh names a folder that does not exist yet on every host.
         Path(records).mkdir(mode=0o700, parents=True, exist_ok=True)
         _write(Path(records, f"{rank}.pid"), str(os.getpid()))
+        # For an end that does not come back here: roots.device.end_process.
+        os.environ["ROOTS_RANK_RECORD"] = str(Path(records, f"{rank}.code"))
     code = _run(arguments)
     if records:
         _write(Path(records, f"{rank}.code"), f"{time.time_ns()} {code}")

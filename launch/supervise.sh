@@ -236,6 +236,7 @@ words_of() {
         3) echo " (interrupted)" ;;
         4) echo " (diverged)" ;;
         6) echo " (not saved)" ;;
+        7) echo " (a rank died or hung)" ;;
         *) if (($1 > 128)) && kill -l "$(($1 - 128))" >/dev/null 2>&1; then echo " (SIG$(kill -l "$(($1 - 128))"))"; fi ;;
     esac
 }

@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
         return code
 
     DONE = 0, "done"
-    BUG = 1, "a bug of ROOTS, or a rank that was killed"
+    BUG = 1, "a bug of ROOTS, or a rank that was killed before the others could tell"
     BAD_INPUT = 2, "bad input: config, data, checkpoint or machine; the message says what to change"
     INTERRUPTED = 3, "interrupted after a good checkpoint, or before there was anything to save"
     DIVERGED = 4, "the training diverged"
@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
         6,
         "done or interrupted, but the disk did not take the work since the last checkpoint",
     )
+    LOST = 7, "a rank died or hung; the same command goes on from the last checkpoint"
     ENDED_AT_ONCE = (
         130,
         "ended at once by the keyboard (Ctrl-C), and what was not finished is not kept; "

@@ -180,7 +180,7 @@ class Owner:
         pid = os.getpid()
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         token = secrets.token_hex(8)
-        return cls(pid, socket.gethostname(), now, _machine(), _started(pid) or 0, job, token)
+        return cls(pid, socket.gethostname(), now, _machine(), start_ticks(pid) or 0, job, token)
 
     def describe(self) -> str:
         """Who and since when."""
@@ -300,7 +300,7 @@ def _take(path: Path, mine: Owner, place: Place) -> Owner | None:
 
 def _has_ended(owner: Owner, mine: Owner, path: Path) -> bool:
     if mine.is_near(owner):
-        return _started(owner.pid) != owner.started
+        return start_ticks(owner.pid) != owner.started
     return mine.follows(owner) or _age(path) >= BOUND_SECONDS
 
 
@@ -376,7 +376,7 @@ def _machine() -> str:
         return ""
 
 
-def _started(pid: int) -> int | None:
+def start_ticks(pid: int) -> int | None:
     """When the process began, in clock ticks since the machine's start; None if it has ended.
 
     0 where there is no /proc, and only the pid tells.

@@ -17,6 +17,7 @@ from roots.config.training import (
     ScheduleConfig,
     StopConfig,
     TrainingConfig,
+    WatchdogConfig,
 )
 
 
@@ -35,6 +36,7 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     stop: StopConfig = StopConfig()
     tracking: TrackingConfig = TrackingConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
     ops: OpsConfig = OpsConfig()
 
     @property

@@ -179,3 +179,20 @@ def wall_clock_seconds(text: str) -> float:
         return 0.0
     days, of_day, hours, minutes, seconds = (int(part or 0) for part in found.groups())
     return float(((days * 24 + of_day + hours) * 60 + minutes) * 60 + seconds)
+
+
+class WatchdogConfig(Section):
+    """When ranks that died, stopped or hang end the run, named, instead of keeping it."""
+
+    timeout_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="a rank that others wait for may do nothing for so long; "
+        "null: 60 on CPUs, 300 on GPUs; 0: nobody watches",
+    )
+    busy_seconds: float = Field(
+        1800.0,
+        gt=0,
+        description="the same for one that works: computes on a CPU, has not ended its first step, "
+        "or is in a checkpoint",
+    )

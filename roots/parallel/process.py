@@ -15,7 +15,7 @@ from roots.errors import RootsError, problem
 from roots.parallel.mesh import Axis
 
 T = TypeVar("T")
-_LOOPBACK = ("127.0.0.1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def initialise(env: LaunchEnvironment, device: Device, timeout_seconds: float = 1800.0) -> None:
@@ -68,13 +68,13 @@ def initialise(env: LaunchEnvironment, device: Device, timeout_seconds: float = 
 
 def _on_one_machine(env: LaunchEnvironment) -> bool:
     """Whether all ranks meet at the loopback of one machine, and not in a store of torchrun's."""
-    alone = env.local_world_size == env.world_size and env.master_addr in _LOOPBACK
+    alone = env.local_world_size == env.world_size and env.master_addr in LOOPBACK
     return alone and not dist.is_torchelastic_launched()
 
 
 def _loopback_store(env: LaunchEnvironment, timeout: timedelta) -> dist.TCPStore:
     """The store that the ranks meet in. One that torch opens itself listens on every interface."""
-    host, port = _LOOPBACK[0], env.master_port
+    host, port = LOOPBACK[0], env.master_port
     if env.rank != 0:
         return dist.TCPStore(host, port, env.world_size, is_master=False, timeout=timeout)
     listener = socket.create_server((host, port), backlog=max(128, env.world_size))

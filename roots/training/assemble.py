@@ -31,6 +31,8 @@ from roots.parallel import process
 from roots.parallel.mesh import Mesh
 from roots.parallel.shared_errors import together
 from roots.parallel.topology import Topology
+from roots.parallel.watchdog.record import Marks
+from roots.parallel.watchdog.start import watch
 from roots.training.callbacks.callback import (
     CallbackList,
     MetricsCallback,
@@ -83,7 +85,9 @@ def train_in_process(
     plan = plan_batch(config, environment.world_size)
     process.initialise(environment, device)
     with ExitStack() as stack:
-        return train_loop(assemble(config, plan, device, stack), signals)
+        watched = watch(config.watchdog, config.run_directory, environment, device)
+        marks = stack.enter_context(watched)
+        return train_loop(assemble(config, plan, device, stack, marks=marks), signals)
 
 
 def start_process(environment: LaunchEnvironment, local_rank: int) -> Device:
@@ -107,10 +111,17 @@ def start_process(environment: LaunchEnvironment, local_rank: int) -> Device:
     return device
 
 
-def assemble(config: RunConfig, plan: BatchPlan, device: Device, stack: ExitStack) -> Run:
+def assemble(
+    config: RunConfig,
+    plan: BatchPlan,
+    device: Device,
+    stack: ExitStack,
+    *,
+    marks: Marks | None = None,
+) -> Run:
     """Build every part of the run. Called by all ranks; an error of one is raised on all.
 
-    The run folder is this run's own until `stack` closes.
+    The run folder is this run's own until `stack` closes. `marks`: of this rank's watchdog.
     """
     mesh = Mesh.create(topology_of(config, plan))
     deadline = together(mesh.world, lambda: deadline_of(config))
@@ -146,6 +157,7 @@ def assemble(config: RunConfig, plan: BatchPlan, device: Device, stack: ExitStac
         throughput=throughput,
         start=start,
         deadline=deadline,
+        marks=marks or Marks(),
     )
 
 

@@ -12,7 +12,15 @@ from roots.training.schedule import learning_rate
 # Where a run lies and what it goes on from is no change of the run.
 _SILENT = ("run.name", "run.directory", "checkpoint.resume", "checkpoint.weights")
 # These change what is shown, kept or measured, and no number of the course.
-_BESIDE_THE_COURSE = ("run.", "checkpoint.", "evaluation.", "tracking.", "stop.", "training.steps")
+_BESIDE_THE_COURSE = (
+    "run.",
+    "checkpoint.",
+    "evaluation.",
+    "tracking.",
+    "watchdog.",
+    "stop.",
+    "training.steps",
+)
 _WITHOUT_EFFECT = {
     "loss_scale.initial_power": "no effect on a run that goes on: the scale is the checkpoint's",
 }

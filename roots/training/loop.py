@@ -20,6 +20,7 @@ from roots.errors import ExitCode, RootsError
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_reduce_max
+from roots.parallel.watchdog.record import Marks
 from roots.training.callbacks.callback import CallbackList
 from roots.training.callbacks.metrics import StepRecord
 from roots.training.callbacks.overview import closing_lines
@@ -51,6 +52,7 @@ class Run:
     throughput: Throughput
     start: ResumePoint
     deadline: Deadline = field(default_factory=Deadline)
+    marks: Marks = field(default_factory=Marks)
 
 
 def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
@@ -69,10 +71,12 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
         saves = _Saves(run)
         stack.callback(run.callbacks.on_train_end)
         run.callbacks.on_train_start(point.step)
+        run.marks.begin(point.step)
         if point.step == 0 and config.evaluation.every_steps > 0:
             _evaluate(run, 0, stopping)
         feed = Feed(run.data.train.iterate(point.step))
         while point.step < config.training.steps:
+            run.marks.enter("data")
             item = feed.advance().item
             if stopping.decide(feed.failure, run.checkpointer.saver.busy) or item is None:
                 break
@@ -149,6 +153,7 @@ class _Saves:
     @contextmanager
     def _tolerated(self, last: bool) -> Iterator[None]:
         """Within it a full disk is a warning, but for the last checkpoint."""
+        self._run.marks.enter("checkpoint")
         try:
             yield
         except RootsError as error:
@@ -177,8 +182,10 @@ def _one_step(run: Run, point: ResumePoint, micro_batches: list[Batch]) -> StepR
         run.config.tokens_per_step,
     )
     started = time.perf_counter()
+    run.marks.enter("compute")
     result = run.engine.train_step(micro_batches, rate)
     synchronize(run.device)
+    run.marks.done(step + 1)
     seconds = time.perf_counter() - started
     speed = run.throughput.rates(run.plan.global_batch_size, micro_batches, seconds)
     return _record(run, point, result, rate, seconds, speed)
@@ -222,6 +229,7 @@ def _evaluate(run: Run, step: int, stopping: Stopping) -> float | None:
     assert run.data.valid is not None, "evaluation is due without held-out data"
     feed = Feed(run.data.valid.batches(run.config.evaluation.steps))
     losses: list[float] = []
+    run.marks.enter("evaluation")
     while not stopping.decide(feed.advance().failure, run.checkpointer.saver.busy):
         if feed.item is None:
             loss = sum(losses) / len(losses)

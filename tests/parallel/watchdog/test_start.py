@@ -1,0 +1,26 @@
+"""Who is watched: ranks that have others, unless the timeout is 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from roots.config.training import WatchdogConfig
+from roots.device import Device, LaunchEnvironment
+from roots.parallel.watchdog.record import Marks
+from roots.parallel.watchdog.start import watch
+
+
+@pytest.mark.parametrize(("ranks", "seconds"), [(1, None), (2, 0.0)])
+def test_nobody_watches_a_lone_rank_or_without_a_timeout(
+    tmp_path: Path, ranks: int, seconds: float | None
+) -> None:
+    environment = LaunchEnvironment(0, 0, ranks, ranks, "127.0.0.1", 0)
+    before = dist.all_reduce
+    section = WatchdogConfig(timeout_seconds=seconds)
+    with watch(section, tmp_path, environment, Device("cpu", 0)) as marks:
+        assert isinstance(marks, Marks)
+        assert dist.all_reduce is before
+    assert list(tmp_path.iterdir()) == []
