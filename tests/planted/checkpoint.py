@@ -45,6 +45,20 @@ BUGS = [
         "tests/training/test_course.py -k told_when",
     ),
     PlantedBug(
+        "adam counts from zero after a resume",
+        "training/engine/checkpoint_state.py",
+        "set_steps_made(optimizer, state.updates)",
+        "set_steps_made(optimizer, 0)",
+        "tests/training/test_adamw.py -k after_a_resume",
+    ),
+    PlantedBug(
+        "loss scale of a new run after a resume",
+        "training/engine/checkpoint_state.py",
+        "_set_scale(optimizer, state.loss_scale)",
+        "_set_scale(optimizer, None)",
+        "tests/training/test_adamw.py -k after_a_resume",
+    ),
+    PlantedBug(
         "fields that the checkpoint alone reads may change",
         "training/resuming.py",
         "idle = idle_fields(model) & idle_fields(self.config.model)",

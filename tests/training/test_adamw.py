@@ -21,6 +21,7 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor
 
+from roots.checkpoint.folders import resolve_checkpoint
 from roots.config import RunConfig
 from roots.config.batch import plan_batch
 from roots.config.training import ScheduleConfig
@@ -33,6 +34,7 @@ from roots.training.callbacks.peak import Peak
 from roots.training.engine.step import Engine
 from roots.training.loop import train_loop
 from tests.helpers.distributed import run_distributed
+from tests.helpers.manifests import turn_into_version_1
 from tests.helpers.runs import small_config, write_dataset
 
 STEPS, WARMUP, PEAK, LOW = 6, 2, 1e-2, 1e-3
@@ -57,6 +59,7 @@ class Case:
     parallel: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, float] = field(default_factory=lambda: SETTINGS)
     loss_scale: dict[str, int] = field(default_factory=dict)
+    deepspeed_files: bool = False
     steps: int = STEPS
     ranks: int = RANKS
 
@@ -84,13 +87,25 @@ CASES = [
 ENDS = (3, 5, STEPS)
 OTHER = {"beta1": 0.7, "beta2": 0.95, "epsilon": 2e-3, "weight_decay": 0.1}
 RESUMED = [
-    (Case(precision, stage, FLAT, loss_scale={"window": 2}, ranks=1), between)
-    for precision, stage, between in (
-        ("fp32", 0, "torch"),
-        ("fp32", 1, "deepspeed"),
-        ("bf16", 1, "torch"),
-        ("fp16", 2, "torch"),
-        ("fp16", 3, "torch"),
+    (
+        Case(
+            precision,
+            stage,
+            FLAT,
+            loss_scale={"window": 2},
+            deepspeed_files=old,
+            ranks=1,
+        ),
+        between,
+    )
+    for precision, stage, between, old in (
+        ("fp32", 0, "torch", False),
+        ("fp32", 1, "deepspeed", False),
+        ("bf16", 1, "torch", False),
+        ("fp16", 2, "torch", False),
+        ("fp16", 3, "torch", False),
+        ("fp32", 1, "deepspeed", True),
+        ("fp16", 2, "torch", True),
     )
 ]
 
@@ -134,6 +149,7 @@ def config_of(case: Case, prefix: Path, name: str) -> RunConfig:
         },
         schedule={"warmup_steps": WARMUP, "min_learning_rate": LOW, **case.schedule},
         loss_scale={"initial_power": SCALE_POWER, **case.loss_scale},
+        checkpoint={"every_steps": 0, "deepspeed_files": case.deepspeed_files},
     )
 
 
@@ -168,6 +184,8 @@ def _train(config: RunConfig, ranks: int, device: Any, saves: bool) -> Trained:
         if not saves:
             run = replace(run, checkpointer=NoCheckpoints())  # type: ignore[arg-type]
         train_loop(run)
+        if saves and config.checkpoint.deepspeed_files:
+            turn_into_version_1(resolve_checkpoint(config.run_directory))
         trained.weights = _weights(engine)
         trained.masters = dict(trained.weights)
         if config.training.precision != "fp32":
@@ -296,6 +314,7 @@ def test_steps_are_those_of_torchs_adamw(prefix: Path) -> None:
 def test_steps_after_a_resume_are_those_of_torchs_adamw(prefix: Path) -> None:
     """With the moments and the count of before, the settings and the implementation of now.
 
+    So from checkpoints of version 1, whose training state is in DeepSpeed's files.
     The loss scale goes on as well: two clean steps in a row double it, over the end of a part too.
     """
     runs = [

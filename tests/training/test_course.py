@@ -26,6 +26,7 @@ from roots.training.callbacks.peak import Peak
 from roots.training.course import changed_fields, leaves_the_course, rate_change
 from roots.training.loop import train_loop
 from tests.helpers.distributed import run_distributed
+from tests.helpers.manifests import turn_into_version_1
 from tests.helpers.runs import small_config, write_dataset
 
 KINDS: list[tuple[str, dict[str, Any]]] = [
@@ -228,10 +229,18 @@ class Marker:
 def test_states_that_would_run_code_are_refused(prefix: Path, tmp_path: Path) -> None:
     """In whichever of DeepSpeed's files, in the manifest or not, and written in whichever way."""
     names = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt")
-    config = config_of(prefix, tmp_path, "run", parallel={"zero_stage": 2}, training={"steps": 2})
+    config = config_of(
+        prefix,
+        tmp_path,
+        "run",
+        parallel={"zero_stage": 2},
+        training={"steps": 2},
+        checkpoint={"deepspeed_files": True},
+    )
     run_distributed(train, 1, [config])
     marker = tmp_path / "was-run"
     folder = config.run_directory / "checkpoints" / step_name(2)
+    turn_into_version_1(folder)
     went_on = config_of(prefix, tmp_path, "run", parallel={"zero_stage": 2}, training={"steps": 3})
     for name in names:
         path = folder / name
