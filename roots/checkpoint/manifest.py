@@ -45,7 +45,7 @@ OPTIMIZER_FOLDER = "optimizer"
 TRAINING_STATE_SUFFIX = ".pt"
 _DIGEST = "blake2b"
 _DIGEST_BYTES = 16
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 256 << 10
 _READERS = 8
 _MAX_LINES = 12
 
@@ -317,8 +317,9 @@ def _difference(path: Path, expected: FileRecord | None, contents: bool) -> str 
 
 def _describe(path: Path) -> FileRecord:
     digest, count = hashlib.blake2b(digest_size=_DIGEST_BYTES), 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            count += len(block)
+    block = memoryview(bytearray(_BLOCK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while length := file.readinto(block):
+            digest.update(block[:length])
+            count += length
     return FileRecord(count, digest.hexdigest())

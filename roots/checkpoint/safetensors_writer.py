@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,10 +21,12 @@ from torch import Tensor
 
 from roots.checkpoint.dtypes import DTYPE_NAMES
 from roots.checkpoint.manifest import FileRecord
-from roots.files import sync_file
+from roots.files import begin_writeback, sync_file
 
 _HEADER_ALIGNMENT = 8
 _BLOCK_BYTES = 16 << 20
+# How far the digest may lag behind the disk within a tensor, which has to stay so long.
+_BLOCKS_UNDIGESTED = 2
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,11 @@ def split_by_bytes(plans: Iterable[TensorPlan], limit: int) -> list[list[TensorP
 
 
 class SafetensorsWriter:
-    """An open safetensors file that takes its tensors in the order of `order`."""
+    """An open safetensors file that takes its tensors in the order of `order`.
+
+    What is written is digested by a thread beside it, and the disk begins with it at once, so that
+    the flush at the end has little left to wait for.
+    """
 
     def __init__(
         self,
@@ -80,6 +88,9 @@ class SafetensorsWriter:
         self._path = path
         self._next = 0
         self._digest, self._bytes = hashlib.blake2b(digest_size=16), 0
+        self._digester = ThreadPoolExecutor(1, "roots-digest")
+        self._undigested: deque[Future[None]] = deque()
+        self._written_back = 0
         self._file: BinaryIO = path.open("wb", buffering=0)
         header = _header(self.order, metadata)
         self._append(memoryview(len(header).to_bytes(8, "little") + header))
@@ -88,12 +99,14 @@ class SafetensorsWriter:
     def record(self) -> FileRecord:
         """Length and digest of what is written, which need not be read again for them."""
         assert self._durable, "nothing was digested"
+        self._digest_all_but(0)
         return FileRecord(self._bytes, self._digest.hexdigest())
 
     def __enter__(self) -> SafetensorsWriter:
         return self
 
     def __exit__(self, kind: object, *others: object) -> None:
+        self._digester.shutdown()
         self._file.close()
         if kind is None:
             assert self._next == len(self.order), f"{self._path}: tensors are missing"
@@ -106,16 +119,35 @@ class SafetensorsWriter:
         assert tuple(tensor.shape) == plan.shape, f"{plan.name}: {tuple(tensor.shape)}"
         assert tensor.dtype == plan.dtype, f"{plan.name}: {tensor.dtype}"
         self._append(bytes_of(tensor.detach().cpu().contiguous()))
+        self._digest_all_but(0)
         self._next += 1
 
     def _append(self, content: memoryview) -> None:
         while content:
             block = content[:_BLOCK_BYTES]
             count = self._file.write(block)
-            if self._durable:
-                self._digest.update(block[:count])
             self._bytes += count
+            if self._durable:
+                self._bring_to_disk(block[:count])
             content = content[count:]
+
+    def _bring_to_disk(self, written: memoryview) -> None:
+        """Have what was written last digested and, with what precedes it, written back."""
+        self._undigested.append(self._digester.submit(self._update_digest, [written]))
+        length = self._bytes - self._written_back
+        if length >= _BLOCK_BYTES:
+            begin_writeback(self._file.fileno(), self._written_back, length)
+            self._written_back = self._bytes
+        self._digest_all_but(_BLOCKS_UNDIGESTED)
+
+    def _update_digest(self, block: list[memoryview]) -> None:
+        """Digest a block and let go of it: once that is known to be done, its tensor can go."""
+        self._digest.update(block.pop())
+
+    def _digest_all_but(self, count: int) -> None:
+        """Wait until no more than `count` blocks are to be digested."""
+        while len(self._undigested) > count:
+            self._undigested.popleft().result()
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

@@ -34,7 +34,8 @@ from roots.errors import RootsError, problem
 SUFFIX = ".safetensors"
 _LENGTH_BYTES = 8
 _MOST_HEADER_BYTES = 1 << 30
-_BLOCK_BYTES = 16 << 20
+# Several readers hold one each at a time.
+_BLOCK_BYTES = 2 << 20
 # Shorter runs of bytes are read with what lies between them.
 _SHORT_RUN_BYTES = 64 << 10
 
@@ -194,7 +195,7 @@ def read_part(descriptor: int, stored: StoredBox, part: Box, out: Tensor) -> Non
     """Copy `part` of the stored box, its offsets counted from the box's, into `out`, of its sizes.
 
     `out` may be a view, of another dtype, and on another device. No more than that and about
-    16 MiB is held, and read little more than `part`.
+    2 MiB is held, and read little more than `part`.
     """
     offsets = tuple(a + b for a, b in zip(stored.start, part.offsets, strict=True))
     _read(descriptor, stored, (offsets, part.sizes), 0, 0, out)

@@ -38,6 +38,8 @@ from roots.exchange.hf.importing import import_hf
 run = {"import": import_hf, "export": export_hf}[sys.argv[1]]
 from pathlib import Path
 import torch
+# Imported where a tensor is first read in parts.
+import torch.distributed.checkpoint.planner_helpers
 from roots.device import Device, memory_bytes
 torch.zeros(1) + 1
 cpu = Device("cpu", 0)
