@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -34,12 +36,17 @@ class Staging:
         """What is allocated."""
         return self._memory.numel()
 
-    def reserve(self, num_bytes: int) -> None:
-        """Have room for so much; what was there is gone if there was less."""
+    def reserve(self, num_bytes: int, *, touch: bool = False) -> None:
+        """Have room for so much; what was there is gone if there was less.
+
+        touch: make its pages now, which takes longer than a copy into pages that are there.
+        """
         if num_bytes > self.num_bytes:
             # First the old memory goes, so that both are never there at once.
             self._memory = torch.empty(0, dtype=torch.uint8)
-            self._memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._pinned)
+            self._memory = _pinned(num_bytes) if self._pinned else _in_large_pages(num_bytes)
+            if touch:
+                self._memory.zero_()
 
     def copy(self, pieces: Callable[[], Iterable[Piece]]) -> list[Entry]:
         """The entries of `pieces()` with copies of their values, good until the next call."""
@@ -56,6 +63,22 @@ class Staging:
     def _place(self, data: Tensor, position: int) -> Tensor:
         count = data.numel() * data.element_size()
         return self._memory[position : position + count].view(data.dtype)
+
+
+def _pinned(num_bytes: int) -> Tensor:
+    return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+
+
+def _in_large_pages(num_bytes: int) -> Tensor:
+    """Memory whose first touch, which a save waits for, takes few faults where the system can."""
+    private = (
+        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    )
+    memory = mmap.mmap(-1, num_bytes, **private)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def staged_bytes(pieces: Iterable[Piece]) -> int:

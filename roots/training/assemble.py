@@ -40,7 +40,12 @@ from roots.training.callbacks.callback import (
     TrackerCallback,
     replay,
 )
-from roots.training.callbacks.metrics import EvaluationWriter, MetricsWriter
+from roots.training.callbacks.metrics import (
+    CHECKPOINTS_FILE,
+    EvaluationWriter,
+    MetricsWriter,
+    SaveWriter,
+)
 from roots.training.callbacks.overview import opening_lines
 from roots.training.callbacks.peak import Peak, device_peak
 from roots.training.callbacks.progress import Progress
@@ -212,6 +217,7 @@ def build_callbacks(config: RunConfig, mesh: Mesh, start: ResumePoint) -> Callba
     write_atomically(folder / "config.yaml", dump_config(config))
     metrics = MetricsWriter(folder / "metrics.jsonl", start.step)
     evaluations = EvaluationWriter(folder / "evaluations.jsonl", start.step)
+    saves = SaveWriter(folder / CHECKPOINTS_FILE, start.step)
     trackers = build_trackers(config, folder, mesh.rank, start.step, start.new_course)
     every = config.tracking.log_every_steps
     for tracker in trackers:
@@ -219,7 +225,7 @@ def build_callbacks(config: RunConfig, mesh: Mesh, start: ResumePoint) -> Callba
             replay(TrackerCallback([tracker], every), folder)
     return CallbackList(
         [
-            MetricsCallback(metrics, evaluations),
+            MetricsCallback(metrics, evaluations, saves),
             TrackerCallback(trackers, every),
             ProgressCallback(Progress(config.training.steps, every)),
         ]

@@ -82,6 +82,7 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
                 break
             if not stopping.busy:
                 saves.finish()
+                saves.prepare()
             micro_batches, state = item
             record = _one_step(run, point, micro_batches)
             point = ResumePoint(record.step, state.consumed_samples)
@@ -113,6 +114,15 @@ class _Saves:
         self._run = run
         self._step = run.start.step
         self._folder: Path | None = None
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Make memory for the first save beside training, once the optimizer has its state."""
+        config = self._run.config
+        due = 0 < config.checkpoint.every_steps < config.training.steps
+        if due and not self._prepared and self._run.engine.state().updates > 0:
+            self._prepared = True
+            self._run.checkpointer.saver.prepare(self._run.engine)
 
     def save(self, point: ResumePoint, *, last: bool, besides: Sequence[str] = ()) -> None:
         """Save `point`, unless that has begun already; the `last` is whole on return.
@@ -143,7 +153,7 @@ class _Saves:
             if saved is not None:
                 self._folder = saved.path
                 self._run.deadline.note_save(saved.stall_seconds + saved.write_seconds)
-                self._run.callbacks.on_checkpoint_end(saved.path)
+                self._run.callbacks.on_checkpoint_end(saved.path, saved.record())
 
     def _begin(self, point: ResumePoint, *, last: bool) -> None:
         with self._run.deadline.saving(), self._tolerated(last):

@@ -15,17 +15,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from roots.checkpoint import folders, manifest, retention
+from roots.checkpoint.disk_rate import measure_disk
 from roots.checkpoint.parts import PartRecord, join_records, write_part
 from roots.checkpoint.staging import Staging, entries_of, staged_bytes
 from roots.checkpoint.tensor_file import Entry
 from roots.checkpoint.zero_universal import universal_checkpoint_info
 from roots.config.load import dump_config
 from roots.config.run import RunConfig
-from roots.device import available_host_bytes, launch_environment
+from roots.device import available_host_bytes, launch_environment, synchronize
 from roots.errors import ExitCode, RootsError, problem
 from roots.files import free_bytes, write_atomically
 from roots.log import get_logger
@@ -33,6 +34,7 @@ from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, anywhere, barrier, broadcast_object
 from roots.parallel.shard import shard_of
 from roots.parallel.shared_errors import together
+from roots.training.callbacks.metrics import SaveRecord
 from roots.training.divergence import refuse_what_is_not_finite
 from roots.training.engine.step import Engine
 from roots.training.resume_point import ResumePoint
@@ -46,7 +48,8 @@ class Saved:
     """A checkpoint that is whole.
 
     stall_seconds: training waited so long on this rank; write_seconds: of the slowest rank;
-    num_bytes: of the parts of all ranks. The last two are known on global rank 0.
+    num_bytes: of the parts of all ranks; disk_share: how fast rank 0 wrote its part, of what its
+    disk can. The last three are known on global rank 0.
     """
 
     path: Path
@@ -54,6 +57,13 @@ class Saved:
     stall_seconds: float
     write_seconds: float = 0.0
     num_bytes: int = 0
+    disk_share: float | None = None
+
+    def record(self) -> SaveRecord:
+        """What the metrics of the run have of it."""
+        return SaveRecord(
+            self.step, self.num_bytes, self.stall_seconds, self.write_seconds, self.disk_share
+        )
 
 
 @dataclass
@@ -83,8 +93,10 @@ class Saver:
         self._root = root
         self._layout = layout
         self._staging: Staging | None = None
+        self._preparing: threading.Thread | None = None
         self._job: _Job | None = None
         self._told_of_memory = False
+        self._disk_rate: float | None = None
 
     @property
     def in_flight(self) -> bool:
@@ -95,6 +107,22 @@ class Saver:
     def busy(self) -> bool:
         """Whether this rank is still writing."""
         return self._job is not None and self._job.running
+
+    def prepare(self, engine: Engine) -> None:
+        """Make the memory for copies beside training, so that the first save need not wait for it.
+
+        For an engine that has all of its state, on any rank or all; where there is not enough
+        memory, nothing happens, and the first save tells of it.
+        """
+        if self._staging is not None or not self._config.checkpoint.asynchronous:
+            return
+        self._staging = Staging(pinned=engine.device.kind == "cuda")
+        needed = staged_bytes(engine.written_pieces())
+        if needed <= _free_bytes_of_a_rank():
+            self._preparing = threading.Thread(
+                target=self._staging.reserve, args=(needed,), kwargs={"touch": True}, daemon=True
+            )
+            self._preparing.start()
 
     def start(self, engine: Engine, point: ResumePoint) -> None:
         """Begin to write `point`; every rank must call, with no save in flight.
@@ -113,6 +141,7 @@ class Saver:
         if self._may_copy(engine):
             assert self._staging is not None
             entries = self._staging.copy(engine.written_pieces)
+            synchronize(engine.device)
             job.thread = threading.Thread(
                 target=self._write, args=(job, entries, others), name="roots-save", daemon=True
             )
@@ -125,7 +154,9 @@ class Saver:
     def wait(self) -> None:
         """Return when this rank has written its part."""
         if self._job is not None and self._job.thread is not None:
+            started = time.monotonic()
             self._job.thread.join()
+            self._job.stall_seconds += time.monotonic() - started
 
     def conclude(self) -> Saved:
         """Seal the save in flight; every rank must call, none of them busy.
@@ -133,6 +164,7 @@ class Saver:
         Raises RootsError with exit code NOT_SAVED if a rank could not write its part, or DIVERGED
         if weights or optimizer state were not finite; nothing is left of it then.
         """
+        started = time.monotonic()
         job = self._job
         assert job is not None, "no save is in flight"
         self._job = None
@@ -144,7 +176,9 @@ class Saver:
                 folders.discard(job.folder)
             together(world, lambda: _raise(job.error))
         try:
-            return together(world, lambda: self._seal(job), os_error=ExitCode.NOT_SAVED)
+            saved = together(world, lambda: self._seal(job), os_error=ExitCode.NOT_SAVED)
+            stall = saved.stall_seconds + time.monotonic() - started
+            return replace(saved, stall_seconds=stall)
         except RootsError:
             if world.rank == 0:
                 folders.discard(job.folder)
@@ -162,11 +196,13 @@ class Saver:
         """Whether to write from a copy, equal on all ranks; memory for it is reserved then."""
         if not self._config.checkpoint.asynchronous:
             return False
+        if self._preparing is not None:
+            self._preparing.join()
         needed = staged_bytes(engine.written_pieces())
         if self._staging is None:
             self._staging = Staging(pinned=engine.device.kind == "cuda")
         more = max(0, needed - self._staging.num_bytes)
-        free = available_host_bytes() // max(1, launch_environment().local_world_size)
+        free = _free_bytes_of_a_rank()
         if not anywhere(self._mesh.world, more > free):
             return True
         if not self._told_of_memory:
@@ -191,7 +227,9 @@ class Saver:
             checked = entries if again is None else entries_of(again.written_pieces())
             named = ((f"tensor {each.tensor}", [each.data]) for each in checked)
             refuse_what_is_not_finite(named, job.point.step, self._mesh.rank)
-            write_part(job.folder, self._mesh.rank, entries, others)
+            part = write_part(job.folder, self._mesh.rank, entries, others)
+            if self._mesh.rank == 0 and self._disk_rate is None:
+                self._disk_rate = measure_disk(job.folder, part.num_bytes)
         except RootsError as error:
             job.error = error
         except OSError as error:
@@ -261,17 +299,25 @@ class Saver:
         folders.point_latest(self._root, path)
         for removed in retention.apply(self._root, retention.Keep.of(self._config.checkpoint)):
             _logger.info("removed old checkpoint %s", removed.name)
-        return _saved(path, job, records)
+        return _saved(path, job, records, self._disk_rate)
 
 
-def _saved(path: Path, job: _Job, records: Sequence[PartRecord]) -> Saved:
+def _saved(path: Path, job: _Job, records: Sequence[PartRecord], disk_rate: float | None) -> Saved:
+    mine = records[0]
+    known = disk_rate is not None and mine.seconds > 0
     return Saved(
         path,
         job.point.step,
         job.stall_seconds,
         max(record.seconds for record in records),
         sum(record.num_bytes for record in records),
+        mine.num_bytes / mine.seconds / disk_rate if known else None,
     )
+
+
+def _free_bytes_of_a_rank() -> int:
+    """Host memory that this rank may take, if all of its machine take as much."""
+    return available_host_bytes() // max(1, launch_environment().local_world_size)
 
 
 def _raise(error: RootsError | None) -> None:

@@ -25,6 +25,7 @@ from roots.training.callbacks.callback import Callback, CallbackList
 from roots.training.callbacks.metrics import StepRecord
 from roots.training.callbacks.peak import Peak
 from roots.training.callbacks.throughput import Throughput
+from roots.training.engine.checkpoint_state import EngineState
 from roots.training.engine.step import StepResult
 from roots.training.loop import Run, train_loop
 from roots.training.resume_point import ResumePoint
@@ -47,6 +48,9 @@ class Answers:
         self.rates.append(rate)
         first = float(micro_batches[0].tokens_BT[0, 0])
         return StepResult(10.0 - first, 3.0 + first, 64.0, skipped=False)
+
+    def state(self) -> EngineState:
+        return EngineState(len(self.rates))
 
     def evaluate(self, micro_batches: Sequence[Batch]) -> float:
         return 2.0 ** float(micro_batches[0].tokens_BT[0, 0])
@@ -82,6 +86,10 @@ class NoCheckpoints:
         self.saved: list[ResumePoint] = []
         self.saver = self.local = self
         self.busy = self.in_flight = False
+        self.prepared: list[int] = []
+
+    def prepare(self, engine: Answers) -> None:
+        self.prepared.append(engine.state().updates)
 
     def save(self, point: ResumePoint) -> None:
         self.saved.append(point)
@@ -344,3 +352,14 @@ def test_run_without_data_and_without_room_tells_both(config: RunConfig) -> None
         train_loop(replace(run, data=replace(run.data, train=TrainSource(reader))))
     assert caught.value.lines == ("data.bin: cannot be read", "no room at 3")
     assert caught.value.exit_code is ExitCode.NOT_SAVED
+
+
+@pytest.mark.parametrize(("every_steps", "prepared"), [(0, []), (3, [1]), (STEPS, [])])
+def test_memory_for_saves_beside_training_is_made_once_if_there_are_any(
+    tmp_path: Path, every_steps: int, prepared: list[int]
+) -> None:
+    """When the optimizer has its state, which it lacks before the first step."""
+    sections = {"training": {"steps": STEPS}, "checkpoint": {"every_steps": every_steps}}
+    run = parts(small_config(tmp_path / "data", tmp_path, **sections))
+    train_loop(run)
+    assert run.checkpointer.prepared == prepared

@@ -18,6 +18,8 @@ from roots.training.callbacks.metrics import (
     EvaluationRecord,
     EvaluationWriter,
     MetricsWriter,
+    SaveRecord,
+    SaveWriter,
     StepRecord,
     read_evaluations,
     read_metrics,
@@ -49,8 +51,8 @@ class Callback:
     def on_evaluate_end(self, step: int, loss: float) -> None:
         """The mean held-out loss in nats a token, after `step` updates."""
 
-    def on_checkpoint_end(self, path: Path) -> None:
-        """A checkpoint is complete in `path`."""
+    def on_checkpoint_end(self, path: Path, saved: SaveRecord) -> None:
+        """A checkpoint is complete in `path`, maybe of an earlier step: written beside training."""
 
     def on_train_end(self) -> None:
         """Training is over, for whatever reason; close what is open."""
@@ -81,9 +83,9 @@ class CallbackList(Callback):
         for callback in self._callbacks:
             callback.on_evaluate_end(step, loss)
 
-    def on_checkpoint_end(self, path: Path) -> None:
+    def on_checkpoint_end(self, path: Path, saved: SaveRecord) -> None:
         for callback in self._callbacks:
-            callback.on_checkpoint_end(path)
+            callback.on_checkpoint_end(path, saved)
 
     def on_train_end(self) -> None:
         """Call every callback even if one of them raises: each has files of its own to close."""
@@ -93,16 +95,19 @@ class CallbackList(Callback):
 
 
 class MetricsCallback(Callback):
-    """Writes metrics.jsonl and evaluations.jsonl. First in order: the record must not be lost.
+    """Writes metrics, evaluations and checkpoints.jsonl. First in order: no record must be lost.
 
     What the disk does not take waits in the writers; the run goes on.
     """
 
     priority = 100
 
-    def __init__(self, metrics: MetricsWriter, evaluations: EvaluationWriter) -> None:
+    def __init__(
+        self, metrics: MetricsWriter, evaluations: EvaluationWriter, saves: SaveWriter
+    ) -> None:
         self._metrics = metrics
         self._evaluations = evaluations
+        self._saves = saves
 
     def on_step_end(self, record: StepRecord) -> None:
         self._metrics.write(record)
@@ -110,18 +115,21 @@ class MetricsCallback(Callback):
     def on_evaluate_end(self, step: int, loss: float) -> None:
         self._evaluations.write(EvaluationRecord.of(step, loss))
 
-    def on_checkpoint_end(self, path: Path) -> None:
+    def on_checkpoint_end(self, path: Path, saved: SaveRecord) -> None:
+        self._saves.write(saved)
         # A run resumed from here keeps these lines, so they must outlive a crash as it does.
         self._metrics.sync()
         self._evaluations.sync()
+        self._saves.sync()
 
     def on_train_end(self) -> None:
         self._metrics.close()
         self._evaluations.close()
+        self._saves.close()
 
 
 class TrackerCallback(Callback):
-    """Hands records to trackers, every `every_steps` steps, and every evaluation.
+    """Hands records to trackers, every `every_steps` steps, and every evaluation and checkpoint.
 
     A tracker that fails is left out from then on, with a warning: its curves can be drawn from
     metrics.jsonl, and are no reason to lose a run, whatever it is that a library of others raises.
@@ -132,8 +140,10 @@ class TrackerCallback(Callback):
     def __init__(self, trackers: Sequence[Tracker], every_steps: int) -> None:
         self._trackers = list(trackers)
         self._every_steps = every_steps
+        self._step = 0
 
     def on_step_end(self, record: StepRecord) -> None:
+        self._step = record.step
         if record.step % self._every_steps:
             return
         values = record.values()
@@ -144,6 +154,12 @@ class TrackerCallback(Callback):
     def on_evaluate_end(self, step: int, loss: float) -> None:
         perplexity = EvaluationRecord.of(step, loss).perplexity
         self._log(step, {"evaluation/loss": loss, "evaluation/perplexity": perplexity})
+
+    def on_checkpoint_end(self, path: Path, saved: SaveRecord) -> None:
+        values = saved.values()
+        # Steps must not decrease, and training has gone on meanwhile.
+        step = max(self._step, int(values.pop("step")))
+        self._log(step, {f"checkpoint/{name}": float(value) for name, value in values.items()})
 
     def on_train_end(self) -> None:
         for tracker in list(self._trackers):
@@ -180,8 +196,8 @@ class ProgressCallback(Callback):
     def on_evaluate_end(self, step: int, loss: float) -> None:
         self._progress.show_evaluation(step, loss)
 
-    def on_checkpoint_end(self, path: Path) -> None:
-        self._progress.show_checkpoint(path)
+    def on_checkpoint_end(self, path: Path, saved: SaveRecord) -> None:
+        self._progress.show_checkpoint(path, saved)
 
     def on_train_end(self) -> None:
         self._progress.stop()

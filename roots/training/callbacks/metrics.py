@@ -1,4 +1,5 @@
-"""The records of a run: metrics.jsonl (one a step) and evaluations.jsonl (one an evaluation).
+"""The records of a run: metrics.jsonl (one a step), evaluations.jsonl (one an evaluation) and
+checkpoints.jsonl (one a checkpoint that became whole).
 
 Format: UTF-8 text, one JSON object a line, each line written and flushed whole. `step` counts
 finished updates, so the first record has step 1 and a checkpoint of step k holds records 1..k.
@@ -33,6 +34,7 @@ from roots.log import get_logger
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
+CHECKPOINTS_FILE = "checkpoints.jsonl"
 # Lines that are kept while the disk does not take them, some megabytes; the oldest go first.
 MOST_WAITING = 10_000
 
@@ -101,7 +103,33 @@ class EvaluationRecord:
         return cls(step, loss, perplexity_of(loss))
 
 
-Record = TypeVar("Record", StepRecord, EvaluationRecord)
+@dataclass(frozen=True)
+class SaveRecord:
+    """One checkpoint, of `bytes` in all files that ranks wrote.
+
+    Training waited for `stall_seconds` on rank 0; writing took `write_seconds` on the slowest rank,
+    beside training or not. `disk_share` is how fast rank 0 wrote its part, as a share of what the
+    disk took of one file of plain bytes (checkpoint/disk_rate.py); None where that is not known.
+    """
+
+    step: int
+    bytes: int
+    stall_seconds: float
+    write_seconds: float
+    disk_share: float | None = None
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """All that was written, by the seconds of the slowest rank; in 10^9 bytes."""
+        return self.bytes / 1e9 / self.write_seconds if self.write_seconds > 0 else math.nan
+
+    def values(self) -> dict[str, float | int | bool | str]:
+        """What is known, by name, with the rate."""
+        return {**_known(self), "gigabytes_per_second": self.gigabytes_per_second}
+
+
+AnyRecord = StepRecord | EvaluationRecord | SaveRecord
+Record = TypeVar("Record", StepRecord, EvaluationRecord, SaveRecord)
 
 
 class RecordWriter:
@@ -125,12 +153,12 @@ class RecordWriter:
         if dropped:
             _LOGGER.info("%s: dropped %d records after step %d", path, dropped, resume_step)
 
-    def write(self, record: StepRecord | EvaluationRecord) -> None:
+    def write(self, record: AnyRecord) -> None:
         """Append one line and hand it to the operating system, after those that still wait.
 
         Where that has no room or fails, the file ends with the line before, and the lines wait.
         """
-        fields = {name: _json_value(value) for name, value in _known(record).items()}
+        fields = {name: _json_value(value) for name, value in _written(record).items()}
         self._lost += len(self._waiting) == self._waiting.maxlen
         self._waiting.append(json.dumps(fields, allow_nan=False).encode() + b"\n")
         with self._told_once():
@@ -198,6 +226,10 @@ class EvaluationWriter(RecordWriter):
         super().__init__(path, resume_step if resume_step > 0 else -1)
 
 
+class SaveWriter(RecordWriter):
+    """Writes `checkpoints.jsonl`: one SaveRecord a line, with its rate."""
+
+
 def read_metrics(path: Path) -> list[StepRecord]:
     """Read all step records of a file. A torn last line is left out.
 
@@ -209,6 +241,11 @@ def read_metrics(path: Path) -> list[StepRecord]:
 def read_evaluations(path: Path) -> list[EvaluationRecord]:
     """Read all evaluation records of a file, like `read_metrics`."""
     return list(_records(path, EvaluationRecord))
+
+
+def read_saves(path: Path) -> list[SaveRecord]:
+    """Read all records of saves of a file, like `read_metrics`."""
+    return list(_records(path, SaveRecord))
 
 
 def _records(path: Path, kind: type[Record]) -> Iterator[Record]:
@@ -318,7 +355,11 @@ def _line_number(path: Path, offset: int) -> int:
         return file.read(offset).count(b"\n") + 1
 
 
-def _known(record: StepRecord | EvaluationRecord) -> dict[str, float | int | bool | str]:
+def _written(record: AnyRecord) -> dict[str, float | int | bool | str]:
+    return record.values() if isinstance(record, SaveRecord) else _known(record)
+
+
+def _known(record: AnyRecord) -> dict[str, float | int | bool | str]:
     return {name: value for name, value in dataclasses.asdict(record).items() if value is not None}
 
 

@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from roots.training.callbacks.metrics import StepRecord
+from roots.training.callbacks.metrics import SaveRecord, StepRecord
 
 # What a narrow terminal does without, the least important first.
 _FIRST_TO_GO = ("lr", "mfu", "held-out", "speed")
+_LARGE_SAVE_BYTES = 100_000_000
 
 
 class Progress:
@@ -79,9 +80,9 @@ class Progress:
         self._evaluation = f"held-out {loss:.4f}"
         self._console.print(f"step {step}/{self._total_steps}  held-out loss {loss:.4f}")
 
-    def show_checkpoint(self, path: Path) -> None:
-        """Show where a checkpoint has been saved."""
-        self._console.print(f"saved {path}")
+    def show_checkpoint(self, path: Path, saved: SaveRecord) -> None:
+        """Show where a checkpoint has been saved and, if it is large, what that took."""
+        self._console.print(f"saved {path}{_cost(saved)}")
 
     def stop(self) -> None:
         """End the live line and leave the terminal and the loggers as they were."""
@@ -143,6 +144,15 @@ class _Forgiving:
     def flush(self) -> None:
         with suppress(OSError):
             self._stream.flush()
+
+
+def _cost(saved: SaveRecord) -> str:
+    """Size, rate and stall of a save; none of them is of interest where there is little to save."""
+    if saved.bytes < _LARGE_SAVE_BYTES:
+        return ""
+    share = "" if saved.disk_share is None else f", {100 * saved.disk_share:.0f}% of the disk's"
+    rate = f"{saved.gigabytes_per_second:.2f} GB/s{share}"
+    return f" ({saved.bytes / 1e9:.1f} GB, {rate}, training waited {saved.stall_seconds:.1f} s)"
 
 
 def _joined(parts: Mapping[str, str]) -> str:

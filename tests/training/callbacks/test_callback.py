@@ -22,9 +22,12 @@ from roots.training.callbacks.callback import (
 from roots.training.callbacks.metrics import (
     EvaluationWriter,
     MetricsWriter,
+    SaveRecord,
+    SaveWriter,
     StepRecord,
     read_evaluations,
     read_metrics,
+    read_saves,
 )
 from roots.training.callbacks.progress import Progress
 from tests.helpers.records import step_record
@@ -37,6 +40,8 @@ HOOKS = (
     "on_checkpoint_end",
     "on_train_end",
 )
+
+SAVED = SaveRecord(step=1, bytes=3_000_000_000, stall_seconds=0.25, write_seconds=2.0)
 
 
 class Noting(Callback):
@@ -62,7 +67,7 @@ class Noting(Callback):
     def on_evaluate_end(self, step: int, loss: float) -> None:
         self._calls.append(f"{self._name} loss {loss}")
 
-    def on_checkpoint_end(self, path: Path) -> None:
+    def on_checkpoint_end(self, path: Path, saved: SaveRecord) -> None:
         self._calls.append(f"{self._name} saved {path}")
 
     def on_train_end(self) -> None:
@@ -88,7 +93,7 @@ def test_higher_priority_is_called_first_and_ties_keep_their_order() -> None:
         (lambda: callbacks.on_step_start(4), "step 4"),
         (lambda: callbacks.on_step_end(step_record(4)), "record"),
         (lambda: callbacks.on_evaluate_end(4, 1.5), "loss 1.5"),
-        (lambda: callbacks.on_checkpoint_end(Path("c")), "saved c"),
+        (lambda: callbacks.on_checkpoint_end(Path("c"), SAVED), "saved c"),
         (lambda: callbacks.on_train_end(), "end"),
     ]:
         calls.clear()
@@ -104,16 +109,20 @@ def test_every_callback_is_closed_even_if_one_fails() -> None:
     assert calls == ["a end", "b end"]
 
 
-def test_metrics_callback_writes_both_files(tmp_path: Path) -> None:
-    metrics, evaluations = tmp_path / "metrics.jsonl", tmp_path / "evaluations.jsonl"
-    callback = MetricsCallback(MetricsWriter(metrics), EvaluationWriter(evaluations))
+def test_metrics_callback_writes_all_files(tmp_path: Path) -> None:
+    names = ("metrics.jsonl", "evaluations.jsonl", "checkpoints.jsonl")
+    metrics, evaluations, saves = (tmp_path / name for name in names)
+    callback = MetricsCallback(
+        MetricsWriter(metrics), EvaluationWriter(evaluations), SaveWriter(saves)
+    )
     callbacks = CallbackList([callback])
     callbacks.on_evaluate_end(0, 5.0)
     callbacks.on_step_end(step_record(1))
-    callbacks.on_checkpoint_end(tmp_path)
+    callbacks.on_checkpoint_end(tmp_path, SAVED)
     callbacks.on_train_end()
     assert read_metrics(metrics) == [step_record(1)]
     assert [(one.step, one.loss) for one in read_evaluations(evaluations)] == [(0, 5.0)]
+    assert read_saves(saves) == [SAVED]
 
 
 class KeepingTracker:
@@ -149,6 +158,23 @@ def test_tracker_callback_logs_at_its_interval() -> None:
         assert tracker.closed
 
 
+def test_trackers_get_a_save_at_a_step_that_does_not_go_back() -> None:
+    """Training has gone on while it was written."""
+    tracker = KeepingTracker()
+    callback = TrackerCallback([tracker], every_steps=10)
+    for step in (1, 2, 3):
+        callback.on_step_end(step_record(step))
+    callback.on_checkpoint_end(Path("c"), dataclasses.replace(SAVED, disk_share=0.9))
+    values = {
+        "bytes": 3e9,
+        "stall_seconds": 0.25,
+        "write_seconds": 2.0,
+        "disk_share": 0.9,
+        "gigabytes_per_second": 1.5,
+    }
+    assert tracker.rows == [(3, {f"checkpoint/{name}": value for name, value in values.items()})]
+
+
 def test_progress_callback_drives_the_lines() -> None:
     out = io.StringIO()
     progress = Progress(2, 1, Console(file=out, soft_wrap=True, highlight=False))
@@ -173,21 +199,23 @@ def test_records_are_written_before_they_are_shown() -> None:
 def test_records_that_cannot_be_written_are_a_warning_each_and_no_exception(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    paths = [tmp_path / name for name in ("metrics.jsonl", "evaluations.jsonl")]
+    names = ("metrics.jsonl", "evaluations.jsonl", "checkpoints.jsonl")
+    paths = [tmp_path / name for name in names]
     for path in paths:
         path.symlink_to("/dev/full")
-    callbacks = CallbackList([MetricsCallback(MetricsWriter(paths[0]), EvaluationWriter(paths[1]))])
+    writers = MetricsWriter(paths[0]), EvaluationWriter(paths[1]), SaveWriter(paths[2])
+    callbacks = CallbackList([MetricsCallback(*writers)])
     for step in (1, 2):
         callbacks.on_step_end(step_record(step))
         callbacks.on_evaluate_end(step, 4.0)
-        callbacks.on_checkpoint_end(tmp_path)
+        callbacks.on_checkpoint_end(tmp_path, SAVED)
     callbacks.on_train_end()
     told = [message.partition(" (No space left on device); ")[0] for message in caplog.messages]
     assert told == [
         f"{paths[0]}: cannot be written",
         f"{paths[1]}: cannot be written",
-        f"{paths[0]}: 2 records were not written",
-        f"{paths[1]}: 2 records were not written",
+        f"{paths[2]}: cannot be written",
+        *(f"{path}: 2 records were not written" for path in paths),
     ]
 
 

@@ -15,8 +15,11 @@ from roots.training.callbacks.metrics import (
     EvaluationRecord,
     EvaluationWriter,
     MetricsWriter,
+    SaveRecord,
+    SaveWriter,
     read_evaluations,
     read_metrics,
+    read_saves,
 )
 from tests.helpers.records import step_record
 
@@ -263,6 +266,35 @@ def test_evaluations_after_the_checkpoint_are_dropped(
     writer.close()
     EvaluationWriter(path, resume_step).close()
     assert [one.step for one in read_evaluations(path)] == kept
+
+
+def test_saves_are_written_with_their_rate(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints.jsonl"
+    records = [SaveRecord(2, 3_000_000_000, 0.25, 2.0, 0.9), SaveRecord(4, 5, 0.0, 0.0)]
+    writer = SaveWriter(path)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {
+            "step": 2,
+            "bytes": 3_000_000_000,
+            "stall_seconds": 0.25,
+            "write_seconds": 2.0,
+            "disk_share": 0.9,
+            "gigabytes_per_second": 1.5,
+        },
+        {
+            "step": 4,
+            "bytes": 5,
+            "stall_seconds": 0.0,
+            "write_seconds": 0.0,
+            "gigabytes_per_second": None,
+        },
+    ]
+    assert read_saves(path) == records
+    SaveWriter(path, 3).close()
+    assert read_saves(path) == records[:1]
 
 
 def test_records_of_before_there_was_a_field_are_read(tmp_path: Path) -> None:

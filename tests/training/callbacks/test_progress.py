@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import math
@@ -15,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from roots.log import let_go_of_output
+from roots.training.callbacks.metrics import SaveRecord
 from roots.training.callbacks.progress import Progress, format_duration
 from tests.helpers.records import step_record
 
@@ -183,8 +185,16 @@ def test_time_left_is_never_cut(width: int) -> None:
 
 def test_saved_checkpoint_has_its_line() -> None:
     progress, out = plain(20, 10)
-    progress.show_checkpoint(Path("runs/a/checkpoints/step_00000010"))
-    assert out.getvalue() == "saved runs/a/checkpoints/step_00000010\n"
+    small = SaveRecord(step=10, bytes=9_000_000, stall_seconds=0.25, write_seconds=2.0)
+    large = dataclasses.replace(small, bytes=2_440_000_000)
+    path = "runs/a/checkpoints/step_00000010"
+    for saved in (small, large, dataclasses.replace(large, disk_share=0.917)):
+        progress.show_checkpoint(Path(path), saved)
+    assert out.getvalue().splitlines() == [
+        f"saved {path}",
+        f"saved {path} (2.4 GB, 1.22 GB/s, training waited 0.2 s)",
+        f"saved {path} (2.4 GB, 1.22 GB/s, 92% of the disk's, training waited 0.2 s)",
+    ]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
@@ -201,7 +211,7 @@ def test_stdout_without_room_or_reader_is_no_reason_to_end(
             for step in (1, 2):
                 progress.update(step_record(step))
                 progress.show_evaluation(step, 4.0)
-                progress.show_checkpoint(Path("somewhere"))
+                progress.show_checkpoint(Path("somewhere"), SaveRecord(step, 1, 0.0, 0.0))
             progress.stop()
             # As at the end of the process, which would have an exit code of Python's own otherwise.
             let_go_of_output()
