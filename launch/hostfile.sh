@@ -32,6 +32,7 @@ here=""
 stopped=""
 
 main() {
+    trap 'forward USR1' INT TERM HUP USR1
     (($# >= 2)) || fail "$USAGE"
     local hostfile="$1" config="$2" code=0
     [[ -f "$hostfile" ]] || fail "HOSTFILE=$hostfile: no such file; $USAGE"
@@ -65,7 +66,6 @@ main() {
 start() {
     local word words=()
     for word in "$@"; do words+=("$(for_remote_shell "$word")"); done
-    trap 'forward USR1' INT TERM HUP USR1
     set -m
     DS_ENV_FILE="$folder/variables" deepspeed --hostfile "$folder/hosts" --force_multi \
         --master_port "${MASTER_PORT:-$((20000 + RANDOM % 20000))}" \

@@ -21,6 +21,9 @@ launcher=""
 stopped=""
 
 main() {
+    trap 'forward INT' INT
+    trap 'forward TERM' TERM HUP
+    trap 'forward USR1' USR1
     (($# >= 2)) || fail "$USAGE"
     local ranks="$1" config="$2"
     [[ "$ranks" =~ ^[1-9][0-9]*$ ]] || fail "N=$ranks: must be a positive number of ranks; $USAGE"
@@ -48,9 +51,6 @@ start() {
     choose_devices "$ranks"
     # A port the system says is free, so that two runs on one machine do not meet.
     port="$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
-    trap 'forward INT' INT
-    trap 'forward TERM' TERM HUP
-    trap 'forward USR1' USR1
     set -m
     deepspeed "${devices[@]}" --master_port "$port" --hostfile /dev/null/none --no_local_rank \
         --log_level critical "$ROOTS_HOME/launch/rank.py" train "$@" </dev/null &
