@@ -9,6 +9,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 from roots.errors import RootsError, problem
@@ -55,6 +56,27 @@ def removed_on_error(temporary: Path) -> Iterator[None]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def append_whole(file: FileIO, line: bytes, end: int) -> int:
+    """Append `line` to a file opened for that without a buffer, and return its new end.
+
+    `end`: that of the line before; what an append that failed has left behind it goes first.
+    Raises OSError where there is no room or writing fails; no part of `line` stays behind then.
+    """
+    size = os.fstat(file.fileno()).st_size
+    end = min(end, size)
+    try:
+        if size > end:
+            file.truncate(end)
+        rest = memoryview(line)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(end)
+        raise
+    return end + len(line)
 
 
 def cannot_write(path: Path, error: OSError, needed: int | None = None) -> RootsError:

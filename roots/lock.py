@@ -268,6 +268,14 @@ def owned(path: Path, place: Place, *, job: str = "") -> Iterator[Ownership]:
                 path.parent.rmdir()
 
 
+def is_owned(path: Path) -> bool:
+    """Whether a process owns the lock file `path` and runs, as far as that shows from here."""
+    found = _read(path)
+    with suppress(OSError):
+        return found is not None and not _has_ended(found, Owner.this_process(), path)
+    return True
+
+
 def lock_beside(target: Path) -> Path:
     """The lock file of a file or folder that `target` names, whether it is there yet or not."""
     return target.with_name(f".{target.name}.lock")

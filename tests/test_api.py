@@ -13,6 +13,7 @@ import torch
 
 import roots
 from roots.config import dump_config
+from roots.training.report.account import read_account
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import VOCAB_SIZE, small_config, write_dataset
 
@@ -64,6 +65,14 @@ def test_trains_goes_on_and_loads(tmp_path: Path) -> None:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["loss"] for line in lines] == again
     assert (steps, in_training) == (5, False)
+    account = read_account(folder / "ledger.jsonl")
+    ways = [(start.first_step, start.last_step, start.code) for start in account.starts]
+    assert ways == [(0, 3, 0), (3, 5, 0)]
+    assert (account.steps, account.num_saves, account.seconds["lost"]) == (5, 2, 0.0)
+    assert account.num_bytes is not None
+    assert account.num_bytes > 100_000
+    assert 0 < account.goodput < 1
+    assert account.starts[1].seconds["compute"] > 0
     network = roots.build_model(_config(tmp_path))
     assert size == sum(parameter.numel() for parameter in network.parameters())
 

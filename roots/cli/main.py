@@ -17,6 +17,7 @@ from roots.cli.generate import generate
 from roots.cli.info import info
 from roots.cli.memory import memory_line
 from roots.cli.preprocess import preprocess
+from roots.cli.report import report
 from roots.cli.stray_options import refuse_stray_options
 from roots.cli.tokenizer import tokenizer_app
 from roots.cli.train import train
@@ -37,6 +38,7 @@ app.command()(evaluate)
 app.command()(export)
 app.command("import")(import_model)
 app.command()(preprocess)
+app.command()(report)
 app.command()(info)
 app.command()(verify)
 app.add_typer(checkpoint_app, name="checkpoint")

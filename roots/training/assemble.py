@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -40,13 +41,14 @@ from roots.training.callbacks.callback import (
     TrackerCallback,
     replay,
 )
+from roots.training.callbacks.ledger import LEDGER_FILE, Ledger, process_start
 from roots.training.callbacks.metrics import (
     CHECKPOINTS_FILE,
     EvaluationWriter,
     MetricsWriter,
     SaveWriter,
 )
-from roots.training.callbacks.overview import opening_lines
+from roots.training.callbacks.overview import describe_layout, opening_lines
 from roots.training.callbacks.peak import Peak, device_peak
 from roots.training.callbacks.progress import Progress
 from roots.training.callbacks.throughput import Throughput
@@ -72,16 +74,24 @@ def run_training(
 
     `signals`: the context that has heard of signals since the process began.
     """
-    code = train_in_process(config, local_rank, signals)
+    code = train_in_process(config, local_rank, signals, started=process_start())
     # Only after success: with NCCL, leaving the group waits for ranks that may be gone.
     process.shutdown()
     return code
 
 
 def train_in_process(
-    config: RunConfig, local_rank: int = -1, signals: StopSignals | None = None
+    config: RunConfig,
+    local_rank: int = -1,
+    signals: StopSignals | None = None,
+    *,
+    started: float | None = None,
 ) -> ExitCode:
-    """As `run_training`, but the process group stays for the next call, as DeepSpeed needs it."""
+    """As `run_training`, but the process group stays for the next call, as DeepSpeed needs it.
+
+    `started`: since when this process serves this run, in seconds since the epoch; None: from now.
+    """
+    started = time.time() if started is None else started
     environment = launch_environment()
     configure(rank=environment.rank)
     if local_rank < 0:
@@ -92,7 +102,8 @@ def train_in_process(
     with ExitStack() as stack:
         watched = watch(config.watchdog, config.run_directory, environment, device)
         marks = stack.enter_context(watched)
-        return train_loop(assemble(config, plan, device, stack, marks=marks), signals)
+        run = assemble(config, plan, device, stack, marks=marks, started=started)
+        return run.ledger.end(train_loop(run, signals))
 
 
 def start_process(environment: LaunchEnvironment, local_rank: int) -> Device:
@@ -123,16 +134,19 @@ def assemble(
     stack: ExitStack,
     *,
     marks: Marks | None = None,
+    started: float | None = None,
 ) -> Run:
     """Build every part of the run. Called by all ranks; an error of one is raised on all.
 
-    The run folder is this run's own until `stack` closes. `marks`: of this rank's watchdog.
+    The run folder is this run's own until `stack` closes. `marks`: of this rank's watchdog;
+    `started`: as in `train_in_process`.
     """
     mesh = Mesh.create(topology_of(config, plan))
     deadline = together(mesh.world, lambda: deadline_of(config))
     ownership = own_run_folder(config, mesh, stack)
     checkpointer = Checkpointer(config, mesh, ownership)
     found = checkpointer.find()
+    ledger = stack.enter_context(open_ledger(config, mesh, started))
     reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
     data = together(mesh.world, lambda: build_data(config, plan, mesh.data.rank, needs_data=reads))
     checkpointer.saver.tokenizer_files = together(mesh.world, lambda: tokenizer_files(config))
@@ -163,6 +177,7 @@ def assemble(
         start=start,
         deadline=deadline,
         marks=marks or Marks(),
+        ledger=ledger,
     )
 
 
@@ -199,6 +214,21 @@ def build_engine(
     model = build_model(config.model, mesh, options=BuildOptions.of_run(config))
     fill(model)
     return build_zero_engine(config, plan, mesh, device, model)
+
+
+def open_ledger(config: RunConfig, mesh: Mesh, started: float | None) -> Ledger:
+    """The ledger of the run, with a line that this process has begun: on global rank 0 alone."""
+    if mesh.rank != 0:
+        return Ledger()
+    every = config.checkpoint.every_steps, config.checkpoint.local_every_steps
+    ledger = Ledger(config.run_directory / LEDGER_FILE, started=started)
+    ledger.start(
+        ranks=mesh.world.size,
+        layout=describe_layout(config, mesh.topology),
+        save_every_steps=min(filter(None, every), default=0),
+        communication=False,
+    )
+    return ledger
 
 
 def mean_peak(mine: Peak, mesh: Mesh) -> Peak:

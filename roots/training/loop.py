@@ -22,6 +22,7 @@ from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_reduce_max
 from roots.parallel.watchdog.record import Marks
 from roots.training.callbacks.callback import CallbackList
+from roots.training.callbacks.ledger import Ledger
 from roots.training.callbacks.metrics import StepRecord
 from roots.training.callbacks.overview import closing_lines
 from roots.training.callbacks.throughput import Rates, Throughput
@@ -53,6 +54,7 @@ class Run:
     start: ResumePoint
     deadline: Deadline = field(default_factory=Deadline)
     marks: Marks = field(default_factory=Marks)
+    ledger: Ledger = field(default_factory=Ledger)
 
 
 def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
@@ -70,6 +72,7 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
         stopping = Stopping(run.mesh, run.device, signals, run.deadline)
         saves = _Saves(run)
         stack.callback(run.callbacks.on_train_end)
+        run.ledger.begin(point.step)
         run.callbacks.on_train_start(point.step)
         run.marks.begin(point.step)
         if point.step == 0 and config.evaluation.every_steps > 0:
@@ -77,7 +80,8 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
         feed = Feed(run.data.train.iterate(point.step))
         while point.step < config.training.steps:
             run.marks.enter("data")
-            item = feed.advance().item
+            with run.ledger.span("data"):
+                item = feed.advance().item
             if stopping.decide(feed.failure, run.checkpointer.saver.busy) or item is None:
                 break
             if not stopping.busy:
@@ -86,6 +90,7 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
             micro_batches, state = item
             record = _one_step(run, point, micro_batches)
             point = ResumePoint(record.step, state.consumed_samples)
+            run.ledger.step_done(record.step)
             run.callbacks.on_step_end(record)
             skips.see(record)
             last = point.step >= config.training.steps
@@ -94,7 +99,9 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
             if not last and _due(point.step, config.checkpoint.every_steps):
                 saves.save(point, last=False)
             elif not last and _due(point.step, config.checkpoint.local_every_steps):
-                run.checkpointer.local.start(run.engine, point)
+                with run.ledger.span("checkpoint"):
+                    run.checkpointer.local.start(run.engine, point)
+                run.ledger.saved()
         saves.save(point, last=True, besides=stopping.data_lines())
     if point.step < config.training.steps:
         _logger.info("%s", saves.stopped_line(stopping, point.step))
@@ -148,24 +155,27 @@ class _Saves:
         """Wait for the save in flight, if there is one, and tell of its checkpoint."""
         if not self._run.checkpointer.saver.in_flight:
             return
-        with self._run.deadline.saving(), self._tolerated(last):
+        with self._saving(last):
             saved = self._run.checkpointer.finish()
             if saved is not None:
+                self._run.ledger.written(saved.step, saved.write_seconds, saved.num_bytes)
                 self._folder = saved.path
                 self._run.deadline.note_save(saved.stall_seconds + saved.write_seconds)
                 self._run.callbacks.on_checkpoint_end(saved.path, saved.record())
 
     def _begin(self, point: ResumePoint, *, last: bool) -> None:
-        with self._run.deadline.saving(), self._tolerated(last):
+        with self._saving(last):
             self._step = point.step
             self._run.checkpointer.start(self._run.engine, point)
+            self._run.ledger.saved()
 
     @contextmanager
-    def _tolerated(self, last: bool) -> Iterator[None]:
-        """Within it a full disk is a warning, but for the last checkpoint."""
+    def _saving(self, last: bool) -> Iterator[None]:
+        """Within it training waits; a full disk is a warning, but for the last checkpoint."""
         self._run.marks.enter("checkpoint")
         try:
-            yield
+            with self._run.ledger.span("checkpoint"), self._run.deadline.saving():
+                yield
         except RootsError as error:
             if last or error.exit_code != ExitCode.NOT_SAVED:
                 raise
@@ -193,8 +203,9 @@ def _one_step(run: Run, point: ResumePoint, micro_batches: list[Batch]) -> StepR
     )
     started = time.perf_counter()
     run.marks.enter("compute")
-    result = run.engine.train_step(micro_batches, rate)
-    synchronize(run.device)
+    with run.ledger.span("compute"):
+        result = run.engine.train_step(micro_batches, rate)
+        synchronize(run.device)
     run.marks.done(step + 1)
     seconds = time.perf_counter() - started
     speed = run.throughput.rates(run.plan.global_batch_size, micro_batches, seconds)
@@ -240,12 +251,13 @@ def _evaluate(run: Run, step: int, stopping: Stopping) -> float | None:
     feed = Feed(run.data.valid.batches(run.config.evaluation.steps))
     losses: list[float] = []
     run.marks.enter("evaluation")
-    while not stopping.decide(feed.advance().failure, run.checkpointer.saver.busy):
-        if feed.item is None:
-            loss = sum(losses) / len(losses)
-            run.callbacks.on_evaluate_end(step, loss)
-            return loss if math.isfinite(loss) else None
-        losses.append(run.engine.evaluate(feed.item))
+    with run.ledger.span("evaluation"):
+        while not stopping.decide(feed.advance().failure, run.checkpointer.saver.busy):
+            if feed.item is None:
+                loss = sum(losses) / len(losses)
+                run.callbacks.on_evaluate_end(step, loss)
+                return loss if math.isfinite(loss) else None
+            losses.append(run.engine.evaluate(feed.item))
     return None
 
 

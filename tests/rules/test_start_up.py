@@ -28,6 +28,7 @@ print(json.dumps(sorted(set({heavy!r}) & set(sys.modules))))
         "import roots, roots.errors, roots.log",
         "import roots.config, roots.planner",
         "import roots.checkpoint.entries, roots.checkpoint.retention",
+        "import roots.training.report.page",
         "from roots.cli.main import main; main(['--help'])",
         "from roots.cli.main import main; main(['train', '--help'])",
         "from roots.cli.main import main; main(['config', 'show', 'configs/model/tiny.yaml'])",

@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 
 from roots.errors import RootsError, problem
 from roots.evaluation.likelihood import finite, perplexity_of
+from roots.files import append_whole
 from roots.log import get_logger
 
 METRICS_FILE = "metrics.jsonl"
@@ -163,7 +164,7 @@ class RecordWriter:
         self._waiting.append(json.dumps(fields, allow_nan=False).encode() + b"\n")
         with self._told_once():
             while self._waiting:
-                self._append(self._waiting[0])
+                self._end = append_whole(self._file, self._waiting[0], self._end)
                 self._waiting.popleft()
 
     def sync(self) -> None:
@@ -179,22 +180,6 @@ class RecordWriter:
             self._waiting.clear()
         with suppress(OSError):
             self._file.close()
-
-    def _append(self, line: bytes) -> None:
-        """Write `line` whole, or leave no part of it behind."""
-        size = os.fstat(self._file.fileno()).st_size
-        end = min(self._end, size)
-        try:
-            if size > end:
-                self._file.truncate(end)
-            rest = memoryview(line)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError:
-            with suppress(OSError):
-                self._file.truncate(end)
-            raise
-        self._end = end + len(line)
 
     @contextmanager
     def _told_once(self) -> Iterator[None]:

@@ -30,7 +30,7 @@ def plot_losses(metrics_path: Path, out_png: Path) -> None:
     Steps without a finite loss (overflow) leave a gap. Raises RootsError when there is nothing to
     draw, a file cannot be used, or matplotlib is not installed.
     """
-    figure_class = _figure_class()
+    figure_cls = figure_class()
     steps = read_metrics(metrics_path)
     beside = metrics_path.with_name(EVALUATIONS_FILE)
     evaluations = read_evaluations(beside) if beside.exists() else []
@@ -38,13 +38,18 @@ def plot_losses(metrics_path: Path, out_png: Path) -> None:
     if not any(math.isfinite(loss) for loss in losses):
         rule, fix = "holds no finite loss to draw", "train at least one step"
         raise RootsError(problem(str(metrics_path), None, rule, fix))
-    figure = figure_class(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
-    _draw(figure, steps, evaluations, metrics_path.resolve().parent.name)
+    figure = figure_cls(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
+    draw_losses(figure, steps, evaluations, metrics_path.resolve().parent.name)
+    save_png(figure, out_png)
+
+
+def save_png(figure: Any, out_png: Path, dots_per_inch: int = DOTS_PER_INCH) -> None:
+    """Write `figure` whole or not at all. Raises RootsError if that cannot be."""
     try:
         out_png.parent.mkdir(parents=True, exist_ok=True)
         temporary = out_png.with_name(f".{out_png.name}.partial")
         with removed_on_error(temporary):
-            figure.savefig(temporary, dpi=DOTS_PER_INCH, format="png")
+            figure.savefig(temporary, dpi=dots_per_inch, format="png")
             publish(temporary, out_png)
     except OSError as error:
         rule = f"cannot be written ({error.strerror})"
@@ -65,7 +70,7 @@ def smoothed(losses: Sequence[float], window: int) -> list[float]:
     return means
 
 
-def _draw(
+def draw_losses(
     figure: Any,
     steps: Sequence[StepRecord],
     evaluations: Sequence[EvaluationRecord],
@@ -104,11 +109,11 @@ def _draw(
     loss_axes.legend(handles=handles, loc="upper right")
 
 
-def _figure_class() -> Any:
+def figure_class() -> Any:
     """Import matplotlib only here; its Figure draws to a file without a display or global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        rule = "the loss plot needs matplotlib, which cannot be imported here"
+        rule = "pictures need matplotlib, which cannot be imported here"
         raise RootsError(problem("plot", None, rule, "pip install .[plots]")) from error
     return Figure

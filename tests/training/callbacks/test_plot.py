@@ -73,5 +73,5 @@ def test_missing_matplotlib_names_the_extra(
     with pytest.raises(RootsError) as caught:
         plot_losses(path, tmp_path / "loss.png")
     assert caught.value.lines == (
-        "plot: the loss plot needs matplotlib, which cannot be imported here; pip install .[plots]",
+        "plot: pictures need matplotlib, which cannot be imported here; pip install .[plots]",
     )

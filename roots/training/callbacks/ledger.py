@@ -1,0 +1,227 @@
+"""The goodput ledger, RUN/ledger.jsonl: where the seconds of a run went, of lost ones too.
+
+Global rank 0 appends; nothing is ever cut out of it, whatever checkpoint a run resumes from. UTF-8,
+one JSON object a line. Every line has `event`, `time` (seconds since the epoch), `step` (updates
+that are done) and `seconds`: how long each category below lasted since the line before it, as
+measured by a clock that never jumps. The seconds of all lines of one start add up to its time from
+the start of the process.
+
+    start   a process has begun: version (of this format), started (time), host, pid, ranks, layout,
+            save_every_steps, communication (whether that category is measured)
+    begin   training begins, from `step`
+    steps   written after a second, or after a longer step
+    save    training goes on after a save at `step`, which may still be written beside it
+    written a save has become whole: saved (its step), took (seconds of writing), bytes
+    rewind  training has gone back to `step`, in the same process
+    end     the process is about to end: code, its exit code
+
+A process that is killed leaves no `end`: its last line tells how long it certainly ran. What a
+crash has left of a line ends where the next process begins one.
+
+Categories, as rank 0 lives through them; each second is in one of them:
+
+    restart        from the start of the process until training begins: imports, data, loading
+    data           waiting for the next batch
+    compute        in steps; with collectives too where `communication` is not measured
+    communication  waiting in collectives of steps
+    evaluation     on held-out data
+    checkpoint     saving, as long as training waits for it: the stall
+    other          between steps: records, trackers, hooks
+    lost           in a step that an error ended
+
+What cannot be known while it happens is left to readers (training/report/account.py): which other
+steps were lost, and for how long nothing ran.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from roots.errors import ExitCode, RootsError
+from roots.files import append_whole
+from roots.lock import start_ticks
+from roots.log import get_logger
+
+LEDGER_FILE = "ledger.jsonl"
+VERSION = 1
+CATEGORIES = (
+    "compute",
+    "communication",
+    "data",
+    "evaluation",
+    "checkpoint",
+    "restart",
+    "other",
+    "lost",
+)
+_OF_A_STEP = ("data", "compute", "communication")
+# How much of the time before a sudden end may be unknown, unless a step takes longer.
+LINE_SECONDS = 1.0
+
+_LOGGER = get_logger("training.ledger")
+
+
+class Ledger:
+    """Counts the seconds of this process; with a `path`, writes them down.
+
+    A context: an exception that leaves it is an end with its exit code. Failing writes warn once
+    and never raise; what they should have held is written as soon as that works again.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        started: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Open nothing yet. `started`: when the process began, in seconds since the epoch."""
+        self._path = path
+        self._clock, self._wall = clock, wall
+        self._since = self._written = clock()
+        self._started = wall() if started is None else min(started, wall())
+        self._category = "restart"
+        self._seconds = dict.fromkeys(CATEGORIES, 0.0)
+        self._seconds["restart"] = wall() - self._started
+        self._finished = dict(self._seconds)  # without those of a step that is not done
+        self._file: FileIO | None = None
+        self._end = 0
+        self._owed: list[bytes] = []  # lines for which there was no room
+        self._warned = self._ended = False
+        self._step = 0
+
+    def start(self, **facts: Any) -> None:
+        """Write the first line of this process; `facts` as the module says."""
+        place = {"host": socket.gethostname(), "pid": os.getpid()}
+        self._write("start", version=VERSION, started=self._started, **place, **facts)
+
+    def begin(self, step: int) -> None:
+        """Training begins after `step` updates."""
+        self._switch("other")
+        self._step = step
+        self._write("begin")
+
+    @contextmanager
+    def span(self, category: str) -> Iterator[None]:
+        """What runs inside counts as `category`, save for spans inside it."""
+        before = self._category
+        self._switch(category)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def step_done(self, step: int) -> None:
+        """Update number `step` is done."""
+        self._step = step
+        self._finished.update(self._seconds)
+        if self._clock() - self._written >= LINE_SECONDS:
+            self._write("steps")
+
+    def saved(self) -> None:
+        """Training goes on after a save, whose stall was a span."""
+        self._write("save")
+
+    def written(self, step: int, seconds: float, num_bytes: int | None = None) -> None:
+        """The save of `step` is whole; writing it took `seconds`, beside training or not."""
+        self._write("written", saved=step, took=seconds, bytes=num_bytes)
+
+    def rewound(self, step: int) -> None:
+        """Training goes back to `step`; what was done since is lost."""
+        self._write("steps")
+        self._step = step
+        self._write("rewind")
+
+    def end(self, code: ExitCode) -> ExitCode:
+        """The process is about to end with `code`, which is given back."""
+        if not self._ended:
+            self._ended = True
+            self._write("end", code=int(code))
+            self._close()
+        return code
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.end(ExitCode.DONE)
+            return
+        self._switch(self._category)
+        for name in _OF_A_STEP:
+            self._seconds["lost"] += self._seconds[name] - self._finished[name]
+            self._seconds[name] = self._finished[name]
+        self.end(error.exit_code if isinstance(error, RootsError) else ExitCode.BUG)
+
+    def _switch(self, category: str) -> None:
+        now = self._clock()
+        self._seconds[self._category] += now - self._since
+        self._since, self._category = now, category
+
+    def _write(self, event: str, **fields: Any) -> None:
+        if self._path is None:
+            return
+        self._switch(self._category)
+        seconds = {name: round(value, 6) for name, value in self._seconds.items() if value > 0}
+        place = {"event": event, "time": round(self._wall(), 3), "step": self._step}
+        line = {**place, **fields, "seconds": seconds}
+        self._owed.append(json.dumps(line).encode() + b"\n")
+        self._written = self._since
+        try:
+            self._append(self._path)
+        except OSError as error:
+            self._warn(error)
+            if event == "steps":
+                # Its seconds go into the next line, so that what is owed does not grow for ever.
+                self._owed.pop()
+                return
+        self._seconds = dict.fromkeys(CATEGORIES, 0.0)
+        self._finished = dict(self._seconds)
+
+    def _append(self, path: Path) -> None:
+        """Write all that is owed. Raises OSError; whole lines then stay owed."""
+        if self._file is None:
+            self._file = path.open("a+b", buffering=0)
+            self._end = self._file.seek(0, os.SEEK_END)
+            if self._end and os.pread(self._file.fileno(), 1, self._end - 1) != b"\n":
+                self._end = append_whole(self._file, b"\n", self._end)
+        while self._owed:
+            self._end = append_whole(self._file, self._owed[0], self._end)
+            del self._owed[0]
+
+    def _warn(self, error: OSError) -> None:
+        self._close()
+        if not self._warned:
+            self._warned = True
+            text = "%s cannot be written (%s); the run goes on, and it is tried again"
+            _LOGGER.warning(text, self._path, error.strerror or error)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+            self._file = None
+
+
+def process_start() -> float:
+    """When this process began, in seconds since the epoch; now where the system does not tell."""
+    ticks = start_ticks(os.getpid())
+    if not ticks:
+        return time.time()
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - max(0.0, age)

@@ -1,0 +1,1 @@
+"""What became of a run, read from its folder: accounts, forecasts, pictures and a page."""

@@ -1,0 +1,86 @@
+"""What the folder of a run holds for a report: its ledger, its records, the step times of ranks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from roots.errors import RootsError, problem
+from roots.lock import RUN_LOCK_NAME, is_owned
+from roots.training.callbacks.ledger import LEDGER_FILE
+from roots.training.callbacks.metrics import (
+    EVALUATIONS_FILE,
+    METRICS_FILE,
+    EvaluationRecord,
+    StepRecord,
+    read_evaluations,
+    read_metrics,
+)
+from roots.training.report.account import Account, read_account
+from roots.training.report.forecast import Forecast, forecast
+
+RANK_TIMES_FILE = "rank_times.jsonl"
+
+
+@dataclass(frozen=True)
+class RankTimes:
+    """How long step `step` took on every rank, in rank order."""
+
+    step: int
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is known of a run; parts that its folder lacks are None or empty."""
+
+    folder: Path
+    account: Account | None
+    forecast: Forecast | None
+    metrics: tuple[StepRecord, ...]
+    evaluations: tuple[EvaluationRecord, ...]
+    rank_times: tuple[RankTimes, ...]
+
+    @property
+    def name(self) -> str:
+        """That of the run's folder."""
+        return self.folder.resolve().name
+
+
+def read_report(folder: Path) -> Report:
+    """Read the run in `folder`, which may be training. Raises RootsError if there is none."""
+    ledger, metrics = folder / LEDGER_FILE, folder / METRICS_FILE
+    if not ledger.is_file() and not metrics.is_file():
+        rule = f"holds neither {LEDGER_FILE} nor {METRICS_FILE}, so no run has trained there"
+        raise RootsError(problem(str(folder), None, rule, "name the folder of a run"))
+    account = None
+    if ledger.is_file():
+        account = read_account(ledger, running=is_owned(folder / RUN_LOCK_NAME))
+    evaluations = folder / EVALUATIONS_FILE
+    return Report(
+        folder=folder,
+        account=account,
+        forecast=None if account is None else forecast(account),
+        metrics=tuple(read_metrics(metrics)) if metrics.is_file() else (),
+        evaluations=tuple(read_evaluations(evaluations)) if evaluations.is_file() else (),
+        rank_times=read_rank_times(folder / RANK_TIMES_FILE),
+    )
+
+
+def read_rank_times(path: Path) -> tuple[RankTimes, ...]:
+    """Step times of all ranks, lines {"step": n, "seconds": [a rank each]}; none without a file.
+
+    Of lines that go back to earlier steps the later ones count, and lines that are torn do not.
+    """
+    found: list[RankTimes] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            tree = json.loads(line)
+            times = RankTimes(int(tree["step"]), tuple(map(float, tree["seconds"])))
+        except (ValueError, TypeError, KeyError):
+            continue
+        while found and found[-1].step >= times.step:
+            found.pop()
+        found.append(times)
+    return tuple(found)
