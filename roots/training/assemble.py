@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from roots.parallel.mesh import Mesh
 from roots.parallel.shared_errors import together
 from roots.parallel.topology import Topology
 from roots.parallel.watchdog.record import Marks
+from roots.parallel.watchdog.recorder import recorder_of_process
 from roots.parallel.watchdog.start import watch
 from roots.training.callbacks.callback import (
     CallbackList,
@@ -146,7 +148,7 @@ def assemble(
     ownership = own_run_folder(config, mesh, stack)
     checkpointer = Checkpointer(config, mesh, ownership)
     found = checkpointer.find()
-    ledger = stack.enter_context(open_ledger(config, mesh, started))
+    ledger = stack.enter_context(open_ledger(config, mesh, device, started))
     reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
     data = together(mesh.world, lambda: build_data(config, plan, mesh.data.rank, needs_data=reads))
     checkpointer.saver.tokenizer_files = together(mesh.world, lambda: tokenizer_files(config))
@@ -216,19 +218,29 @@ def build_engine(
     return build_zero_engine(config, plan, mesh, device, model)
 
 
-def open_ledger(config: RunConfig, mesh: Mesh, started: float | None) -> Ledger:
+def open_ledger(config: RunConfig, mesh: Mesh, device: Device, started: float | None) -> Ledger:
     """The ledger of the run, with a line that this process has begun: on global rank 0 alone."""
     if mesh.rank != 0:
         return Ledger()
     every = config.checkpoint.every_steps, config.checkpoint.local_every_steps
-    ledger = Ledger(config.run_directory / LEDGER_FILE, started=started)
+    waited = _waited(mesh, device)
+    ledger = Ledger(config.run_directory / LEDGER_FILE, started=started, waited=waited)
     ledger.start(
         ranks=mesh.world.size,
         layout=describe_layout(config, mesh.topology),
         save_every_steps=min(filter(None, every), default=0),
-        communication=False,
+        communication=waited is not None,
     )
     return ledger
+
+
+def _waited(mesh: Mesh, device: Device) -> Callable[[], float] | None:
+    """How many seconds this process has waited in collectives so far; None: not measured."""
+    if mesh.world.size == 1:
+        return lambda: 0.0
+    # On a GPU they return before they are done.
+    recorder = recorder_of_process() if device.kind == "cpu" else None
+    return None if recorder is None else lambda: recorder.seconds
 
 
 def mean_peak(mine: Peak, mesh: Mesh) -> Peak:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -64,6 +65,7 @@ class Recorder:
         self._last: _Entry | None = None
         self._inside = False
         self.marks = 0  # calls entered and left
+        self.seconds = 0.0  # in calls; on CPUs, all that wait for other ranks but handles' `wait`
 
     def restart(self) -> None:
         """Forget what was counted; all ranks do it between the same two calls."""
@@ -104,7 +106,9 @@ class Recorder:
             self._last = entry
             self._inside = True
             self.marks += 1
+            entered = time.perf_counter()
             result = function(*args, **kwargs)
+            self.seconds += time.perf_counter() - entered
             self._inside = False
             self.marks += 1
             return result
@@ -122,7 +126,9 @@ class Recorder:
             peer = args[1] if len(args) > 1 else kwargs.get(peer_name)
             self._pass(name, counts, peer)
             self._inside = True
+            entered = time.perf_counter()
             result = function(*args, **kwargs)
+            self.seconds += time.perf_counter() - entered
             self._inside = False
             self.marks += 1
             return result

@@ -23,7 +23,8 @@ Categories, as rank 0 lives through them; each second is in one of them:
     restart        from the start of the process until training begins: imports, data, loading
     data           waiting for the next batch
     compute        in steps; with collectives too where `communication` is not measured
-    communication  waiting in collectives of steps
+    communication  waiting in collectives and messages, in steps and between them; on CPUs alone,
+                   where these return when they are done, and without waits for handles
     evaluation     on held-out data
     checkpoint     saving, as long as training waits for it: the stall
     other          between steps: records, trackers, hooks
@@ -63,6 +64,7 @@ CATEGORIES = (
     "other",
     "lost",
 )
+_WITH_COLLECTIVES = ("compute", "other")
 _OF_A_STEP = ("data", "compute", "communication")
 # How much of the time before a sudden end may be unknown, unless a step takes longer.
 LINE_SECONDS = 1.0
@@ -82,12 +84,18 @@ class Ledger:
         path: Path | None = None,
         *,
         started: float | None = None,
+        waited: Callable[[], float] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Open nothing yet. `started`: when the process began, in seconds since the epoch."""
+        """Open nothing yet. `started`: when the process began, in seconds since the epoch.
+
+        waited: seconds in which it has waited in collectives so far; None: they are not measured.
+        """
         self._path = path
         self._clock, self._wall = clock, wall
+        self._waited = (lambda: 0.0) if waited is None else waited
+        self._waited_before = self._waited()
         self._since = self._written = clock()
         self._started = wall() if started is None else min(started, wall())
         self._category = "restart"
@@ -169,9 +177,14 @@ class Ledger:
         self.end(error.exit_code if isinstance(error, RootsError) else ExitCode.BUG)
 
     def _switch(self, category: str) -> None:
-        now = self._clock()
-        self._seconds[self._category] += now - self._since
-        self._since, self._category = now, category
+        now, waited = self._clock(), self._waited()
+        seconds = now - self._since
+        if self._category in _WITH_COLLECTIVES:
+            waiting = min(seconds, waited - self._waited_before)
+            self._seconds["communication"] += waiting
+            seconds -= waiting
+        self._seconds[self._category] += seconds
+        self._since, self._category, self._waited_before = now, category, waited
 
     def _write(self, event: str, **fields: Any) -> None:
         if self._path is None:

@@ -16,7 +16,7 @@ from roots.training.report.read import Report
 
 MEANINGS = {
     "compute": "in steps",
-    "communication": "waiting in collectives of steps",
+    "communication": "waiting for other ranks",
     "evaluation": "on held-out data",
     "data": "waiting for the next batch",
     "checkpoint": "waiting for saves",
@@ -73,7 +73,7 @@ def time_rows(account: Account) -> Iterator[Row]:
     """Where the time went: (category, share, time, meaning)."""
     for name in sorted(ALL_CATEGORIES, key=list(MEANINGS).index):
         if name == "communication" and not measures_communication(account):
-            yield name, "-", "-", "part of compute: not measured on these devices"
+            yield name, "-", "-", "part of compute: not measured on GPUs"
             continue
         seconds = account.seconds[name]
         share = seconds / account.wall if account.wall else 0.0

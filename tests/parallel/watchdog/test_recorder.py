@@ -55,8 +55,9 @@ def _count(rank: int, world_size: int) -> list[Any]:
         deepspeed_comm.send(into, rank + 1)
     note()
     found.append(recorder.messages())
-    before = recorder.marks
+    before, seconds = recorder.marks, recorder.seconds
     barrier(mesh.world)
+    assert recorder.seconds > seconds > 0
     assert recorder.marks == before + 2
     found.append({(each.name, each.number, each.ranks) for each in recorder.calls()})
     with pytest.raises(TypeError):

@@ -45,6 +45,23 @@ def test_every_second_is_in_one_category(run: FakeRun) -> None:
     assert sum(sums.values()) == run.clock.now - began
 
 
+def test_waiting_in_collectives_is_communication_of_steps_alone(tmp_path: Path) -> None:
+    """Half of every second is waiting: that counts in a step and after it, but not in a save."""
+    run = FakeRun(tmp_path)
+    ledger = Ledger(
+        run.path, clock=run.clock, wall=run.clock, waited=lambda: run.clock.now / 2 + 100
+    )
+    ledger.begin(0)
+    for category in ("data", "compute", "checkpoint"):
+        with ledger.span(category):
+            run.clock.pass_(4)
+    run.clock.pass_(2)
+    ledger.end(ExitCode.DONE)
+    sums = {name: total(run, name) for name in ("data", "compute", "checkpoint", "other")}
+    assert sums == {"data": 4.0, "compute": 2.0, "checkpoint": 4.0, "other": 1.0}
+    assert total(run, "communication") == 3.0
+
+
 def test_lines_say_what_they_are(run: FakeRun) -> None:
     began = run.clock.now
     ledger = run.start(7)

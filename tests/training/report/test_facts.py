@@ -36,7 +36,7 @@ def test_text_tells_all_of_a_run(tmp_path: Path) -> None:
     ]
     assert lines[10:19] == [
         "compute         19.3%  20 s    in steps",
-        "communication    4.8%  5 s     waiting in collectives of steps",
+        "communication    4.8%  5 s     waiting for other ranks",
         "evaluation       0.0%  0 s     on held-out data",
         "data             9.7%  10 s    waiting for the next batch",
         "checkpoint       3.9%  4 s     waiting for saves",
@@ -77,7 +77,7 @@ def test_communication_that_is_not_measured_is_said_to_be(tmp_path: Path) -> Non
     assert line.split(maxsplit=3)[1:] == [
         "-",
         "-",
-        "part of compute: not measured on these devices",
+        "part of compute: not measured on GPUs",
     ]
     assert plain(read_report(tmp_path))["seconds"]["communication"] is None
 
