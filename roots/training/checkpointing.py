@@ -55,13 +55,22 @@ class Checkpointer:
         asked for where checkpoints of this run lie.
         """
         together(self.mesh.world, self._tidy)
-        found = self._candidates.find()
+        self.local.open()
+        try:
+            found = self._candidates.find()
+        except RootsError as error:
+            # Raised on all ranks alike. Copies in memory may be whole where no disk is.
+            copy = self._newer_copy(None)
+            if copy is None:
+                raise
+            for line in error.lines:
+                _logger.warning("%s", line)
+            return copy
         together(self.mesh.world, lambda: self._check_room(found))
         return self._newer_copy(found) or found
 
     def _newer_copy(self, found: Path | None) -> Path | None:
         """A copy on every rank's machine of a step after `found`, if this run may go on from it."""
-        self.local.open()
         if self.config.checkpoint.resume != "auto":
             return None
         copy = self.local.newest(_NONE if found is None else manifest.read_manifest(found).step)

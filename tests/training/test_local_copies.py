@@ -130,6 +130,16 @@ def test_copy_that_one_rank_lacks_does_not_count(prefix: Path, tmp_path: Path) -
     assert run_distributed(resumed, 2, config) == [0, 0]
 
 
+def test_copies_help_where_every_shared_checkpoint_is_damaged(prefix: Path, tmp_path: Path) -> None:
+    config = config_of(prefix, tmp_path, "run", "zero1")
+    section = config.checkpoint.model_copy(update={"every_steps": 3})
+    config = config.model_copy(update={"checkpoint": section})
+    killed(config, 4)
+    (shared,) = folders.finished_checkpoints(config.run_directory / "checkpoints")
+    (shared / "config.yaml").write_text("", encoding="utf-8")
+    assert run_distributed(resumed, 2, config) == [4, 4]
+
+
 def test_copies_of_another_layout_or_run_do_not_count(prefix: Path, tmp_path: Path) -> None:
     config = config_of(prefix, tmp_path, "run", "zero1")
     killed(config, 2)
