@@ -20,12 +20,18 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 readonly USAGE="usage: launch/hostfile.sh HOSTFILE CONFIG [section.key=value ...]"
 readonly PASSED_ON='^(PYTHON|NCCL_|GLOO_|UCX_|OMP_|CUDA_|TORCH_|TORCHINDUCTOR_|ROOTS_|WANDB_|HF_)'
 readonly SECRET='(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)'
+# How often this looks whether ranks have ended because one was lost, and how long all others then have to end.
+readonly LOOK_SECONDS=5 END_SECONDS=10
+# Of a shell on any host, for the rank that wrote $file: nothing but SIGKILL reaches what is stopped.
+# shellcheck disable=SC2016
+readonly KILL_STOPPED='grep -qs "State:.[Tt]" /proc/$(cat "$file")/status && kill -s KILL $(cat "$file")'
 readonly NOT_PASSED='^(CUDA_VISIBLE_DEVICES|ROOTS_HOME|ROOTS_VENV|ROOTS_CONSTRAINTS|ROOTS_LAUNCHER)$'
 
 hosts=""
 ranks=0
 launcher=""
 guard=""
+lookout=""
 folder=""
 records=""
 here=""
@@ -73,6 +79,8 @@ start() {
     launcher=$!
     { while grep -qs 'State:.[^ZX]' "/proc/$$/status"; do sleep 1; done && end_ranks && on_hosts "rm -rf '$records'" && rm -rf "$folder"; } >/dev/null 2>&1 &
     guard=$!
+    { end_lost; } >/dev/null 2>&1 &
+    lookout=$!
     set +m
     # A signal that came before there was a launcher.
     if [[ -n "$stopped" ]]; then forward USR1; fi
@@ -161,13 +169,29 @@ wait_for_launcher() {
     while kill -0 "$launcher" 2>/dev/null; do wait "$launcher" || true; done
     wait "$launcher" || code=$?
     kill "$guard" 2>/dev/null || true
+    kill -- "-$lookout" 2>/dev/null || true
     return "$code"
+}
+
+# end_lost: when ranks have ended because one was lost (code 7), it may be stopped, alone on its host, and its launcher
+# would wait for it for ever. Of any two hosts, one has a rank that could say so.
+# shellcheck disable=SC2329 # called in the background
+end_lost() {
+    local two
+    two="$(cut -d, -f1-2 <<<"$hosts")"
+    while sleep "$LOOK_SECONDS"; do
+        if hosts="$two" on_hosts "cat \"$here\"/*.code" 2>/dev/null | grep -q ' 7$'; then
+            sleep "$END_SECONDS"
+            on_hosts "for file in \"$here\"/*.pid; do $KILL_STOPPED; done"
+            return
+        fi
+    done
 }
 
 # end_ranks: a launcher that was killed leaves ranks behind; they save and end, and this waits for that.
 end_ranks() {
     tell_ranks TERM >/dev/null
-    on_hosts "for file in \"$here\"/*.pid; do while [ -f \"\$file\" ] && [ ! -f \"\${file%.pid}.code\" ] && grep -qs 'State:.[^ZX]' /proc/\$(cat \"\$file\")/status; do sleep 0.5; done; done" \
+    on_hosts "for file in \"$here\"/*.pid; do while [ -f \"\$file\" ] && [ ! -f \"\${file%.pid}.code\" ] && grep -qs 'State:.[^ZX]' /proc/\$(cat \"\$file\")/status; do $KILL_STOPPED; sleep 0.5; done; done" \
         >/dev/null 2>&1 || true
 }
 

@@ -108,7 +108,11 @@ wait_for_launcher() {
 wait_for_ranks() {
     local file
     for file in "$records"/*.pid; do
-        while [[ -f "$file" ]] && kill -0 "$(<"$file")" 2>/dev/null; do sleep 0.2; done
+        while [[ -f "$file" ]] && kill -0 "$(<"$file")" 2>/dev/null; do
+            # Nothing else reaches one that is stopped.
+            if grep -qs 'State:.[Tt]' "/proc/$(<"$file")/status"; then kill -s KILL "$(<"$file")" || true; fi
+            sleep 0.2
+        done
     done
 }
 

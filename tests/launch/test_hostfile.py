@@ -120,6 +120,13 @@ def test_ranks_end_with_what_started_them(tmp_path: Path, command: list[str], vi
     assert code == (-signal.SIGKILL if victim == "script" else 3)
 
 
+def test_rank_that_is_stopped_alone_on_its_host_is_killed(
+    tmp_path: Path, command: list[str]
+) -> None:
+    result = run([*command, "stopped"], env=environment(tmp_path))
+    assert result.returncode == 7
+
+
 def test_signal_lets_every_rank_of_this_run_save(tmp_path: Path, command: list[str]) -> None:
     with started([*command, "signal"], env=environment(tmp_path)) as process:
         wait_for([tmp_path / f"ready{rank}" for rank in (0, 1)], process)

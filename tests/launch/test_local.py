@@ -32,6 +32,10 @@ def main():
         sys.exit(int(how[5:]) if rank == "1" else wait_for_end_of_neighbour(folder))
     if how == "killed" and rank == "1":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "stopped":
+        if rank == "1":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        sys.exit(7)
     if how == "signal":
         received = []
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
