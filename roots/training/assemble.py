@@ -105,6 +105,8 @@ def train_in_process(
         watched = watch(config.watchdog, config.run_directory, environment, device)
         marks = stack.enter_context(watched)
         run = assemble(config, plan, device, stack, marks=marks, started=started)
+        # First of all that hears of an error, so that the others hear of its cause.
+        stack.push(watched.explain)
         return run.ledger.end(train_loop(run, signals))
 
 
@@ -148,7 +150,7 @@ def assemble(
     ownership = own_run_folder(config, mesh, stack)
     checkpointer = Checkpointer(config, mesh, ownership)
     found = checkpointer.find()
-    ledger = stack.enter_context(open_ledger(config, mesh, device, started))
+    ledger = stack.enter_context(open_ledger(config, mesh, device, started, marks))
     reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
     data = together(mesh.world, lambda: build_data(config, plan, mesh.data.rank, needs_data=reads))
     checkpointer.saver.tokenizer_files = together(mesh.world, lambda: tokenizer_files(config))
@@ -178,7 +180,6 @@ def assemble(
         throughput=throughput,
         start=start,
         deadline=deadline,
-        marks=marks or Marks(),
         ledger=ledger,
     )
 
@@ -218,13 +219,18 @@ def build_engine(
     return build_zero_engine(config, plan, mesh, device, model)
 
 
-def open_ledger(config: RunConfig, mesh: Mesh, device: Device, started: float | None) -> Ledger:
-    """The ledger of the run, with a line that this process has begun: on global rank 0 alone."""
+def open_ledger(
+    config: RunConfig, mesh: Mesh, device: Device, started: float | None, marks: Marks | None
+) -> Ledger:
+    """The ledger of the run, with a line that this process has begun: on global rank 0 alone.
+
+    On all ranks it tells the watchdog, by `marks`, what they are at.
+    """
     if mesh.rank != 0:
-        return Ledger()
+        return Ledger(marks=marks)
     every = config.checkpoint.every_steps, config.checkpoint.local_every_steps
-    waited = _waited(mesh, device)
-    ledger = Ledger(config.run_directory / LEDGER_FILE, started=started, waited=waited)
+    path, waited = config.run_directory / LEDGER_FILE, _waited(mesh, device)
+    ledger = Ledger(path, started=started, waited=waited, marks=marks)
     ledger.start(
         ranks=mesh.world.size,
         layout=describe_layout(config, mesh.topology),

@@ -20,7 +20,6 @@ from roots.errors import ExitCode, RootsError
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_reduce_max
-from roots.parallel.watchdog.record import Marks
 from roots.training.callbacks.callback import CallbackList
 from roots.training.callbacks.ledger import Ledger
 from roots.training.callbacks.metrics import StepRecord
@@ -53,7 +52,6 @@ class Run:
     throughput: Throughput
     start: ResumePoint
     deadline: Deadline = field(default_factory=Deadline)
-    marks: Marks = field(default_factory=Marks)
     ledger: Ledger = field(default_factory=Ledger)
 
 
@@ -74,12 +72,10 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
         stack.callback(run.callbacks.on_train_end)
         run.ledger.begin(point.step)
         run.callbacks.on_train_start(point.step)
-        run.marks.begin(point.step)
         if point.step == 0 and config.evaluation.every_steps > 0:
             _evaluate(run, 0, stopping)
         feed = Feed(run.data.train.iterate(point.step))
         while point.step < config.training.steps:
-            run.marks.enter("data")
             with run.ledger.span("data"):
                 item = feed.advance().item
             if stopping.decide(feed.failure, run.checkpointer.saver.busy) or item is None:
@@ -172,7 +168,6 @@ class _Saves:
     @contextmanager
     def _saving(self, last: bool) -> Iterator[None]:
         """Within it training waits; a full disk is a warning, but for the last checkpoint."""
-        self._run.marks.enter("checkpoint")
         try:
             with self._run.ledger.span("checkpoint"), self._run.deadline.saving():
                 yield
@@ -202,11 +197,9 @@ def _one_step(run: Run, point: ResumePoint, micro_batches: list[Batch]) -> StepR
         run.config.tokens_per_step,
     )
     started = time.perf_counter()
-    run.marks.enter("compute")
     with run.ledger.span("compute"):
         result = run.engine.train_step(micro_batches, rate)
         synchronize(run.device)
-    run.marks.done(step + 1)
     seconds = time.perf_counter() - started
     speed = run.throughput.rates(run.plan.global_batch_size, micro_batches, seconds)
     return _record(run, point, result, rate, seconds, speed)
@@ -250,7 +243,6 @@ def _evaluate(run: Run, step: int, stopping: Stopping) -> float | None:
     assert run.data.valid is not None, "evaluation is due without held-out data"
     feed = Feed(run.data.valid.batches(run.config.evaluation.steps))
     losses: list[float] = []
-    run.marks.enter("evaluation")
     with run.ledger.span("evaluation"):
         while not stopping.decide(feed.advance().failure, run.checkpointer.saver.busy):
             if feed.item is None:

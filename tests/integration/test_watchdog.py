@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -43,7 +44,11 @@ def _train(place: LaunchEnvironment, folder: Path) -> None:
 
 @pytest.mark.distributed
 def test_a_killed_rank_of_a_training_is_named_with_its_last_step(tmp_path: Path) -> None:
-    config = small_config(write_dataset(tmp_path / "data"), tmp_path, checkpoint={"every_steps": 2})
+    config = small_config(
+        write_dataset(tmp_path / "data"),
+        tmp_path,
+        checkpoint={"every_steps": 2, "asynchronous": False},
+    )
     (tmp_path / "run.yaml").write_text(dump_config(config), encoding="utf-8")
     ended = run_ranks(_train, 2, tmp_path, tmp_path)
     assert [each.code for each in ended] == [ExitCode.LOST, -signal.SIGKILL]
@@ -57,3 +62,5 @@ def test_a_killed_rank_of_a_training_is_named_with_its_last_step(tmp_path: Path)
     assert "in train_step" in (config.run_directory / "stacks" / "rank_0.txt").read_text("utf-8")
     assert (config.run_directory / "checkpoints" / "step_00000002").is_dir()
     assert not (config.run_directory / "run.lock").exists()
+    ledger = (config.run_directory / "ledger.jsonl").read_text("utf-8").splitlines()
+    assert (json.loads(ledger[-1])["event"], json.loads(ledger[-1])["code"]) == ("end", 7)

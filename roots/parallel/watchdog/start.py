@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch.distributed as dist
@@ -15,11 +14,10 @@ from roots.parallel.process import all_gather_object
 from roots.parallel.shared_errors import together
 from roots.parallel.watchdog.judge import Limits
 from roots.parallel.watchdog.link import Hub, Line, connect
-from roots.parallel.watchdog.record import Marks
 from roots.parallel.watchdog.recorder import recorder_of_process
 from roots.parallel.watchdog.sides import HubSide, SpokeSide
 from roots.parallel.watchdog.stacks import FOLDER
-from roots.parallel.watchdog.watch import Place, Watch
+from roots.parallel.watchdog.watch import Place, Unwatched, Watch
 
 _CPU_SECONDS, _GPU_SECONDS = 60.0, 300.0
 # Beats within the timeout, and how long one lasts at most.
@@ -28,7 +26,7 @@ _BEATS, LONGEST_BEAT = 20, 3.0
 
 def watch(
     section: WatchdogConfig, run_directory: Path, environment: LaunchEnvironment, device: Device
-) -> AbstractContextManager[Marks]:
+) -> Watch | Unwatched:
     """The context in which this rank is watched, with the marks by which it tells of itself.
 
     Called by all ranks, in the process group. A lone process is not watched, nor any with a
@@ -40,7 +38,7 @@ def watch(
     if seconds is None:
         seconds = _CPU_SECONDS if computes else _GPU_SECONDS
     if environment.world_size == 1 or seconds == 0:
-        return nullcontext(Marks())
+        return Unwatched()
     rank, size = environment.rank, environment.world_size
     world = Axis("world", size, rank, tuple(range(size)), dist.group.WORLD)
     hub = together(world, lambda: Hub.open(environment.master_addr) if rank == 0 else None)

@@ -75,6 +75,7 @@ class Watch:
         self._progress = (0, 0)
         self._computed = 0.0
         self._error: BaseException | None = None
+        self._settled = False  # whether the main thread leaves with the cause
         self._verdict: Verdict | None = None
         self._departed: Goodbye | None = None
         self._speaks = False
@@ -157,14 +158,29 @@ class Watch:
         traceback: TracebackType | None,
     ) -> None:
         """Leave together after a good end. Raises RootsError for what `error` was the result of."""
+        self.explain(kind, error, traceback)
         if error is None:
             self._leave_together()
             return
-        if any(_is_of_communication(each) for each in _chain(error)):
-            self._explain(error)
+        if self._settled:
+            return
         self._take_the_end()
         code = error.exit_code if isinstance(error, RootsError) else ExitCode.BUG
         self._stop(Goodbye(self.place.rank, int(code), _first_line(error)))
+
+    def explain(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Raise RootsError with the cause of an error of communication, once there is one.
+
+        To be pushed onto an ExitStack where others should hear of the cause, too.
+        """
+        if self._error is None and any(_is_of_communication(each) for each in _chain(error)):
+            assert error is not None, "it has a chain"
+            self._explain(error)
 
     def _leave_together(self) -> None:
         """Nobody stops watching while another still trains, or leaves while another watches."""
@@ -187,6 +203,7 @@ class Watch:
         if self._verdict is None and self._departed is None:
             return
         self._take_the_end()
+        self._settled = True
         if self._verdict is not None:
             self._written.wait(_UNWIND_SECONDS)
             line, code, speaks = self._verdict.line, self._verdict.code, self._speaks
@@ -239,6 +256,19 @@ class Watch:
         if verdict.kind == "stopped" and near and is_there(owner):
             with suppress(OSError):
                 os.kill(owner.pid, signal.SIGKILL)
+
+
+class Unwatched:
+    """Takes the place of a watch where nobody watches."""
+
+    def __enter__(self) -> Marks:
+        return Marks()
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to leave."""
+
+    def explain(self, *error: object) -> None:
+        """Nothing is known of other ranks."""
 
 
 def _processor_seconds(thread: int) -> float:

@@ -51,6 +51,7 @@ from roots.errors import ExitCode, RootsError
 from roots.files import append_whole
 from roots.lock import start_ticks
 from roots.log import get_logger
+from roots.parallel.watchdog.record import Marks
 
 LEDGER_FILE = "ledger.jsonl"
 VERSION = 1
@@ -85,13 +86,16 @@ class Ledger:
         *,
         started: float | None = None,
         waited: Callable[[], float] | None = None,
+        marks: Marks | None = None,
         clock: Callable[[], float] = time.perf_counter,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """Open nothing yet. `started`: when the process began, in seconds since the epoch.
 
         waited: seconds in which it has waited in collectives so far; None: they are not measured.
+        marks: what the watchdog of this rank hears, of every category and step.
         """
+        self._marks = Marks() if marks is None else marks
         self._path = path
         self._clock, self._wall = clock, wall
         self._waited = (lambda: 0.0) if waited is None else waited
@@ -117,6 +121,7 @@ class Ledger:
         """Training begins after `step` updates."""
         self._switch("other")
         self._step = step
+        self._marks.begin(step)
         self._write("begin")
 
     @contextmanager
@@ -132,6 +137,7 @@ class Ledger:
     def step_done(self, step: int) -> None:
         """Update number `step` is done."""
         self._step = step
+        self._marks.done(step)
         self._finished.update(self._seconds)
         if self._clock() - self._written >= LINE_SECONDS:
             self._write("steps")
@@ -148,6 +154,7 @@ class Ledger:
         """Training goes back to `step`; what was done since is lost."""
         self._write("steps")
         self._step = step
+        self._marks.begin(step)
         self._write("rewind")
 
     def end(self, code: ExitCode) -> ExitCode:
@@ -185,6 +192,7 @@ class Ledger:
             seconds -= waiting
         self._seconds[self._category] += seconds
         self._since, self._category, self._waited_before = now, category, waited
+        self._marks.enter(category)
 
     def _write(self, event: str, **fields: Any) -> None:
         if self._path is None:
