@@ -19,7 +19,9 @@ from roots.errors import ExitCode
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import shard_of
+from roots.training.callbacks.ledger import LEDGER_FILE
 from roots.training.callbacks.metrics import read_metrics
+from roots.training.report.account import read_account
 from tests.helpers.checkpoints import flip_bit
 from tests.helpers.decoders import build_decoder
 from tests.helpers.distributed import RankFailure, run_distributed
@@ -94,6 +96,10 @@ def test_stopped_and_resumed_run_equals_the_whole_one(
 
     assert [record["step"] for record in lines(parts)] == list(range(1, STEPS + 1))
     assert lines(parts) == lines(whole)
+    account = read_account(parts.run_directory / LEDGER_FILE)
+    assert [(one.first_step, one.last_step) for one in account.starts] == [(0, STOP), (STOP, STEPS)]
+    assert (account.steps, account.num_saves, account.seconds["lost"]) == (STEPS, 2, 0.0)
+    assert (account.seconds["communication"] > 0) == (world_size > 1)
     final = [c.run_directory / "checkpoints" / step_name(STEPS) for c in (whole, parts)]
     first, second = (state_of(folder) for folder in final)
     assert any("exp_avg" in path for path in first)
