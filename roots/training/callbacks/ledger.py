@@ -9,7 +9,7 @@ the start of the process.
     start   a process has begun: version (of this format), started (time), host, pid, ranks, layout,
             save_every_steps, communication (whether that category is measured)
     begin   training begins, from `step`
-    steps   written after a second, or after a longer step
+    steps   written after a quarter of a second, or after a longer step
     save    training goes on after a save at `step`, which may still be written beside it
     written a save has become whole: saved (its step), took (seconds of writing), bytes
     rewind  training has gone back to `step`, in the same process
@@ -68,7 +68,7 @@ CATEGORIES = (
 _WITH_COLLECTIVES = ("compute", "other")
 _OF_A_STEP = ("data", "compute", "communication")
 # How much of the time before a sudden end may be unknown, unless a step takes longer.
-LINE_SECONDS = 1.0
+LINE_SECONDS = 0.25
 
 _LOGGER = get_logger("training.ledger")
 

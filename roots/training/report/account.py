@@ -5,7 +5,7 @@ Besides the categories of callbacks/ledger.py there is what only shows afterward
     lost  besides steps that an error ended, those that were done again, since a later start went
           on from before them: compute, communication, data, evaluations and what lay between them
     idle  from the last line of a start to the start of the next process, unless the run was done.
-          Of a process that was killed this begins up to a second, or a step, too early.
+          Of a process that was killed this begins up to a quarter of a second, or a step, early.
 
 All categories add up to the wall time, from the first process' start to the last line. The goodput
 is the share of it spent in compute, communication and evaluation that was not lost.

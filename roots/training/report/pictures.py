@@ -215,6 +215,7 @@ def _draw_way(axes: Any, account: Account) -> None:
     for before, after in zip(starts, starts[1:]):
         ends = [(time - origin) / unit for time in (before.ended, after.started)]
         axes.axvspan(*ends, color=_COLOURS["idle"], alpha=0.5, linewidth=0)
+    axes.set_xlim(left=0)
     axes.set_xlabel(f"{name} (dots: saves, crosses: failures, red: lost work, gray: nothing ran)")
     axes.set_ylabel("step")
     _from_zero(axes)
