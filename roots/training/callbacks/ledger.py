@@ -135,7 +135,9 @@ class Ledger:
             self._switch(before)
 
     def step_done(self, step: int) -> None:
-        """Update number `step` is done."""
+        """Update number `step` is done; one that was done before was preceded by a rewind."""
+        if step <= self._step:
+            self.rewound(step - 1)
         self._step = step
         self._marks.done(step)
         self._finished.update(self._seconds)

@@ -147,6 +147,16 @@ def test_a_rewind_loses_steps_within_a_process(run: FakeRun) -> None:
     assert (account.steps, account.failures) == (8, 0)
 
 
+def test_a_rewind_that_nobody_tells_of_shows_by_its_steps(run: FakeRun) -> None:
+    """Steps 5 and 6 are lost, and the first of those done again counts with them."""
+    ledger = run.start(0)
+    run.steps(ledger, 1, 6)
+    run.steps(ledger, 5, 8)
+    ledger.end(ExitCode.DONE)
+    account = read_account(run.path)
+    assert (account.seconds["lost"], account.steps) == (6.0, 8)
+
+
 def test_an_evaluation_after_the_checkpoint_is_lost_with_its_step(run: FakeRun) -> None:
     ledger = run.start(0)
     run.steps(ledger, 1, 2)
