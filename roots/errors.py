@@ -30,6 +30,10 @@ class ExitCode(IntEnum):
         "done or interrupted, but the disk did not take the work since the last checkpoint",
     )
     LOST = 7, "a rank died or hung; the same command goes on from the last checkpoint"
+    FAULTY = (
+        8,
+        "a machine computes wrongly: ranks that hold the same differ, or a gradient computed twice",
+    )
     ENDED_AT_ONCE = (
         130,
         "ended at once by the keyboard (Ctrl-C), and what was not finished is not kept; "

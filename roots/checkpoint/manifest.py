@@ -11,7 +11,8 @@ A checkpoint is a folder `step_NNNNNNNN` holding
     mp_rank_*, zero_*, ...   DeepSpeed's own files, with checkpoint.deepspeed_files
     manifest.json            written last: {"format": "roots-checkpoint", "version": 2, "step": ...,
                              "consumed_samples": ..., "layout": {...}, "evaluation": x or null,
-                             "state": {...} or null, "files": {path: {"bytes": n, "blake2b": hex}},
+                             "state": {...} or null, "history": {...},
+                             "files": {path: {"bytes": n, "blake2b": hex}},
                              "blake2b": hex of the rest}
 
 Version 1 had the optimizer in DeepSpeed's files alone, and no state; it is read as it was.
@@ -26,7 +27,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -94,6 +95,7 @@ class Manifest:
 
     evaluation: the held-out loss after `step`, if one was measured there and is finite.
     state: the numbers that the optimizer goes on with; None of an imported model, and in version 1.
+    history: what the run remembers of samples that it skipped (training/anomalies/guard.py).
     """
 
     step: int
@@ -103,6 +105,7 @@ class Manifest:
     evaluation: float | None = None
     state: dict[str, Any] | None = None
     version: int = VERSION
+    history: dict[str, Any] = field(default_factory=dict)
 
     @property
     def has_training_state(self) -> bool:
@@ -203,7 +206,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise RootsError(problem("checkpoint", str(folder), rule, fix))
         files = {_plain(name): FileRecord(**record) for name, record in tree["files"].items()}
         layout = Layout(**tree["layout"])
-        # One without held-out loss is of a ROOTS that did not write any.
+        # One without held-out loss or history is of a ROOTS that did not write any.
         loss = tree.get("evaluation")
         sealed = Manifest(
             tree["step"],
@@ -213,6 +216,7 @@ def read_manifest(folder: Path) -> Manifest:
             loss,
             tree.get("state"),
             tree["version"],
+            tree.get("history", {}),
         )
         _check_types(sealed)
         return sealed
@@ -246,6 +250,8 @@ def _check_types(found: Manifest) -> None:
     loss = found.evaluation
     if loss is not None and (isinstance(loss, bool) or not isinstance(loss, (int, float))):
         raise TypeError("the held-out loss is no number")
+    if not isinstance(found.history, dict):
+        raise TypeError("the history is no object")
 
 
 def check_model(folder: Path) -> None:

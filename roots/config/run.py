@@ -10,7 +10,9 @@ from roots.config.model import ModelConfig
 from roots.config.parallel import ParallelConfig
 from roots.config.section import Section
 from roots.config.training import (
+    AnomalyConfig,
     CheckpointConfig,
+    ChecksConfig,
     EvaluationConfig,
     LossScaleConfig,
     OptimizerConfig,
@@ -31,6 +33,8 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     loss_scale: LossScaleConfig = LossScaleConfig()
+    anomaly: AnomalyConfig = AnomalyConfig()
+    checks: ChecksConfig = ChecksConfig()
     data: DataConfig = DataConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

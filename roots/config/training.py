@@ -98,6 +98,64 @@ class LossScaleConfig(Section):
     minimum: float = Field(1.0, gt=0, description="floor of the scale")
 
 
+class AnomalyConfig(Section):
+    """What happens when numbers go bad, alike on every layout."""
+
+    non_finite: Literal["skip", "rewind", "stop"] = Field(
+        "skip",
+        description="a loss that is not finite, or a gradient (fp16: at loss_scale.minimum): skip "
+        "leaves out the update, rewind goes back to the last snapshot in memory and jumps over "
+        "these samples, stop ends the run",
+    )
+    spike: Literal["ignore", "skip", "rewind", "stop"] = Field(
+        "ignore", description="the same for a loss far above those before it"
+    )
+    spike_zscore: float = Field(
+        6.0, gt=0, description="how far: standard deviations above their mean"
+    )
+    spike_window: int = Field(
+        100, gt=1, description="how many losses before it; no spike until there are as many"
+    )
+    snapshot_every_steps: int = Field(
+        50, gt=0, description="steps between the snapshots in host memory that rewind needs"
+    )
+    max_rewinds: int = Field(
+        10, gt=0, description="global batches that a run jumps over; one more ends it as diverged"
+    )
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether anything makes the run go back."""
+        return "rewind" in (self.non_finite, self.spike)
+
+    @property
+    def spare_batches(self) -> int:
+        """Global batches of data that the run may need beyond one for each of its steps."""
+        return self.max_rewinds if self.rewinds else 0
+
+
+class ChecksConfig(Section):
+    """What looks after the machines while they train."""
+
+    replicas_every_steps: int = Field(
+        100,
+        ge=0,
+        description="steps between comparisons of the weights that several ranks hold; 0: never",
+    )
+    replay_every_steps: int = Field(
+        0,
+        ge=0,
+        description="steps between micro-batches whose gradient is computed twice, which must be "
+        "equal bit for bit; 0: never",
+    )
+    pace_every_steps: int = Field(
+        50, ge=0, description="steps between comparisons of the ranks' own seconds; 0: never"
+    )
+    slow_rank: float = Field(
+        1.3, gt=1, description="times the median of its peers from which on a rank is named slow"
+    )
+
+
 class EvaluationConfig(Section):
     """Loss on held-out data during training."""
 

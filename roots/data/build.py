@@ -52,15 +52,19 @@ def build_data(
     _check_tokenizers([*train_set, *valid_set], config.data.tokenizer)
     train, valid = _sources(config, train_set, valid_set)
 
-    def reader(sources: Sequence[Source], num_steps: int, *, grouped: bool) -> StepReader:
-        num_samples = num_steps * batch_plan.global_batch_size
+    def reader(
+        sources: Sequence[Source], num_steps: int, *, grouped: bool, spare: int = 0
+    ) -> StepReader:
+        num_samples = (num_steps + spare) * batch_plan.global_batch_size
         maker = None
         if needs_data:
             maker = batch_maker(config, sources, num_samples, grouped=grouped)
         return StepReader(maker, batch_plan, data_rank, num_steps=num_steps)
 
+    spare = config.anomaly.spare_batches
+    steps = reader(train, config.training.steps, grouped=True, spare=spare)
     return DataSources(
-        TrainSource(reader(train, config.training.steps, grouped=True), config.data.num_workers),
+        TrainSource(steps, config.data.num_workers),
         ValidSource(reader(valid, config.evaluation.steps, grouped=False)) if evaluates else None,
         train,
         valid if evaluates else [],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from roots.config.batch import BatchPlan
 from roots.data.batch import Batch
-from roots.data.sampler import DataState, places_in_step
+from roots.data.sampler import DataState, SampleRange, places_in_step
 
 _STEPS_AHEAD = 2
 Item = TypeVar("Item")
@@ -52,14 +52,19 @@ class TrainSource:
         self._reader = reader
         self._num_workers = num_workers
 
-    def iterate(self, start_step: int = 0) -> Iterator[tuple[list[Batch], DataState]]:
+    def iterate(
+        self, start_step: int = 0, skipped: Sequence[SampleRange] = ()
+    ) -> Iterator[tuple[list[Batch], DataState]]:
         """Yield (micro-batches of the step, state after it) from `start_step` to the last step.
 
         The state belongs to its item: it says what is consumed once this step is done, however
-        far has been read ahead. `DataState.next_step` turns it into a start step.
+        far has been read ahead. `DataState.next_step` turns it into a start step. Steps with
+        samples that are `skipped` ([first, behind the last)) are jumped over, and as many follow.
         """
         size = self._reader.global_batch_size
-        steps = range(start_step, self._reader.num_steps)
+        wanted = self._reader.num_steps
+        jumped = {step for a, b in skipped for step in range(a // size, -(-b // size))}
+        steps = (step for step in range(start_step, wanted + len(jumped)) if step not in jumped)
         for step, batches in _read(self._reader.read, steps, self._num_workers):
             yield batches, DataState((step + 1) * size)
 
@@ -79,7 +84,7 @@ class ValidSource:
 
 
 def _read(
-    read: Callable[[int], Item], steps: range, num_workers: int
+    read: Callable[[int], Item], steps: Iterable[int], num_workers: int
 ) -> Iterator[tuple[int, Item]]:
     """Yield (step, what was read) in order; with workers, threads read ahead."""
     if num_workers == 0:

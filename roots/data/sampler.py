@@ -17,6 +17,9 @@ from roots.config.batch import BatchPlan
 from roots.errors import RootsError, problem
 from roots.seeding import derive_key
 
+# Samples by their numbers in the order of the run: the first, and the one behind the last.
+SampleRange = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class DataState:

@@ -132,7 +132,12 @@ class Checkpointer:
         aside = together(self.mesh.world, lambda: self._set_aside(found.step if own else -1))
         _logger.info("resumed from %s at step %d", folder, found.step)
         changed = self._tell_changes(folders.read_config(folder), found)
-        return ResumePoint(found.step, found.consumed_samples, new_course=aside or changed)
+        return ResumePoint(
+            found.step,
+            found.consumed_samples,
+            new_course=aside or changed,
+            history=found.history,
+        )
 
     def _tell_changes(self, before: RunConfig, found: manifest.Manifest) -> bool:
         """Log what is not as in the checkpoint; return whether the steps to come are others."""

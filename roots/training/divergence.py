@@ -1,4 +1,4 @@
-"""When training has diverged: too many skipped steps in a row, and state that is not finite."""
+"""When training has diverged: too many bad steps in a row, and state that is not finite."""
 
 from __future__ import annotations
 
@@ -18,29 +18,44 @@ _FIX = "resume from an earlier checkpoint with a lower optimizer.learning_rate"
 
 
 class SkipStreak:
-    """Counts the steps skipped in a row, for a run without loss scaling, which has its floor."""
+    """Counts the steps in a row that were skipped because their numbers were bad."""
 
-    def __init__(self, precision: str, speaks: bool) -> None:
-        self._counts = precision != "fp16"
+    def __init__(self, speaks: bool) -> None:
         self._speaks = speaks
         self._skipped: list[StepRecord] = []
 
     def see(self, record: StepRecord) -> None:
-        """Raise RootsError with exit code DIVERGED at MOST_SKIPPED_IN_A_ROW."""
-        if not record.skipped or not self._counts:
+        """Count a step; a good one begins anew."""
+        if record.anomaly is None:
             self._skipped.clear()
-            return
-        self._skipped.append(record)
+        else:
+            self._skipped.append(record)
+
+    def check(self) -> None:
+        """Raise RootsError with exit code DIVERGED at MOST_SKIPPED_IN_A_ROW."""
         if len(self._skipped) < MOST_SKIPPED_IN_A_ROW:
             return
-        first = self._skipped[0]
-        steps = f"{first.step} to {record.step}"
-        rule = (
-            f"all have gradients that are not finite, first that of {first.overflow}, so training "
-            "has diverged; nothing more is saved"
-        )
-        line = problem(f"steps {steps}", None, rule, _FIX)
+        first, last = self._skipped[0], self._skipped[-1]
+        kinds = {record.anomaly for record in self._skipped}
+        if kinds == {"floor"}:
+            rule = "gradients overflow at the lowest loss scale, so training has diverged"
+            fix = f"{_FIX}, or use training.precision=bf16"
+            line = problem("loss_scale.minimum", last.loss_scale, rule, fix)
+        else:
+            have = _what_all_have(kinds, first)
+            rule = f"{have}, so training has diverged; nothing more is saved"
+            line = problem(f"steps {first.step} to {last.step}", None, rule, _FIX)
         raise RootsError(line, exit_code=ExitCode.DIVERGED, speaks=self._speaks)
+
+
+def _what_all_have(kinds: set[str | None], first: StepRecord) -> str:
+    if kinds == {"gradient"}:
+        return f"all have gradients that are not finite, first that of {first.overflow}"
+    if kinds == {"loss"}:
+        return f"all have losses that are not finite, with a gradient of {first.overflow} first"
+    if kinds == {"spike"}:
+        return "all have losses far above those before (anomaly.spike_zscore)"
+    return "all have bad numbers: " + ", ".join(sorted(str(kind) for kind in kinds))
 
 
 def refuse_what_is_not_finite(

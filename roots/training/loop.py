@@ -15,11 +15,16 @@ from roots.config.batch import BatchPlan
 from roots.config.run import RunConfig
 from roots.data.batch import Batch
 from roots.data.build import DataSources
+from roots.data.sampler import DataState
 from roots.device import Device, memory_bytes, synchronize
 from roots.errors import ExitCode, RootsError
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_reduce_max
+from roots.training.anomalies.checks import Checks
+from roots.training.anomalies.event_log import ANOMALIES_FILE, RANK_TIMES_FILE, EventLog
+from roots.training.anomalies.guard import Guard
+from roots.training.anomalies.stream import BatchStream
 from roots.training.callbacks.callback import CallbackList
 from roots.training.callbacks.ledger import Ledger
 from roots.training.callbacks.metrics import StepRecord
@@ -27,7 +32,6 @@ from roots.training.callbacks.overview import closing_lines
 from roots.training.callbacks.throughput import Rates, Throughput
 from roots.training.checkpointing import Checkpointer
 from roots.training.course import finished_line
-from roots.training.divergence import SkipStreak
 from roots.training.engine.step import Engine, StepResult
 from roots.training.resume_point import ResumePoint
 from roots.training.schedule import learning_rate
@@ -54,6 +58,10 @@ class Run:
     deadline: Deadline = field(default_factory=Deadline)
     ledger: Ledger = field(default_factory=Ledger)
 
+    def events(self, name: str) -> EventLog:
+        """The file of events called `name`, which rank 0 writes."""
+        return EventLog(self.config.run_directory / name if self.mesh.rank == 0 else None)
+
 
 def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
     """Train from `run.start` to training.steps, or until something stops the run (stopping.py).
@@ -64,7 +72,6 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
     after it for data that cannot be read, and with NOT_SAVED where it could not be written.
     """
     config, point = run.config, run.start
-    skips = SkipStreak(config.training.precision, speaks=run.mesh.rank == 0)
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals()) if signals is None else signals
         stopping = Stopping(run.mesh, run.device, signals, run.deadline)
@@ -72,9 +79,10 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
         stack.callback(run.callbacks.on_train_end)
         run.ledger.begin(point.step)
         run.callbacks.on_train_start(point.step)
+        steps = _Steps(run)
         if point.step == 0 and config.evaluation.every_steps > 0:
             _evaluate(run, 0, stopping)
-        feed = Feed(run.data.train.iterate(point.step))
+        feed = Feed(steps.stream)
         while point.step < config.training.steps:
             with run.ledger.span("data"):
                 item = feed.advance().item
@@ -83,21 +91,20 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
             if not stopping.busy:
                 saves.finish()
                 saves.prepare()
-            micro_batches, state = item
-            record = _one_step(run, point, micro_batches)
-            point = ResumePoint(record.step, state.consumed_samples)
-            run.ledger.step_done(record.step)
-            run.callbacks.on_step_end(record)
-            skips.see(record)
+            point, back = steps.make(point, *item)
+            if back:
+                continue
             last = point.step >= config.training.steps
             if _evaluation_due(config, point.step, last):
                 point = replace(point, evaluation=_evaluate(run, point.step, stopping))
-            if not last and _due(point.step, config.checkpoint.every_steps):
+            due = not last and _due(point.step, config.checkpoint.every_steps)
+            if due:
                 saves.save(point, last=False)
             elif not last and _due(point.step, config.checkpoint.local_every_steps):
                 with run.ledger.span("checkpoint"):
                     run.checkpointer.local.start(run.engine, point)
                 run.ledger.saved()
+            steps.guard.passed(point, saved=due)
         saves.save(point, last=True, besides=stopping.data_lines())
     if point.step < config.training.steps:
         _logger.info("%s", saves.stopped_line(stopping, point.step))
@@ -108,6 +115,40 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
     for line in closing_lines(config):
         _logger.info("%s", line)
     return ExitCode.DONE
+
+
+class _Steps:
+    """The steps of a run, whose numbers and machines are looked after (anomalies/)."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, start = run, run.start
+        self._size = run.plan.global_batch_size
+        self.guard = Guard(run.config, run.engine, run.mesh, start, run.events(ANOMALIES_FILE))
+        self._checks = Checks(run.config, run.engine, run.events(RANK_TIMES_FILE))
+        self.stream = BatchStream(
+            run.data.train, self._size, start.consumed_samples, self.guard.skipped
+        )
+
+    def make(
+        self, point: ResumePoint, micro_batches: list[Batch], state: DataState
+    ) -> tuple[ResumePoint, bool]:
+        """Train a global batch after `point`: where the run then is, and whether it went back."""
+        run = self._run
+        # What is jumped over counts as consumed.
+        point = replace(point, consumed_samples=state.consumed_samples - self._size)
+        self._checks.before_step(point.step + 1, micro_batches, self.stream.seconds)
+        record = _one_step(run, point, micro_batches)
+        run.ledger.step_done(record.step)
+        run.callbacks.on_step_end(record)
+        self._checks.after_step(record.step)
+        back = self.guard.see(record, (point.consumed_samples, state.consumed_samples))
+        if back is not None:
+            self.stream.go_to(back.consumed_samples, self.guard.skipped)
+            run.ledger.rewound(back.step)
+            run.callbacks.on_rewind(back.step)
+            return back, True
+        history = self.guard.history()
+        return ResumePoint(record.step, state.consumed_samples, history=history), False
 
 
 class _Saves:
@@ -225,6 +266,7 @@ def _record(
         mfu=speed.mfu,
         memory_bytes=_largest_memory(run),
         overflow=result.overflow,
+        anomaly=result.anomaly,
         **{f"expert_{name}": value for name, value in load.items()},
     )
 

@@ -293,6 +293,7 @@ class Saver:
             files,
             evaluation=point.evaluation,
             state=job.state,
+            history=dict(point.history),
         )
         manifest.write_manifest(job.folder, sealed)
         path = folders.publish_folder(job.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,6 +26,7 @@ from roots.training.divergence import SkipStreak, refuse_what_is_not_finite
 from roots.training.engine.step import Engine
 from roots.training.loop import train_loop
 from tests.helpers.distributed import run_distributed
+from tests.helpers.records import step_record
 from tests.helpers.runs import small_config, write_dataset
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -38,34 +40,64 @@ KINDS: dict[str, dict[str, Any]] = {
 CULPRIT = "embedding.positions.weight on rank 0"
 
 
-def record_of(step: int, skipped: bool) -> StepRecord:
-    return StepRecord(
-        step=step, consumed_samples=0, consumed_tokens=0, loss=1.0, lr=0.1, grad_norm=1.0,
-        loss_scale=1.0, skipped=skipped, step_seconds=1.0, tokens_per_second=1.0, tflops=1.0,
-        mfu=0.1, memory_bytes=1, overflow=f"tensor-{step} on rank 2" if skipped else "",
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_three_skipped_steps_in_a_row_are_a_divergence(precision: str) -> None:
-    streak = SkipStreak(precision, speaks=True)
-    # Two, and then one that was applied, are none.
-    for step, skipped in enumerate((True, True, False, True, True), start=5):
-        streak.see(record_of(step, skipped))
-    with pytest.raises(RootsError) as caught:
-        streak.see(record_of(10, skipped=True))
-    assert caught.value.exit_code is ExitCode.DIVERGED
-    assert caught.value.lines == (
-        "steps 8 to 10: all have gradients that are not finite, first that of tensor-8 on rank 2, "
-        "so training has diverged; nothing more is saved; resume from an earlier checkpoint with "
-        "a lower optimizer.learning_rate",
+def record_of(step: int, anomaly: str | None, scale: float = 1.0) -> StepRecord:
+    culprit = "" if anomaly in (None, "spike") else f"tensor-{step} on rank 2"
+    return step_record(
+        step, skipped=anomaly is not None, overflow=culprit, loss_scale=scale, anomaly=anomaly
     )
 
 
-def test_loss_scaling_has_its_own_end() -> None:
-    streak = SkipStreak("fp16", speaks=True)
-    for step in range(20):
-        streak.see(record_of(step, skipped=True))
+FIX = "resume from an earlier checkpoint with a lower optimizer.learning_rate"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "line"),
+    [
+        (
+            ["gradient"] * 3,
+            "steps 8 to 10: all have gradients that are not finite, first that of tensor-8 on rank "
+            f"2, so training has diverged; nothing more is saved; {FIX}",
+        ),
+        (
+            ["loss"] * 3,
+            "steps 8 to 10: all have losses that are not finite, with a gradient of tensor-8 on "
+            f"rank 2 first, so training has diverged; nothing more is saved; {FIX}",
+        ),
+        (
+            ["spike"] * 3,
+            "steps 8 to 10: all have losses far above those before (anomaly.spike_zscore), so "
+            f"training has diverged; nothing more is saved; {FIX}",
+        ),
+        (
+            ["floor"] * 3,
+            "loss_scale.minimum=1.0: gradients overflow at the lowest loss scale, so training has "
+            f"diverged; {FIX}, or use training.precision=bf16",
+        ),
+        (
+            ["spike", "loss", "loss"],
+            "steps 8 to 10: all have bad numbers: loss, spike, so training has diverged; nothing "
+            f"more is saved; {FIX}",
+        ),
+    ],
+)
+def test_three_bad_steps_in_a_row_are_a_divergence(kinds: list[str], line: str) -> None:
+    streak = SkipStreak(speaks=True)
+    # Two, and then one that was applied, are none.
+    for step, kind in enumerate((kinds[0], kinds[1], None, *kinds[:2]), start=5):
+        streak.see(record_of(step, kind))
+        streak.check()
+    streak.see(record_of(10, kinds[2]))
+    with pytest.raises(RootsError) as caught:
+        streak.check()
+    assert caught.value.exit_code is ExitCode.DIVERGED
+    assert caught.value.lines == (line,)
+
+
+def test_a_scale_that_goes_down_is_no_divergence() -> None:
+    streak = SkipStreak(speaks=True)
+    for step in range(1, 20):
+        streak.see(dataclasses.replace(record_of(step, None), skipped=True))
+        streak.check()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -154,9 +186,9 @@ def test_bad_gradients_with_a_finite_loss_end_the_run(prefix: Path, tmp_path: Pa
         assert all(record.skipped and math.isfinite(record.loss) for record in records)
         assert {record.overflow for record in records} == {CULPRIT}
         if config.training.precision == "fp16":
-            # From 16 to 1 in four halvings, one overflow is tolerated, the sixth is too many.
+            # From 16 to 1 in four halvings, one overflow is tolerated, and then the usual three.
             assert line.startswith("loss_scale.minimum=1.0: gradients overflow at the lowest")
-            assert len(records) == 5
+            assert [record.anomaly for record in records] == [None] * 5 + ["floor"] * 3
         else:
             assert line.startswith(f"steps 1 to 3: all have gradients that are not finite, first "
                                    f"that of {CULPRIT}, so training has diverged")  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from roots.config.rules.anomaly import ANOMALY_RULES
 from roots.config.rules.checkpoint import CHECKPOINT_RULES
 from roots.config.rules.context import CONTEXT_RULES
 from roots.config.rules.data import DATA_RULES
@@ -34,6 +35,7 @@ RULES: tuple[Rule, ...] = (
     *ENCODER_RULES,
     *DATA_RULES,
     *CHECKPOINT_RULES,
+    *ANOMALY_RULES,
 )
 
 

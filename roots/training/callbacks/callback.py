@@ -54,6 +54,9 @@ class Callback:
     def on_checkpoint_end(self, path: Path, saved: SaveRecord) -> None:
         """A checkpoint is complete in `path`, maybe of an earlier step: written beside training."""
 
+    def on_rewind(self, step: int) -> None:
+        """The run has gone back to where `step` updates were done, and makes later ones again."""
+
     def on_train_end(self) -> None:
         """Training is over, for whatever reason; close what is open."""
 
@@ -86,6 +89,10 @@ class CallbackList(Callback):
     def on_checkpoint_end(self, path: Path, saved: SaveRecord) -> None:
         for callback in self._callbacks:
             callback.on_checkpoint_end(path, saved)
+
+    def on_rewind(self, step: int) -> None:
+        for callback in self._callbacks:
+            callback.on_rewind(step)
 
     def on_train_end(self) -> None:
         """Call every callback even if one of them raises: each has files of its own to close."""
@@ -121,6 +128,10 @@ class MetricsCallback(Callback):
         self._metrics.sync()
         self._evaluations.sync()
         self._saves.sync()
+
+    def on_rewind(self, step: int) -> None:
+        self._metrics.drop_after(step)
+        self._evaluations.drop_after(step)
 
     def on_train_end(self) -> None:
         self._metrics.close()

@@ -60,8 +60,10 @@ class StepRecord:
     `memory_bytes` the peak of the rank that needs most. `loss` is the mean over the global batch,
     `grad_norm` the global norm before clipping; both may be NaN or infinite in a skipped step.
     `overflow` names the first parameter whose gradient was not finite, and its rank, "" if all
-    were (and in records of before there was the field). The fields `expert_...` are those of
-    training/experts.py ExpertLoad; a dense model has none, and its lines leave them out.
+    were (and in records of before there was the field). `anomaly` says what was bad in a step that
+    was skipped for it (engine/step.py StepResult), and is left out elsewhere. The fields
+    `expert_...` are those of router_statistics.py ExpertLoad; a dense model has none, and its lines
+    leave them out.
     """
 
     step: int
@@ -84,6 +86,7 @@ class StepRecord:
     expert_dropped: float | None = None
     expert_balance_loss: float | None = None
     expert_z_loss: float | None = None
+    anomaly: str | None = None
 
     def values(self) -> dict[str, float | int | bool | str]:
         """What is known, by name."""
@@ -166,6 +169,15 @@ class RecordWriter:
             while self._waiting:
                 self._end = append_whole(self._file, self._waiting[0], self._end)
                 self._waiting.popleft()
+
+    def drop_after(self, step: int) -> None:
+        """Drop the records of later steps: the run has gone back, and will make them again."""
+        with self._told_once():
+            # Those that wait follow what is in the file.
+            while self._waiting and (_step_of(self._waiting[-1]) or 0) > step:
+                self._waiting.pop()
+            _drop_after(self.path, step)
+            self._end = os.fstat(self._file.fileno()).st_size
 
     def sync(self) -> None:
         """Make what was written survive a power cut; called where a checkpoint becomes final."""

@@ -96,6 +96,7 @@ class Progress:
 
     def _parts(self, record: StepRecord) -> dict[str, str]:
         """The parts of the one line about a step, by name, in their order."""
+        reason = "spike" if record.anomaly == "spike" else "overflow"
         culprit = f" of {record.overflow}" if record.overflow else ""
         return {
             "step": f"step {record.step}/{self._total_steps}",
@@ -105,7 +106,7 @@ class Progress:
             "speed": f"{record.tokens_per_second:,.0f} tokens/s",
             "mfu": f"MFU {100 * record.mfu:.1f}%",
             "left": f"{self._time_left(record)} left",
-            "skipped": f"skipped (overflow{culprit})" if record.skipped else "",
+            "skipped": f"skipped ({reason}{culprit})" if record.skipped else "",
         }
 
     def _time_left(self, record: StepRecord) -> str:

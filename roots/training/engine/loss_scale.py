@@ -8,6 +8,7 @@ before the gradients of that step are divided by it, which makes them half of wh
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
@@ -17,14 +18,25 @@ from roots.config.training import LossScaleConfig
 FACTOR = 2.0
 
 
-class LowestScale(Exception):
-    """Gradients overflow, and the scale is at `loss_scale.minimum`."""
+@dataclass
+class ScaleNotes:
+    """What a step and the loss scale tell each other.
+
+    unrelated: the step is left out for a reason that no other scale would change
+    at_floor:  gradients of the last step overflowed, with the scale at `loss_scale.minimum`
+    """
+
+    unrelated: bool = False
+    at_floor: bool = False
 
 
-def own_the_scale(optimizer: Any, settings: LossScaleConfig) -> None:
+def own_the_scale(
+    optimizer: Any, settings: LossScaleConfig, notes: ScaleNotes | None = None
+) -> None:
     """Let `update_scale` be what DeepSpeed's ZeRO optimizer does after every step.
 
-    A clean one has divided its gradients by then, by the scale that they were made with.
+    A clean one has divided its gradients by then, by the scale that they were made with. A step
+    that is left out for a reason `unrelated` to the scale leaves the scale as it is.
 
     To be called again when a checkpoint was loaded, which brings a record of its own: `settings`
     are in force from then on, and what the record counts is kept. Nothing without loss scaling.
@@ -38,10 +50,11 @@ def own_the_scale(optimizer: Any, settings: LossScaleConfig) -> None:
     scaler.scale_window = settings.window
     scaler.min_scale = settings.minimum
     scaler.cur_scale = max(scaler.cur_scale, settings.minimum)
+    notes = ScaleNotes() if notes is None else notes
 
     def before_the_update(has_overflow: bool = False) -> None:
-        if has_overflow:
-            update_scale(scaler, overflow=True)
+        overflowed = has_overflow and not notes.unrelated
+        notes.at_floor = overflowed and update_scale(scaler, overflow=True)
 
     def step(closure: None = None) -> None:
         # Of the class, for this may be the second time.
@@ -53,21 +66,23 @@ def own_the_scale(optimizer: Any, settings: LossScaleConfig) -> None:
     optimizer.step = step
 
 
-def update_scale(scaler: DynamicLossScaler, overflow: bool) -> None:
-    """Move the scale after a step; raises LowestScale where it would have to go below the minimum.
+def update_scale(scaler: DynamicLossScaler, overflow: bool) -> bool:
+    """Move the scale after a step; whether it would have to go below the minimum, where it stays.
 
     `scale_window` clean steps in a row double it. The overflow that makes `delayed_shift` (our
     hysteresis) of them since the scale last doubled halves it, and so does every further one.
     """
+    at_floor = False
     if overflow:
         scaler.last_overflow_iter = scaler.cur_iter
         if scaler.cur_hysteresis > 1:
             scaler.cur_hysteresis -= 1
         elif scaler.cur_scale <= scaler.min_scale:
-            raise LowestScale
+            at_floor = True
         else:
             scaler.cur_scale = max(scaler.cur_scale / FACTOR, scaler.min_scale)
     elif (scaler.cur_iter - scaler.last_overflow_iter) % scaler.scale_window == 0:
         scaler.cur_scale *= FACTOR
         scaler.cur_hysteresis = scaler.delayed_shift
     scaler.cur_iter += 1
+    return at_floor

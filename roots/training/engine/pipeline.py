@@ -40,9 +40,15 @@ class PipelineEngine(Engine):
     def _forward_backward_step(self, micro_batches: Sequence[Batch]) -> Tensor:
         return self.deepspeed.train_batch(self._items(micro_batches))
 
+    def _own_loss(self) -> Tensor:
+        total: Tensor | None = self.deepspeed.total_loss
+        if total is None:
+            return torch.zeros((), device=self.device.torch)
+        return total / self.plan.accumulation
+
     def evaluate(self, micro_batches: Sequence[Batch]) -> float:
         """Mean loss over all replicas' micro-batches, without training."""
-        batches = [self._receive(batch) for batch in micro_batches]
+        batches = [self.receive(batch) for batch in micro_batches]
         with torch.no_grad():
             loss = self.deepspeed.eval_batch(
                 self._items(batches), num_micro_batches=self.plan.accumulation, reduce_output="avg"

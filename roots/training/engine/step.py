@@ -10,10 +10,10 @@ import abc
 import contextlib
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import deepspeed
 import torch
@@ -29,13 +29,13 @@ from roots.config.batch import BatchPlan
 from roots.config.run import RunConfig
 from roots.data.batch import Batch
 from roots.device import Device
-from roots.errors import ExitCode, RootsError, problem
+from roots.errors import RootsError, problem
 from roots.log import get_logger
 from roots.models.init import weight_decay_groups
 from roots.parallel.mesh import Mesh
 from roots.parallel.mpu import DeepSpeedMpu
 from roots.parallel.placement import Placement
-from roots.parallel.process import all_reduce_max, all_reduce_mean
+from roots.parallel.process import all_reduce_mean, all_reduce_sum
 from roots.parallel.shard import Shard, shard_of
 from roots.parallel.shared_errors import together
 from roots.training.engine.checkpoint_state import (
@@ -55,7 +55,7 @@ from roots.training.engine.deepspeed_json import (
 from roots.training.engine.experts import announced_experts, files_of_a_dense_model
 from roots.training.engine.gradients import LARGEST_NORM, clip_gradients_, global_gradient_norm
 from roots.training.engine.held_state import held_state
-from roots.training.engine.loss_scale import LowestScale, own_the_scale
+from roots.training.engine.loss_scale import ScaleNotes, own_the_scale
 from roots.training.engine.one_replica import spare_copies
 from roots.training.engine.optimizer import choose_optimizer, parameter_groups
 from roots.training.engine.overflow import GradientWatch
@@ -68,13 +68,17 @@ from roots.training.router_statistics import ExpertLoad, RouterWatch
 
 _logger = get_logger(__name__)
 
+Anomaly = Literal["loss", "gradient", "floor", "spike"]
+
 
 @dataclass(frozen=True)
 class StepResult:
     """What one optimizer step did. `grad_norm` is before clipping, None if it overflowed.
 
     `overflow` names the first parameter whose gradient was not finite, and its rank; "" if none.
-    `experts` is the load of the experts, None for a dense model.
+    `experts` is the load of the experts, None for a dense model. `anomaly` says why a step was
+    skipped, beyond a loss scale that is found: the loss is not finite, or a gradient without loss
+    scaling, or at its floor, or the loss is a spike; None if nothing of the kind.
     """
 
     loss: float
@@ -83,6 +87,7 @@ class StepResult:
     skipped: bool
     overflow: str = ""
     experts: ExpertLoad | None = None
+    anomaly: Anomaly | None = None
 
 
 class Engine(abc.ABC):
@@ -111,43 +116,46 @@ class Engine(abc.ABC):
             zigzag=config.parallel.context_method == "ring",
         )
         self._settings = settings_of(engine.optimizer)
+        # Whether a loss is a spike, so that the step is left out; asked alike on every rank.
+        self.is_spike: Callable[[float], bool] = lambda loss: False
+        self.agreed_loss = math.nan
+        self._reason: Anomaly | None = None
+        self._notes = ScaleNotes()
         decide_steps(engine.optimizer, self._is_skipped)
-        own_the_scale(engine.optimizer, config.loss_scale)
+        own_the_scale(engine.optimizer, config.loss_scale, self._notes)
 
     def train_step(self, micro_batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """Train on this replica's micro-batches of one global batch with `learning_rate`.
 
         They are of whole samples; ranks of one context axis take their tokens of the same ones.
 
-        The loss is the mean over the global batch, equal on every rank. A gradient that is not
-        finite on any rank, and an infinite norm, skip the update on all of them, and in fp16 lower
-        the loss scale; the parameter and its rank are logged on every rank. Raises RootsError with
-        exit code DIVERGED when the scale cannot go lower, or, without loss scaling, when the loss
-        is not finite.
+        The loss is the mean over the global batch, equal on every rank. A loss or gradient that is
+        not finite on any rank, an infinite norm, and a loss that `is_spike`, skip the update on all
+        of them; overflowing gradients also lower the loss scale of fp16, down to its minimum. The
+        parameter whose gradient is not finite and its rank are logged on every rank.
         """
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate
         scale = self.loss_scale
         self._watch.start_step()
         self._routers.start_step(scale)
-        try:
-            loss = self._forward_backward_step([self._receive(batch) for batch in micro_batches])
-        except LowestScale:
-            self._attribute_overflow()
-            raise self._at_floor(scale) from None
-        if self.config.training.precision != "fp16" and not math.isfinite(loss):
-            self._attribute_overflow()
-            raise self._not_finite(float(loss))
+        loss = self._forward_backward_step([self.receive(batch) for batch in micro_batches])
         skipped = not self.deepspeed.was_step_applied()
         norm = self._norm if self._norm is not None else self.deepspeed.get_global_grad_norm()
         known = None if norm is None or skipped else float(norm)
-        overflow = self._attribute_overflow() if skipped else ""
+        anomaly = self._anomaly() if skipped else None
+        overflow = self._attribute_overflow() if skipped and anomaly != "spike" else ""
         load = self._routers.load(self.mesh) if self.config.model.moe.num_experts else None
-        return StepResult(float(loss), known, scale, skipped, overflow, load)
+        return StepResult(float(loss), known, scale, skipped, overflow, load, anomaly)
 
     @abc.abstractmethod
     def _forward_backward_step(self, micro_batches: Sequence[Batch]) -> Tensor:
         """Run the whole step; return the mean loss over the global batch."""
+
+    @abc.abstractmethod
+    def _own_loss(self) -> Tensor:
+        """Mean loss of this replica's micro-batches, once all have gone forward; 0 on a rank of a
+        pipeline that does not have it."""
 
     @abc.abstractmethod
     def evaluate(self, micro_batches: Sequence[Batch]) -> float:
@@ -222,7 +230,7 @@ class Engine(abc.ABC):
         optimizer, module = self.deepspeed.optimizer, self.module
         together(self.mesh.world, lambda: read_back(optimizer, module, store, state))
         settle(optimizer)
-        own_the_scale(self.deepspeed.optimizer, self.config.loss_scale)
+        own_the_scale(self.deepspeed.optimizer, self.config.loss_scale, self._notes)
 
     def save_deepspeed_files(self, folder: Path, tag: str, client_state: Mapping[str, Any]) -> None:
         """Write DeepSpeed's own files to `folder/tag`; every rank must call."""
@@ -246,24 +254,24 @@ class Engine(abc.ABC):
         optimizer = self.deepspeed.optimizer
         put_in_force(optimizer, self._settings, self.config.training.gradient_clipping)
         count_steps_as_built(self.deepspeed.basic_optimizer)
-        own_the_scale(optimizer, self.config.loss_scale)
+        own_the_scale(optimizer, self.config.loss_scale, self._notes)
         # DeepSpeed's file of the weights is one replica's, with the experts of that rank alone.
         named = ((shard_of(each, name), each) for name, each in self.module.named_parameters())
         experts = [(shard, each) for shard, each in named if shard.expert]
         if experts:
             load_weights(folder / tag, experts)
 
-    def _receive(self, batch: Batch) -> Batch:
+    def receive(self, batch: Batch) -> Batch:
         """This context rank's part of the micro-batch, on its device."""
         mine = share_of(batch, self._place)
         return Batch(*(tensor.to(self.device.torch, non_blocking=True) for tensor in mine))
 
     def _is_skipped(self) -> bool:
-        """Whether a gradient of any rank is not finite; every rank must call.
+        """Whether the update is left out, and why; every rank must call.
 
         Where DeepSpeed would do neither right (fp32 at stage 0) it also measures, asking of the
         norm what DeepSpeed asks elsewhere, and clips.
-        Communication: one all-reduce of a number over all ranks.
+        Communication: one all-reduce of two numbers over all ranks.
         """
         found = self._watch.found()
         if clips_outside_engine(self.config):
@@ -271,33 +279,34 @@ class Engine(abc.ABC):
             self._norm = global_gradient_norm(parameters, self.mesh)
             found = found or not float(self._norm) <= LARGEST_NORM
             clip_gradients_(parameters, self._norm, self.config.training.gradient_clipping)
-        flag = torch.tensor([float(found)], device=self.device.torch)
-        return bool(all_reduce_max(self.mesh.world, flag))
+        # Ranks of the tensor axis have the loss of the same samples.
+        share = self._own_loss().double() / (self.mesh.replica.size * self.mesh.tensor.size)
+        mine = torch.stack([torch.full_like(share, found), share])
+        bad, self.agreed_loss = all_reduce_sum(self.mesh.world, mine).tolist()
+        self._reason = None
+        if not math.isfinite(self.agreed_loss):
+            self._reason = "loss"
+        elif bad:
+            self._reason = "gradient"
+        elif self.is_spike(self.agreed_loss):
+            self._reason = "spike"
+        self._notes.unrelated = self._reason in ("loss", "spike")
+        return self._reason is not None
+
+    def _anomaly(self) -> Anomaly | None:
+        """Why the step just made was skipped, unless for a loss scale that goes down."""
+        if self._notes.unrelated:
+            return self._reason
+        if self.config.training.precision == "fp16":
+            return "floor" if self._notes.at_floor else None
+        # Or finite ones, of which DeepSpeed has found the sum or the norm not to be.
+        return "gradient"
 
     def _attribute_overflow(self) -> str:
         """Name and log whose gradient was not finite; every rank must call."""
         culprit = self._watch.culprit(self.mesh)
         _logger.warning("overflow: the first gradient that is not finite is that of %s", culprit)
         return culprit
-
-    def _not_finite(self, loss: float) -> RootsError:
-        """Without loss scaling nothing will make the next loss finite again."""
-        rule = "must be finite, so training has diverged; nothing is saved of this step"
-        fix = "resume from an earlier checkpoint with a lower optimizer.learning_rate"
-        line = problem("loss", loss, rule, fix)
-        return RootsError(line, exit_code=ExitCode.DIVERGED, speaks=self.mesh.rank == 0)
-
-    def _at_floor(self, scale: float) -> RootsError:
-        rule = "gradients overflow at the lowest loss scale, so training has diverged"
-        fix = (
-            "resume from an earlier checkpoint with a lower optimizer.learning_rate, "
-            "or use training.precision=bf16"
-        )
-        return RootsError(
-            problem("loss_scale.minimum", scale, rule, fix),
-            exit_code=ExitCode.DIVERGED,
-            speaks=self.mesh.rank == 0,
-        )
 
 
 class ZeroEngine(Engine):
@@ -310,19 +319,22 @@ class ZeroEngine(Engine):
 
     def _forward_backward_step(self, micro_batches: Sequence[Batch]) -> Tensor:
         self.deepspeed.train()
-        losses = []
+        self._losses: list[Tensor] = []
         for batch in micro_batches:
             loss = self._loss(batch)
+            self._losses.append(loss.detach())
             self.deepspeed.backward(loss)
             self.deepspeed.step()
-            losses.append(loss.detach())
-        return all_reduce_mean(self.mesh.replica, torch.stack(losses).mean())
+        return all_reduce_mean(self.mesh.replica, self._own_loss())
+
+    def _own_loss(self) -> Tensor:
+        return torch.stack(self._losses).mean()
 
     def evaluate(self, micro_batches: Sequence[Batch]) -> float:
         """Mean loss over all replicas' micro-batches, without training."""
         self.deepspeed.eval()
         with torch.no_grad():
-            losses = [self._loss(self._receive(batch)) for batch in micro_batches]
+            losses = [self._loss(self.receive(batch)) for batch in micro_batches]
         return float(all_reduce_mean(self.mesh.replica, torch.stack(losses).mean()))
 
     def _loss(self, batch: Batch) -> Tensor:

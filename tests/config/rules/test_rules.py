@@ -8,6 +8,8 @@ import pytest
 
 from roots.config import parse_config
 from roots.config.batch import plan_batch
+from roots.config.rules.anomaly import ANOMALY_RULES
+from roots.config.rules.checkpoint import CHECKPOINT_RULES
 from roots.config.rules.data import DATA_RULES
 from roots.config.rules.encoder import ENCODER_RULES
 from roots.config.rules.experts import EXPERT_RULES
@@ -16,7 +18,10 @@ from roots.errors import RootsError
 from tests.helpers.refusals import refusals
 
 # Rules with a test file of their own.
-ELSEWHERE = (*DATA_RULES, *ENCODER_RULES, *EXPERT_RULES)
+ELSEWHERE = (
+    *(ANOMALY_RULES + CHECKPOINT_RULES),
+    *(DATA_RULES + ENCODER_RULES + EXPERT_RULES),
+)
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "heads_divide_hidden": (
         {"model": {"hidden_size": 64, "num_heads": 5, "num_kv_heads": 5}},

@@ -38,6 +38,7 @@ HOOKS = (
     "on_step_end",
     "on_evaluate_end",
     "on_checkpoint_end",
+    "on_rewind",
     "on_train_end",
 )
 

@@ -8,7 +8,7 @@ import pytest
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 
 from roots.config.training import LossScaleConfig
-from roots.training.engine.loss_scale import LowestScale, own_the_scale, update_scale
+from roots.training.engine.loss_scale import ScaleNotes, own_the_scale, update_scale
 
 
 class Optimizer:
@@ -76,12 +76,37 @@ def test_clean_steps_between_overflows_do_not_count_and_a_doubling_counts_anew()
 
 
 def test_the_lowest_scale_is_reached_and_not_passed() -> None:
-    scaler = scaler_of(hysteresis=1, minimum=100.0)
-    update_scale(scaler, overflow=True)
-    update_scale(scaler, overflow=True)
+    scaler = scaler_of(hysteresis=1, minimum=100.0, window=2)
+    found = [update_scale(scaler, overflow=True) for _ in range(4)]
+    assert found == [False, False, True, True]
     assert scaler.cur_scale == 100.0
-    with pytest.raises(LowestScale):
-        update_scale(scaler, overflow=True)
+    # From there it doubles again as ever.
+    assert [update_scale(scaler, overflow=False) for _ in range(2)] == [False, False]
+    assert scaler.cur_scale == 200.0
+
+
+def test_a_step_learns_that_the_scale_is_at_its_floor() -> None:
+    optimizer, notes = Optimizer(scaler_of()), ScaleNotes()
+    own_the_scale(optimizer, LossScaleConfig(hysteresis=1, minimum=128.0), notes)
+    optimizer.overflow = True
+    told = []
+    for _ in range(3):
+        optimizer.step()
+        told.append(notes.at_floor)
+    assert told == [False, True, True]
+    optimizer.overflow = False
+    optimizer.step()
+    assert not notes.at_floor
+
+
+def test_a_step_left_out_for_another_reason_leaves_the_scale() -> None:
+    optimizer, notes = Optimizer(scaler_of()), ScaleNotes(unrelated=True)
+    own_the_scale(optimizer, LossScaleConfig(hysteresis=1, minimum=256.0), notes)
+    before = dict(vars(optimizer.loss_scaler))
+    optimizer.overflow = True
+    optimizer.step()
+    assert vars(optimizer.loss_scaler) == before
+    assert not notes.at_floor
 
 
 def test_new_settings_hold_and_what_was_counted_is_kept() -> None:
