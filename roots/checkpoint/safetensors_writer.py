@@ -154,7 +154,10 @@ def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor of the host; what is written there changes it."""
     if tensor.numel() == 0:
         return memoryview(b"")
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+    assert tensor.is_contiguous()
+    # A single element is contiguous whatever its strides are; bytes are viewed with a stride of 1.
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,))
+    return flat.view(torch.uint8).numpy().data
 
 
 def _header(plans: Sequence[TensorPlan], metadata: Mapping[str, str]) -> bytes:
