@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,22 +39,12 @@ class TensorStore:
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
         """Index `files` by their headers. Raises RootsError if one is not of the format."""
         self.folder = folder
-        self.tensors: dict[str, StoredTensor] = {}
+        boxes: dict[str, list[StoredBox]] = {}
         with ThreadPoolExecutor(_READERS) as readers:
-            for boxes in readers.map(read_boxes, files):
-                self._add(boxes)
-
-    def _add(self, boxes: Iterable[StoredBox]) -> None:
-        for each in boxes:
-            known = self.tensors.get(each.tensor)
-            if known is None:
-                known = StoredTensor(each.shape, each.dtype, ())
-            elif (known.shape, known.dtype) != (each.shape, each.dtype):
-                fix = "use another checkpoint of the run"
-                rule = f"holds another shape or dtype of {each.tensor} than the files before it"
-                raise RootsError(problem("checkpoint file", str(each.file), rule, fix))
-            stored = StoredTensor(known.shape, known.dtype, (*known.boxes, each))
-            self.tensors[each.tensor] = stored
+            for found in readers.map(read_boxes, files):
+                for each in found:
+                    boxes.setdefault(each.tensor, []).append(each)
+        self.tensors = {name: _together(found) for name, found in boxes.items()}
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which `name` is stored."""
@@ -125,16 +115,47 @@ class TensorStore:
         return RootsError(problem(f"tensor {name}", value, rule, fix))
 
 
+def _together(boxes: Sequence[StoredBox]) -> StoredTensor:
+    """Boxes of one tensor, of which all say the same."""
+    first = boxes[0]
+    for each in boxes:
+        if (each.shape, each.dtype) != (first.shape, first.dtype):
+            fix = "use another checkpoint of the run"
+            rule = f"holds another shape or dtype of {each.tensor} than the files before it"
+            raise RootsError(problem("checkpoint file", str(each.file), rule, fix))
+    return StoredTensor(first.shape, first.dtype, tuple(boxes))
+
+
 def _parts(stored: Sequence[StoredBox], wanted: Sequence[Box]) -> dict[int, list[Part]]:
     """The parts to read for every wanted box, by its index; of stored ones they are known."""
-    known = {each.box: number for number, each in enumerate(stored)}
+    near = _near(stored, wanted)
+    known = {stored[number].box: number for number in near}
     if all(box in known for box in wanted):
         start = (0,) * len(wanted[0].sizes) if wanted else ()
         return {
             number: [Part(known[box], start, start, box.sizes)] for number, box in enumerate(wanted)
         }
-    held = [(each.box.offsets, each.box.sizes) for each in stored]
-    return plan_parts(held, [(box.offsets, box.sizes) for box in wanted])
+    held = [(stored[number].box.offsets, stored[number].box.sizes) for number in near]
+    plan = plan_parts(held, [(box.offsets, box.sizes) for box in wanted])
+    return {
+        number: [replace(part, source=near[part.source]) for part in parts]
+        for number, parts in plan.items()
+    }
+
+
+def _near(stored: Sequence[StoredBox], wanted: Sequence[Box]) -> list[int]:
+    """The stored boxes, by index, that can have a share of what is wanted: few of many ranks'."""
+    near = list(range(len(stored)))
+    for dim in range(len(wanted[0].sizes) if wanted else 0):
+        low = min(box.offsets[dim] for box in wanted)
+        high = max(box.offsets[dim] + box.sizes[dim] for box in wanted)
+        near = [
+            number
+            for number in near
+            if stored[number].box.offsets[dim] < high
+            and stored[number].box.offsets[dim] + stored[number].box.sizes[dim] > low
+        ]
+    return near
 
 
 class _Files(ExitStack):
