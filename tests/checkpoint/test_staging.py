@@ -1,4 +1,4 @@
-"""The copy that a save beside training is written from."""
+"""The copy that a checkpoint is written from: what was there at the time, in memory that stays."""
 
 from __future__ import annotations
 
@@ -7,29 +7,62 @@ from collections.abc import Iterator
 import torch
 
 from roots.checkpoint.boxes import Piece
-from roots.checkpoint.staging import Staging, staged_bytes
-from roots.parallel.shard import replicated
+from roots.checkpoint.staging import Staging, aligned_bytes, entries_of, staged_bytes
+from roots.parallel.mesh import Axis
+from roots.parallel.shard import chunked, replicated
 
 
-def pieces() -> Iterator[Piece]:
-    for name, dtype in (("a", torch.float32), ("b", torch.bfloat16), ("c", torch.int64)):
-        data = torch.arange(15).to(dtype)
-        yield Piece(name, replicated(name, (3, 5)), 0, data)
+def pieces(values: float = 0.0) -> list[Piece]:
+    axis = Axis("tensor", 2, 1, (0, 1))
+    fused = chunked("x", (12, 3), 0, axis, [4, 8])
+    count = 6 * 3
+    return [
+        Piece("x", fused, 1, torch.arange(count - 1.0) + values),
+        Piece("y", replicated("y", (5,)), 2, torch.arange(3).to(torch.bfloat16)),
+        Piece("z", replicated("z", ()), 0, torch.tensor([values])),
+    ]
 
 
-def test_copy_stays_as_it_was_and_its_memory_is_kept() -> None:
+def test_copies_are_entries_of_what_was_there() -> None:
+    """Training goes on in the tensors that were copied."""
+    held = pieces()
+    expected = [(each.tensor, each.box, each.data.clone()) for each in entries_of(held)]
+    entries = Staging().copy(lambda: held)
+    for piece in held:
+        piece.data.fill_(9)
+    assert [(each.tensor, each.box) for each in entries] == [each[:2] for each in expected]
+    for entry, (_, _, data) in zip(entries, expected, strict=True):
+        assert entry.data.dtype == data.dtype
+        assert torch.equal(entry.data, data)
+
+
+def test_memory_is_bounded_and_stays() -> None:
+    """As much as the tensors, each from a multiple of 64 bytes on, at the same place each time."""
     staging = Staging()
-    needed = staged_bytes(pieces())
-    staging.reserve(needed, touch=True)
-    held = {piece.tensor: piece for piece in pieces()}
+    size = staged_bytes(pieces())
+    staging.reserve(size, touch=True)
+    assert size == sum(aligned_bytes(each.data) for each in pieces()) == 128 + 64 + 64
     places = set()
-    for _ in range(2):
-        entries = staging.copy(lambda: iter(held.values()))
-        places.add(entries[0].data.data_ptr())
-        before = {name: piece.data.clone() for name, piece in held.items()}
-        for piece in held.values():
-            piece.data.add_(1)
-        for entry in entries:
-            assert torch.equal(entry.data, before[entry.tensor].view(entry.box.sizes))
-        assert staging.num_bytes == needed
+    for step in range(4):
+        entries = staging.copy(lambda step=step: pieces(float(step)))
+        assert staging.num_bytes == size
+        places.add(entries[0].data.untyped_storage().data_ptr())
+        assert float(entries[-1].data) == step
     assert len(places) == 1
+    staging.reserve(size - 1)
+    assert staging.num_bytes == size
+    staging.reserve(size + 1)
+    assert staging.num_bytes == size + 1
+
+
+def test_pieces_that_are_good_until_the_next_are_copied_in_time() -> None:
+    """As those on NVMe, which are read back one group at a time into the same memory."""
+    shared = torch.zeros(2)
+
+    def one_after_the_other() -> Iterator[Piece]:
+        for number in range(3):
+            shared.fill_(number)
+            yield Piece(f"x{number}", replicated(f"x{number}", (2,)), 0, shared)
+
+    entries = Staging().copy(one_after_the_other)
+    assert [each.data.tolist() for each in entries] == [[0, 0], [1, 1], [2, 2]]
