@@ -151,6 +151,10 @@ def read_back(optimizer: Any, module: nn.Module, store: TensorStore, state: Engi
     for part in slices(optimizer, module):
         make_state(optimizer, part, names)
         wanted = {"": part.master, **part.state(inner)}
+        if not names:
+            # Before the first update Adam's moments are zero, also in an engine that has trained.
+            for moment in part.state(inner).values():
+                moment.zero_()
         for name in ("", *names):
             key = f"{name}/{part.shard.name}" if name else _master_key(part.shard, store)
             pieces.append(Piece(key, part.shard, part.start, wanted[name]))
@@ -162,8 +166,9 @@ def read_back(optimizer: Any, module: nn.Module, store: TensorStore, state: Engi
     if zero_3 and not on_disk:
         for part in slices(optimizer, module):
             part.weight.copy_(part.master)
-    if names:
+    if names or steps_made(optimizer):
         set_steps_made(optimizer, state.updates)
+    if names:
         link_state(optimizer)
     _set_scale(optimizer, state.loss_scale)
 
