@@ -1,7 +1,10 @@
-"""Saving beside training: the memory that it takes, and what is told of it."""
+"""Saving beside training: what was there at its start, whole or not at all, and what it takes."""
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from roots.checkpoint import folders, manifest
 from roots.checkpoint.boxes import Piece
 from roots.checkpoint.manifest import Layout
+from roots.checkpoint.store import TensorStore
 from roots.config import RunConfig
 from roots.device import Device
+from roots.errors import ExitCode, RootsError
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import replicated
 from roots.training import saving
@@ -95,3 +101,170 @@ def test_a_save_tells_its_cost_and_the_share_of_the_disk(
         assert record.disk_share == pytest.approx(record.gigabytes_per_second)
         assert record.stall_seconds > 0
     assert replace(saved, disk_share=None).record().disk_share is None
+
+
+POINT = ResumePoint(4, 32, evaluation=2.5)
+
+
+class Pair:
+    """An engine that holds a weight and a moment."""
+
+    device = Device("cpu", 0)
+
+    def __init__(self) -> None:
+        self.weight = torch.arange(6.0).view(2, 3)
+        self.moment = torch.ones(6)
+
+    def written_pieces(self) -> Iterator[Piece]:
+        shard = replicated("weight", (2, 3))
+        yield Piece("weight", shard, 0, self.weight.view(-1))
+        yield Piece("exp_avg/weight", shard, 0, self.moment)
+
+    def state(self) -> EngineState:
+        return EngineState(4)
+
+
+def config_of(folder: Path, **checkpoint: Any) -> RunConfig:
+    return small_config(folder / "data", folder, checkpoint=checkpoint)
+
+
+def saver_in(config: RunConfig) -> Saver:
+    root = config.run_directory / folders.CHECKPOINTS_FOLDER
+    root.mkdir(parents=True, exist_ok=True)
+    saver = Saver(config, Mesh.single(), root, LAYOUT)
+    saver.tokenizer_files = {"tokenizer.json": b"{}"}
+    return saver
+
+
+def names(config: RunConfig) -> list[str]:
+    return sorted(path.name for path in (config.run_directory / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_checkpoint_is_whole_and_of_the_time_of_its_start(
+    asynchronous: bool, tmp_path: Path
+) -> None:
+    """Weights, optimizer, config, tokenizer and numbers; training goes on meanwhile."""
+    config, engine = config_of(tmp_path, asynchronous=asynchronous), Pair()
+    saver = saver_in(config)
+    saver.start(engine, POINT)  # type: ignore[arg-type]
+    assert saver.in_flight
+    engine.weight.fill_(-1), engine.moment.fill_(-1)
+    saver.wait()
+    assert not saver.busy
+    saved = saver.conclude()
+    assert (saved.step, saver.in_flight, names(config)) == (4, False, ["latest", "step_00000004"])
+    found = manifest.read_manifest(saved.path)
+    assert (found.step, found.consumed_samples, found.evaluation) == (4, 32, 2.5)
+    assert (found.state, found.layout) == (EngineState(4).to_json(), LAYOUT)
+    assert manifest.all_damage(saved.path, found, found.files) == []
+    assert found.files.keys() == {
+        "config.yaml",
+        "optimizer/rank_00000.safetensors",
+        "tokenizer/tokenizer.json",
+        "weights/rank_00000.safetensors",
+    }
+    assert folders.read_config(saved.path) == config
+    parts = [*found.weights, *found.optimizer]
+    store = TensorStore(saved.path, [saved.path / each for each in parts])
+    shard = replicated("weight", (2, 3))
+    assert store.read(shard).tolist() == [[0, 1, 2], [3, 4, 5]]
+    moment = torch.empty(6)
+    store.fill([Piece("exp_avg/weight", shard, 0, moment)])
+    assert moment.tolist() == [1.0] * 6
+    assert saved.num_bytes == sum(
+        found.files[each].bytes for each in found.weights + found.optimizer
+    )
+
+
+def test_saver_is_busy_until_its_part_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, gate = config_of(tmp_path), threading.Event()
+    monkeypatch.setattr("roots.training.saving.write_part", lambda *_: gate.wait(60))
+    saver = saver_in(config)
+    saver.start(Pair(), POINT)  # type: ignore[arg-type]
+    assert saver.busy
+    assert names(config) == ["step_00000004.partial"]
+    gate.set()
+    saver.wait()
+    assert not saver.busy
+    assert saver.in_flight
+
+
+def fail_with(error: BaseException) -> Any:
+    def write_part(*_: object) -> None:
+        raise error
+
+    return write_part
+
+
+def test_full_disk_is_told_in_the_end_and_keeps_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path)
+    saver = saver_in(config)
+    saver.start(Pair(), ResumePoint(2, 16))  # type: ignore[arg-type]
+    saver.wait()
+    taken = manifest.read_manifest(saver.conclude().path).total_bytes
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr("roots.training.saving.write_part", fail_with(full))
+    monkeypatch.setattr("roots.training.saving.free_bytes", lambda path: 1234)
+    saver.start(Pair(), POINT)  # type: ignore[arg-type]
+    saver.wait()
+    with pytest.raises(RootsError) as caught:
+        saver.conclude()
+    assert caught.value.exit_code is ExitCode.NOT_SAVED
+    root = config.run_directory / "checkpoints"
+    assert caught.value.lines == (
+        f"checkpoint={str(root / 'step_00000004')!r}: could not be written (No space left on "
+        f"device); step_00000002 has {taken:,} bytes, and 1,234 bytes are free; free some disk "
+        "space; the checkpoints before it are untouched",
+    )
+    assert names(config) == ["latest", "step_00000002"]
+    assert (root / "latest").read_text() == "step_00000002"
+    monkeypatch.undo()
+    saver.start(Pair(), POINT)  # type: ignore[arg-type]
+    saver.wait()
+    assert saver.conclude().path == root / "step_00000004"
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_nothing_that_is_not_finite_is_saved(asynchronous: bool, tmp_path: Path) -> None:
+    config, engine = config_of(tmp_path, asynchronous=asynchronous), Pair()
+    engine.moment[3] = torch.inf
+    saver = saver_in(config)
+    saver.start(engine, POINT)  # type: ignore[arg-type]
+    saver.wait()
+    with pytest.raises(RootsError, match="exp_avg/weight") as caught:
+        saver.conclude()
+    assert caught.value.exit_code is ExitCode.DIVERGED
+    assert names(config) == []
+
+
+def test_bug_in_the_thread_is_raised_in_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roots.training.saving.write_part", fail_with(ZeroDivisionError("mine")))
+    saver = saver_in(config_of(tmp_path))
+    saver.start(Pair(), POINT)  # type: ignore[arg-type]
+    saver.wait()
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        saver.conclude()
+
+
+def test_without_memory_for_a_copy_training_waits_and_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("roots.training.saving.available_host_bytes", lambda: 100)
+    caplog.set_level(logging.WARNING)
+    saver, engine = saver_in(config_of(tmp_path)), Pair()
+    for step in (2, 4):
+        saver.start(engine, ResumePoint(step, 8 * step))  # type: ignore[arg-type]
+        assert not saver.busy
+        engine.weight.fill_(-1)
+        saver.conclude()
+    assert caplog.messages == [
+        "checkpoints are written while training waits: a copy in host memory takes 128 more bytes "
+        "on this rank, and 100 are free for each rank of this machine"
+    ]
