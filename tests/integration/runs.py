@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import torch
 
+from roots.checkpoint.boxes import Piece
 from roots.checkpoint.manifest import read_manifest
 from roots.checkpoint.store import TensorStore
 from roots.config import RunConfig
@@ -65,8 +66,13 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
     files = [checkpoint / name for name in (*found.weights, *found.optimizer)]
     store = TensorStore(checkpoint, files)
     tensors = {
-        name: store.read(replicated(name, stored.shape)) for name, stored in store.tensors.items()
+        name: torch.empty(stored.shape, dtype=stored.dtype)
+        for name, stored in store.tensors.items()
     }
+    store.fill(
+        Piece(name, replicated(name, tensor.shape), 0, tensor.view(-1))
+        for name, tensor in tensors.items()
+    )
     numbers = {"step": found.step, "samples": found.consumed_samples, **(found.state or {})}
     return {**tensors, **numbers}
 
