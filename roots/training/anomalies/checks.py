@@ -29,7 +29,8 @@ class Checks:
         """
         if _due(step, self._settings.replay_every_steps):
             check_replay(self._engine, micro_batches[0], step)
-        if _due(step, self._settings.pace_every_steps):
+        # One rank alone has no peers.
+        if _due(step, self._settings.pace_every_steps) and self._engine.mesh.world.size > 1:
             if self._pace is None:
                 engine, factor = self._engine, self._settings.slow_rank
                 self._pace = PaceCheck(
