@@ -119,8 +119,8 @@ BUGS = [
     PlantedBug(
         "loss averaged over the data axis alone",
         "training/engine/step.py",
-        "        return all_reduce_mean(self.mesh.replica, torch.stack(losses).mean())",
-        "        return all_reduce_mean(self.mesh.data, torch.stack(losses).mean())",
+        "        return all_reduce_mean(self.mesh.replica, self._own_loss())",
+        "        return all_reduce_mean(self.mesh.data, self._own_loss())",
         "tests/parallel/test_sequence_layouts.py -k 'cp2-ulysses and not (tp2 or dp2 or pp2)'",
     ),
     PlantedBug(

@@ -95,8 +95,8 @@ BUGS = [
     PlantedBug(
         "resumed run reads from the beginning",
         "training/loop.py",
-        "run.data.train.iterate(point.step)",
-        "run.data.train.iterate(0)",
+        "run.data.train, self._size, start.consumed_samples, self.guard.skipped",
+        "run.data.train, self._size, 0, self.guard.skipped",
         "tests/training/test_loop.py",
     ),
     PlantedBug(

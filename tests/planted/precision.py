@@ -64,7 +64,8 @@ BUGS = [
     PlantedBug(
         "loss scaler of before the checkpoint was read",
         "training/engine/step.py",
-        ("        own_the_scale(optimizer, self.config.loss_scale)\n        # DeepSpeed's file"),
+        "        own_the_scale(optimizer, self.config.loss_scale, self._notes)\n"
+        "        # DeepSpeed's file",
         "        # DeepSpeed's file",
         "tests/training/test_adamw.py -k after_a_resume",
     ),
@@ -116,8 +117,8 @@ BUGS = [
     PlantedBug(
         "loss scale doubled before gradients are divided by it",
         "training/engine/loss_scale.py",
-        ("        if has_overflow:\n            update_scale(scaler, overflow=True)\n"),
-        ("        update_scale(scaler, overflow=has_overflow)\n"),
+        ("        notes.at_floor = overflowed and update_scale(scaler, overflow=True)\n"),
+        ("        notes.at_floor = update_scale(scaler, overflow=overflowed)\n"),
         "tests/training/engine/test_loss_scale.py",
     ),
 ]
