@@ -114,6 +114,7 @@ class Checkpointer:
         self.start(engine, point)
         saved = self.finish()
         assert saved is not None
+        self.saver.settle()
         return saved.path
 
     def load(self, engine: Engine, folder: Path) -> ResumePoint:
@@ -177,6 +178,7 @@ class Checkpointer:
         if self.mesh.rank == 0:
             if self._ownership is not None:
                 self._ownership.check()
+            self.saver.settle()
             self._tidy()
             folders.set_aside_after(self.root, step - 1)
             moved = folders.clear_place(self.root, step)

@@ -182,6 +182,8 @@ class _Saves:
             # Without a copy in memory it has been written by now.
             if last or not self._run.config.checkpoint.asynchronous:
                 self.finish(last=last)
+            if last:
+                self._run.checkpointer.saver.settle()
         except RootsError as error:
             lines, code = (*besides, *error.lines), error.exit_code
             raise RootsError(*lines, exit_code=code, speaks=error.speaks) from error

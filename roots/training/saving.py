@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -97,6 +98,9 @@ class Saver:
         self._job: _Job | None = None
         self._told_of_memory = False
         self._disk_rate: float | None = None
+        # A thread that the end of the process waits for.
+        self._remover = ThreadPoolExecutor(1, "roots-remove")
+        self._removal: Future[None] | None = None
 
     @property
     def in_flight(self) -> bool:
@@ -159,7 +163,7 @@ class Saver:
             self._job.stall_seconds += time.monotonic() - started
 
     def conclude(self) -> Saved:
-        """Seal the save in flight; every rank must call, none of them busy.
+        """Seal the save in flight; every rank must call, none of them busy. `settle` follows.
 
         Raises RootsError with exit code NOT_SAVED if a rank could not write its part, or DIVERGED
         if weights or optimizer state were not finite; nothing is left of it then.
@@ -183,6 +187,16 @@ class Saver:
             if world.rank == 0:
                 folders.discard(job.folder)
             raise
+
+    def settle(self) -> None:
+        """Return when the old checkpoints are removed, which goes on beside training too."""
+        removal, self._removal = self._removal, None
+        if removal is not None:
+            removal.result()
+
+    def _remove_old(self) -> None:
+        for removed in retention.apply(self._root, retention.Keep.of(self._config.checkpoint)):
+            _logger.info("removed old checkpoint %s", removed.name)
 
     def _make(self, folder: Path) -> None:
         """The folder with all that is small."""
@@ -298,8 +312,9 @@ class Saver:
         manifest.write_manifest(job.folder, sealed)
         path = folders.publish_folder(job.folder)
         folders.point_latest(self._root, path)
-        for removed in retention.apply(self._root, retention.Keep.of(self._config.checkpoint)):
-            _logger.info("removed old checkpoint %s", removed.name)
+        self._removal = self._remover.submit(self._remove_old)
+        if job.thread is None:
+            self.settle()
         return _saved(path, job, records, self._disk_rate)
 
 

@@ -91,6 +91,9 @@ class NoCheckpoints:
     def prepare(self, engine: Answers) -> None:
         self.prepared.append(engine.state().updates)
 
+    def settle(self) -> None:
+        pass
+
     def save(self, point: ResumePoint) -> None:
         self.saved.append(point)
 

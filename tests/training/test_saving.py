@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from roots.checkpoint import folders, manifest
+from roots.checkpoint import folders, manifest, retention
 from roots.checkpoint.boxes import Piece
 from roots.checkpoint.manifest import Layout
 from roots.checkpoint.store import TensorStore
@@ -268,3 +268,33 @@ def test_without_memory_for_a_copy_training_waits_and_is_told_once(
         "checkpoints are written while training waits: a copy in host memory takes 128 more bytes "
         "on this rank, and 100 are free for each rank of this machine"
     ]
+
+
+def test_old_checkpoints_go_beside_training_and_before_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removing gigabytes takes seconds; the folder is tidied by the next save, so not meanwhile."""
+    go_on, removed = threading.Event(), []
+    remove = retention.apply
+
+    def slowly(root: Path, keep: retention.Keep) -> list[Path]:
+        go_on.wait(60)
+        found = remove(root, keep)
+        removed.extend(path.name for path in found)
+        return found
+
+    monkeypatch.setattr(retention, "apply", slowly)
+    engine: Any = Holding()
+    saver, _ = saver_of(tmp_path, keep_last=1)
+    for step in (1, 2):
+        saver.start(engine, ResumePoint(step, 8 * step))
+        saver.wait()
+        assert saver.conclude().path.is_dir()
+        assert not removed
+        if step == 1:
+            go_on.set()
+            saver.settle()
+            go_on.clear()
+    go_on.set()
+    saver.settle()
+    assert removed == ["step_00000001"]
