@@ -77,8 +77,9 @@ def copy_entries(path: Path, entries: Sequence[Entry]) -> None:
     _write(path, entries, durable=False)
 
 
-def _write(path: Path, entries: Sequence[Entry], *, durable: bool) -> SafetensorsWriter:
-    plans, records, data = [], {}, {}
+def planned(entries: Sequence[Entry]) -> tuple[list[TensorPlan], dict[str, str]]:
+    """What a file of `entries` holds, in their order, and its metadata."""
+    plans, records = [], {}
     for entry, name in zip(entries, _names(entries), strict=True):
         plans.append(TensorPlan(name, entry.box.sizes, entry.data.dtype))
         records[name] = {
@@ -86,8 +87,12 @@ def _write(path: Path, entries: Sequence[Entry], *, durable: bool) -> Safetensor
             "shape": entry.shape,
             "offsets": entry.box.offsets,
         }
-        data[name] = entry.data
-    metadata = {"boxes": json.dumps(records)}
+    return plans, {"boxes": json.dumps(records)}
+
+
+def _write(path: Path, entries: Sequence[Entry], *, durable: bool) -> SafetensorsWriter:
+    plans, metadata = planned(entries)
+    data = {plan.name: entry.data for plan, entry in zip(plans, entries, strict=True)}
     with SafetensorsWriter(path, plans, metadata, durable=durable) as writer:
         for plan in writer.order:
             writer.write(data[plan.name])

@@ -14,6 +14,7 @@ from contextlib import suppress
 # DeepSpeed and activation checkpointing import most of these late.
 _MODULES = (
     "torch._dynamo",
+    "torch.distributed.checkpoint.planner_helpers",
     "torch.distributed.nn.functional",
     "deepspeed",
     "deepspeed.module_inject.auto_ep_layer",
