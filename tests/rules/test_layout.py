@@ -16,6 +16,7 @@ TEST_FOLDERS_WITHOUT_PACKAGE = {
     "contracts",
     "cuda",
     "docs",
+    "faults",
     "golden",
     "helpers",
     "integration",
