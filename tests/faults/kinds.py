@@ -31,6 +31,7 @@ KILLED = -int(signal.SIGKILL)
 _SAVE_SECONDS = 0.03
 _STEP_SECONDS = 0.2
 _START_SECONDS = 1.5
+_LAUNCHER_SECONDS = 10.0
 
 
 def _ends(scene: Scene, ranks: Ranks, dead: int | None = None) -> list[int]:
@@ -58,12 +59,17 @@ def kill(scene: Scene) -> None:
 
 
 def kill_in_start(scene: Scene) -> None:
-    """SIGKILL a rank before its first step."""
+    """SIGKILL a rank before its first step.
+
+    Ranks that have not met yet cannot know of each other: the launcher ends them, as all do.
+    """
     victim = scene.victim()
     with scene.ranks() as ranks:
         scene.any_moment(ranks, _START_SECONDS)
         ranks.send(victim, signal.SIGKILL)
-        _ends(scene, ranks, victim)
+        ranks.until(lambda: not ranks.running(), _LAUNCHER_SECONDS, vain=True)
+        stop_all(ranks, signal.SIGKILL)
+        assert no_process_left(ranks.pids()) or ranks.wait(PATIENCE)
 
 
 def _armed(scene: Scene, place: str, *, rank: int | None = None) -> None:

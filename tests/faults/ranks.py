@@ -78,12 +78,17 @@ class Ranks:
         """What all ranks have printed."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
-    def until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait until `condition` holds, in vain if the ranks end before; False then."""
+    def until(self, condition: Callable[[], bool], seconds: float, *, vain: bool = False) -> bool:
+        """Wait until `condition` holds, in vain if the ranks end before; False then.
+
+        Raises AssertionError where it does not within `seconds`, unless that may be in `vain`.
+        """
         deadline = time.monotonic() + seconds
         while not condition():
             if not self.running():
                 return condition()
+            if vain and time.monotonic() > deadline:
+                return False
             assert time.monotonic() < deadline, f"waited {seconds} s in vain:\n{self.said()}"
             self._pause()
         return True
