@@ -138,11 +138,11 @@ def build_data(config: RunConfig) -> DataSources:
 
 
 def load(checkpoint: str | Path) -> Model:
-    """A trained model of any layout: a step's folder, a run's (then its latest) or an import's.
+    """A trained model of any layout: the folder or URL of a step, a run (its latest) or an import.
 
     Raises RootsError if there is none, or if its files are not those that were saved.
     """
-    return Model(load_model(Path(checkpoint), current_device()))
+    return Model(load_model(checkpoint, current_device()))
 
 
 class Model:

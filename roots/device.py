@@ -220,6 +220,12 @@ def kernel_cache_folder() -> Path:
     return extensions_folder() / "roots"
 
 
+def cache_folder() -> Path:
+    """Where this user's programs keep what can be had again: XDG_CACHE_HOME, else ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "roots"
+
+
 def current_device(local_rank: int = 0) -> Device:
     """The GPU of this local rank when CUDA is usable, else the CPU. Makes the GPU current."""
     if not torch.cuda.is_available():

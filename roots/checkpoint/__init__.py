@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roots.checkpoint.folders import read_config, resolve_checkpoint
+from roots.checkpoint.folders import read_config
+from roots.checkpoint.locating import resolve_checkpoint
 from roots.checkpoint.manifest import check_model
 
 if TYPE_CHECKING:

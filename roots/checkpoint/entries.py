@@ -1,16 +1,27 @@
-"""The checkpoints that lie in a run's folder, and what is known of each without reading weights."""
+"""The checkpoints that lie in a folder or at a URL, and what is known without reading weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from roots.checkpoint import folders
-from roots.checkpoint.manifest import MANIFEST_NAME, Manifest, damage_of, read_manifest
+from roots.checkpoint.locating import checkpoints_at
+from roots.checkpoint.manifest import (
+    CONFIG_NAME,
+    MANIFEST_NAME,
+    DamagedError,
+    Manifest,
+    damage_of,
+    read_manifest,
+)
+from roots.checkpoint.storage import is_url
+from roots.checkpoint.stored import StoredCheckpoints, unreachable
 from roots.errors import RootsError, problem
 
 
@@ -18,16 +29,21 @@ from roots.errors import RootsError, problem
 class Entry:
     """A checkpoint.
 
-    saved: when its manifest was written; manifest: None if that cannot be read; damage: a line for
-    each file that is missing or has another length, while nobody has looked at contents; aside:
-    whether it was set aside, so that no run goes on from it.
+    where: path or URL; saved: when its manifest was written, if that is known; manifest: None if
+    that cannot be read; damage: a line for each file that is missing or has another length, while
+    nobody has looked at contents; aside: whether it was set aside, so that no run goes on from it.
     """
 
-    path: Path
-    saved: datetime
+    where: str
+    saved: datetime | None
     manifest: Manifest | None
     damage: tuple[str, ...]
     aside: bool = False
+
+    @property
+    def name(self) -> str:
+        """The last part of its path or URL."""
+        return self.where.rpartition("/")[2]
 
     @property
     def state(self) -> str:
@@ -45,9 +61,9 @@ class Entry:
         """All of it for JSON."""
         found = self.manifest
         return {
-            "path": str(self.path),
+            "path": self.where,
             "step": None if found is None else found.step,
-            "saved": self.saved.isoformat(timespec="seconds"),
+            "saved": self.saved and self.saved.isoformat(timespec="seconds"),
             "bytes": self.bytes,
             "layout": None if found is None else asdict(found.layout),
             "precision": None if found is None else found.layout.precision,
@@ -58,28 +74,34 @@ class Entry:
         }
 
 
-def root_of(given: Path) -> Path:
+def root_of(given: str) -> Path:
     """The folder of checkpoints meant by itself or by a run's folder.
 
-    Raises RootsError if it is one checkpoint, or holds none.
+    Raises RootsError if it is one checkpoint, holds none, or is a URL.
     """
+    if is_url(given):
+        rule, fix = "is a URL, and what lies there follows its run", "give the folder of the run"
+        raise RootsError(problem("checkpoint", given, rule, fix))
     found = folders.resolve_checkpoint(given)
-    if found == given:
+    if found == Path(given):
         fix = "give the folder of the run, to choose among its checkpoints"
-        raise RootsError(problem("checkpoint", str(given), "is one checkpoint", fix))
+        raise RootsError(problem("checkpoint", given, "is one checkpoint", fix))
     return found.parent
 
 
-def checkpoints_of(given: Path) -> list[Path]:
+def checkpoints_of(given: str) -> list[Path]:
     """The checkpoint `given`, or all of a run, oldest first. Raises RootsError if there is none."""
     found = folders.resolve_checkpoint(given)
-    return [given] if found == given else folders.finished_checkpoints(found.parent)
+    return [found] if found == Path(given) else folders.finished_checkpoints(found.parent)
 
 
-def entries_of(given: Path) -> list[Entry]:
-    """As `checkpoints_of`, and those set aside after all others."""
+def entries_of(given: str) -> list[Entry]:
+    """As `checkpoints_of`, and those set aside after all others; or those at a URL."""
+    if is_url(given):
+        stored, names = checkpoints_at(given)
+        return [stored_entry(stored, name) for name in names]
     paths = checkpoints_of(given)
-    aside = [] if paths == [given] else folders.kept_aside(paths[0].parent)
+    aside = [] if paths == [Path(given)] else folders.kept_aside(paths[0].parent)
     return [*_entries(paths), *_entries(aside, aside=True)]
 
 
@@ -105,6 +127,40 @@ def entry_of(path: Path, *, aside: bool = False) -> Entry:
     try:
         found = read_manifest(path)
     except RootsError as error:
-        return Entry(path, saved, None, error.lines, aside)
+        return Entry(str(path), saved, None, error.lines, aside)
     damage = damage_of(path, found, sorted(found.files), contents=False)
-    return Entry(path, saved, found, tuple(damage), aside)
+    return Entry(str(path), saved, found, tuple(damage), aside)
+
+
+def stored_entry(stored: StoredCheckpoints, name: str) -> Entry:
+    """What is known of a checkpoint at a URL. Raises RootsError if that cannot be read."""
+    where = stored.where(name)
+    try:
+        found = stored.manifest(name)
+        return Entry(where, None, found, tuple(stored.damage(name, found)))
+    except DamagedError as error:
+        return Entry(where, None, None, error.lines)
+    except OSError as error:
+        raise unreachable("checkpoint", where, error) from None
+
+
+@contextmanager
+def opened_entry(given: str) -> Iterator[tuple[Path, Entry]]:
+    """The checkpoint `given`, or the newest of a run: a folder with its config, and what is known.
+
+    At a URL the folder lasts for the block, and has of the weights their names and shapes alone.
+    Raises RootsError if there is none, or it cannot be read.
+    """
+    if not is_url(given):
+        folder = folders.resolve_checkpoint(given)
+        yield folder, entry_of(folder)
+        return
+    stored, names = checkpoints_at(given)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        try:
+            stored.fetch(names[-1], folder, lambda _: [CONFIG_NAME])
+            stored.fetch_headers(names[-1], folder)
+        except OSError as error:
+            raise unreachable("checkpoint", given, error) from None
+        yield folder, stored_entry(stored, names[-1])

@@ -37,9 +37,18 @@ def step_name(step: int) -> str:
 
 def step_of(path: Path) -> int:
     """The step in the name of a checkpoint's folder."""
-    match = _STEP_FOLDER.fullmatch(path.name)
-    assert match is not None, f"{path} is no folder of a step"
-    return int(match.group(1))
+    assert is_step_name(path.name), f"{path} is no folder of a step"
+    return step_named(path.name)
+
+
+def is_step_name(name: str) -> bool:
+    """Whether `step_name` gives it for some step."""
+    return bool(_STEP_FOLDER.fullmatch(name)) and step_name(step_named(name)) == name
+
+
+def step_named(name: str) -> int:
+    """The step in what `step_name` gave."""
+    return int(name.removeprefix("step_"))
 
 
 def finished_checkpoints(root: Path) -> list[Path]:
@@ -49,12 +58,9 @@ def finished_checkpoints(root: Path) -> list[Path]:
 
 def _ours(root: Path) -> list[tuple[int, Path]]:
     """Whatever has the name of a checkpoint, by step, oldest first."""
-    found = []
-    for path in root.glob("step_*"):
-        match = _STEP_FOLDER.fullmatch(path.name)
-        if match and step_name(int(match.group(1))) == path.name:
-            found.append((int(match.group(1)), path))
-    return sorted(found)
+    return sorted(
+        (step_named(path.name), path) for path in root.glob("step_*") if is_step_name(path.name)
+    )
 
 
 def kept_aside(root: Path) -> list[Path]:
@@ -93,9 +99,14 @@ def partial_folder(root: Path, step: int) -> Path:
     return root / f"{step_name(step)}{PARTIAL_SUFFIX}"
 
 
+def final_folder(partial: Path) -> Path:
+    """What a folder that is being written is to be called."""
+    return partial.with_name(partial.name.removesuffix(PARTIAL_SUFFIX))
+
+
 def publish_folder(partial: Path) -> Path:
     """Rename a folder that is whole to what it is to be called, durably; return that."""
-    final = partial.with_name(partial.name.removesuffix(PARTIAL_SUFFIX))
+    final = final_folder(partial)
     sync_folder(partial)
     os.rename(partial, final)
     sync_folder(final.parent)

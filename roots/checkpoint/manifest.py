@@ -188,11 +188,30 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        rule = f"is no finished checkpoint (it has no {MANIFEST_NAME})"
-        fix = "give a folder like RUN/checkpoints/step_00000100, or the folder of a run"
-        raise DamagedError(problem("checkpoint", str(folder), rule, fix))
+        raise DamagedError(no_manifest(str(folder)))
     try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(str(folder), f"cannot be read ({error.strerror})") from None
+    return parse_manifest(content, str(folder))
+
+
+def no_manifest(where: str) -> str:
+    """The line on a folder, at a path or URL, that is no finished checkpoint."""
+    rule = f"is no finished checkpoint (it has no {MANIFEST_NAME})"
+    fix = "give a folder like RUN/checkpoints/step_00000100, or the folder of a run"
+    return problem("checkpoint", where, rule, fix)
+
+
+def _unreadable(where: str, rule: str) -> DamagedError:
+    fix = "use another checkpoint of the run"
+    return DamagedError(problem("manifest", f"{where}/{MANIFEST_NAME}", rule, fix))
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """The manifest of the checkpoint at `where`, a path or URL. Raises as `read_manifest` does."""
+    try:
+        tree: dict[str, Any] = json.loads(content.decode("utf-8"))
         if not isinstance(tree, dict):
             raise TypeError("no object")
         # One without is of a ROOTS that did not write any.
@@ -203,7 +222,7 @@ def read_manifest(folder: Path) -> Manifest:
             readable = " and ".join(str(number) for number in _READABLE)
             rule = f"is {found}, this ROOTS reads {FORMAT} versions {readable}"
             fix = "use the ROOTS that wrote it"
-            raise RootsError(problem("checkpoint", str(folder), rule, fix))
+            raise RootsError(problem("checkpoint", where, rule, fix))
         files = {_plain(name): FileRecord(**record) for name, record in tree["files"].items()}
         layout = Layout(**tree["layout"])
         # One without held-out loss or history is of a ROOTS that did not write any.
@@ -220,11 +239,8 @@ def read_manifest(folder: Path) -> Manifest:
         )
         _check_types(sealed)
         return sealed
-    except OSError as error:
-        rule = f"cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        rule = f"is not readable ({type(error).__name__}: {error})"
-    raise DamagedError(problem("manifest", str(path), rule, "use another checkpoint of the run"))
+        raise _unreadable(where, f"is not readable ({type(error).__name__}: {error})") from None
 
 
 def _plain(name: str) -> str:
@@ -298,16 +314,20 @@ def damage_of(
     for name in names:
         path = folder / name
         try:
-            rule = _difference(path, manifest.files.get(name), contents)
+            rule = difference(path, manifest.files.get(name), contents=contents)
         except OSError as error:
             rule = f"cannot be read ({error.strerror})"
         if rule is not None:
-            fix = "use another checkpoint of the run"
-            lines.append(problem("checkpoint file", str(path), rule, fix))
+            lines.append(damaged_file(str(path), rule))
     return lines
 
 
-def _difference(path: Path, expected: FileRecord | None, contents: bool) -> str | None:
+def damaged_file(where: str, rule: str) -> str:
+    """The line on a file, at a path or URL, that is not the one that was saved."""
+    return problem("checkpoint file", where, rule, "use another checkpoint of the run")
+
+
+def difference(path: Path, expected: FileRecord | None, *, contents: bool = True) -> str | None:
     """What is wrong with a file; None if it is the one that was saved."""
     if expected is None:
         return "is not in the manifest"

@@ -6,7 +6,7 @@ it is made: what is removed on the way would not be among those kept at the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,13 +67,13 @@ def surplus(root: Path, keep: Keep) -> list[Path]:
     return [path for step, path in saved.items() if step not in kept]
 
 
-def apply(root: Path, keep: Keep) -> list[Path]:
+def apply(root: Path, keep: Keep, held: Collection[Path] = ()) -> list[Path]:
     """Remove the finished checkpoints that are not to be kept; return those removed.
 
-    Nothing is removed, and a warning says so, unless the newest one is sealed: its manifest can be
-    read, and every file of it is there in its full length.
+    Those `held` stay for now. Nothing is removed, and a warning says so, unless the newest one is
+    sealed: its manifest can be read, and every file of it is there in its full length.
     """
-    doomed = surplus(root, keep)
+    doomed = [path for path in surplus(root, keep) if path not in held]
     if not doomed:
         return []
     newest = folders.finished_checkpoints(root)[-1]

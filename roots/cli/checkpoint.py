@@ -23,7 +23,10 @@ checkpoint_app = typer.Typer(
 )
 
 RunOrCheckpoint = Annotated[
-    Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="Folder of a run, or one checkpoint.")
+    str,
+    typer.Argument(
+        metavar="RUN_OR_CHECKPOINT", help="Folder or URL of a run, or of one checkpoint."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
@@ -50,24 +53,24 @@ def list_checkpoints(given: RunOrCheckpoint, as_json: AsJson = False) -> None:
 @checkpoint_app.command()
 def show(
     given: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="RUN_OR_CHECKPOINT", help="Folder of a run (then its latest), or a checkpoint."
+            metavar="RUN_OR_CHECKPOINT",
+            help="Folder or URL of a run (then its latest), or of a checkpoint.",
         ),
     ],
     as_json: AsJson = False,
 ) -> None:
     """Print what a checkpoint holds: its step, layout, model, files and what reads it."""
-    from roots.checkpoint import read_config, resolve_checkpoint
-    from roots.checkpoint.entries import entry_of
+    from roots.checkpoint.entries import opened_entry
+    from roots.checkpoint.folders import read_config
     from roots.checkpoint.manifest import read_manifest
     from roots.checkpoint.weights import WeightStore
 
-    folder = resolve_checkpoint(given)
-    found = read_manifest(folder)
-    config = read_config(folder)
-    shapes = {name: tensor.shape for name, tensor in WeightStore(folder).tensors.items()}
-    entry = entry_of(folder)
+    with opened_entry(given) as (folder, entry):
+        found = read_manifest(folder)
+        config = read_config(folder)
+        shapes = {name: tensor.shape for name, tensor in WeightStore(folder).tensors.items()}
     document = {
         **entry.record(),
         "consumed_samples": found.consumed_samples,
@@ -93,9 +96,13 @@ def verify(given: RunOrCheckpoint, as_json: AsJson = False) -> None:
     Ends with code 2 and a line for each damaged file.
     """
     from roots.checkpoint.entries import checkpoints_of, is_there
+    from roots.checkpoint.storage import is_url
 
-    found = [(path, _verified(path)) for path in checkpoints_of(given)]
-    reports = [report for path, report in found if is_there(path)]
+    if is_url(given):
+        reports = _verified_at(given)
+    else:
+        found = [(path, _verified(path)) for path in checkpoints_of(given)]
+        reports = [report for path, report in found if is_there(path)]
     if as_json:
         typer.echo(json.dumps(reports, indent=2))
     for report in () if as_json else reports:
@@ -108,7 +115,7 @@ def verify(given: RunOrCheckpoint, as_json: AsJson = False) -> None:
 
 @checkpoint_app.command()
 def prune(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run: Annotated[str, typer.Argument(help="Folder of a run.")],
     *,
     keep_last: Annotated[
         int | None, typer.Option(min=1, help="Newest ones to keep; one stays in any case.")
@@ -134,7 +141,7 @@ def prune(
 
     if keep_last is keep_every_steps is keep_best is None:
         fix = "give --keep-last, --keep-every-steps or --keep-best"
-        raise RootsError(problem("checkpoint", str(run), "nothing says what to keep", fix))
+        raise RootsError(problem("checkpoint", run, "nothing says what to keep", fix))
     keep = retention.Keep(keep_last or 1, keep_every_steps or 0, keep_best or 0)
     root = root_of(run)
     with nullcontext() if dry_run else _owned(root):
@@ -173,7 +180,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
     found = entry.manifest
     loss = None if found is None else found.evaluation
     return (
-        entry.path.name,
+        entry.name,
         _time(entry),
         "-" if entry.bytes is None else f"{entry.bytes:,}",
         "-" if loss is None else f"{loss:.4f}",
@@ -198,7 +205,7 @@ def _words(entry: Entry, found: Manifest, document: dict[str, Any]) -> dict[str,
     if not found.has_training_state:
         use = "weights alone: checkpoint.weights reads it, and no run goes on from it"
     return {
-        "checkpoint": str(entry.path),
+        "checkpoint": entry.where,
         "saved": _time(entry),
         "step": f"{found.step:,}, after {found.consumed_samples:,} samples, "
         f"{document['consumed_tokens']:,} tokens",
@@ -212,7 +219,7 @@ def _words(entry: Entry, found: Manifest, document: dict[str, Any]) -> dict[str,
 
 
 def _time(entry: Entry) -> str:
-    return entry.saved.strftime("%Y-%m-%d %H:%M")
+    return "-" if entry.saved is None else entry.saved.strftime("%Y-%m-%d %H:%M")
 
 
 def _parts(found: Manifest) -> dict[str, dict[str, int]]:
@@ -239,3 +246,28 @@ def _verified(folder: Path) -> dict[str, Any]:
     with shown(f"reading {folder.name}") as progress:
         damage = all_damage(folder, found, sorted(found.files), progress)
     return {**report, "files": len(found.files), "bytes": found.total_bytes, "damage": damage}
+
+
+def _verified_at(url: str) -> list[dict[str, Any]]:
+    """The same of every checkpoint at a URL."""
+    from roots.checkpoint.locating import checkpoints_at
+    from roots.checkpoint.manifest import DamagedError
+    from roots.checkpoint.stored import unreachable
+    from roots.cli.progress import shown
+
+    stored, names = checkpoints_at(url)
+    reports: list[dict[str, Any]] = []
+    for name in names:
+        where = stored.where(name)
+        report = {"path": where, "files": 0, "bytes": 0}
+        try:
+            found = stored.manifest(name)
+            with shown(f"reading {where}") as progress:
+                damage = stored.all_damage(name, found, progress)
+            report |= {"files": len(found.files), "bytes": found.total_bytes}
+        except DamagedError as error:
+            damage = list(error.lines)
+        except OSError as error:
+            raise unreachable("checkpoint", where, error) from None
+        reports.append({**report, "damage": damage})
+    return reports

@@ -29,7 +29,7 @@ OF_PAIRS = (
 def evaluate(
     context: typer.Context,
     checkpoint: Annotated[
-        Path, typer.Argument(help="Checkpoint folder, or the folder of a run (then its latest).")
+        str, typer.Argument(help="Folder or URL of a checkpoint, or of a run (then its latest).")
     ],
     *,
     data: Annotated[
@@ -97,7 +97,7 @@ def _refuse_what_pairs_need(context: typer.Context) -> None:
 
 
 def _evaluate_data(
-    checkpoint: Path, data: str, batch_size: int, tokenizer: str | None, as_json: bool
+    checkpoint: str, data: str, batch_size: int, tokenizer: str | None, as_json: bool
 ) -> None:
     """Print loss, perplexity and bits per byte of a decoder on a dataset."""
     from dataclasses import asdict

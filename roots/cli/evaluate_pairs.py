@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class PairRequest:
     """The options of the command that concern pairs."""
 
-    checkpoint: Path
+    checkpoint: str
     pairs: Path
     columns: tuple[str, str]
     baselines: Path | None

@@ -51,7 +51,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(help="Checkpoint folder, or the folder of a run (then its latest).")
+        str, typer.Argument(help="Folder or URL of a checkpoint, or of a run (then its latest).")
     ],
     *,
     to: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model.")],

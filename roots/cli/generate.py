@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,7 +27,7 @@ NamesOfTokens = Annotated[
 def generate(
     context: typer.Context,
     checkpoint: Annotated[
-        Path, typer.Argument(help="Checkpoint folder, or the folder of a run (then its latest).")
+        str, typer.Argument(help="Folder or URL of a checkpoint, or of a run (then its latest).")
     ],
     *,
     prompt: Annotated[
@@ -71,9 +70,10 @@ def generate(
 
     sampling = SamplingOptions(greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p)
     # Before the weights, which may take long to read.
-    architecture = read_config(resolve_checkpoint(checkpoint)).model.architecture
+    found = resolve_checkpoint(checkpoint)
+    architecture = read_config(found).model.architecture
     _refuse_what_does_nothing(context, architecture, beams, greedy)
-    model = load_model(checkpoint, current_device())
+    model = load_model(found, current_device())
     words = tokenizer_of(model, tokenizer)
     options: GenerationOptions | BeamOptions
     if beams or architecture == "encoder_decoder":

@@ -190,14 +190,20 @@ class CheckpointConfig(Section):
         "/dev/shm",  # a name of its own is made below it
         description="where these copies lie: memory, or a disk, of the machine",
     )
+    mirror: str | None = Field(
+        None,
+        description="folder or URL (s3://...) below which run.name holds a copy of each checkpoint "
+        "that is kept; auto goes on from there where none is good here",
+    )
     resume: str = Field(
         "auto",
-        description="auto: newest good one of this run if any; never; or a checkpoint folder",
+        description="auto: newest good one of this run if any; never; or a checkpoint's folder or "
+        "URL",
     )
     weights: str | None = Field(
         None,
-        description="checkpoint folder whose weights a fresh run starts from, with a new optimizer "
-        "at step 0",
+        description="checkpoint folder or URL whose weights a fresh run starts from, with a new "
+        "optimizer at step 0",
     )
 
 

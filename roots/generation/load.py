@@ -51,8 +51,8 @@ class LoadedModel:
         return RootsError(problem(where, architecture, rule, "give another checkpoint"))
 
 
-def load_model(path: Path, device: Device) -> LoadedModel:
-    """Load the checkpoint meant by `path`: a step folder, or a run's folder (then its latest).
+def load_model(path: str | Path, device: Device) -> LoadedModel:
+    """Load the checkpoint meant by `path`: a step folder, a run's (then its latest), or a URL.
 
     Raises RootsError if there is none, its files are not those that were saved, or its tensors do
     not fit its config.

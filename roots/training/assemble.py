@@ -60,6 +60,7 @@ from roots.training.engine.accelerator import prepare_accelerator
 from roots.training.engine.pipeline import build_pipeline_engine
 from roots.training.engine.step import Engine, build_zero_engine
 from roots.training.loop import Run, train_loop
+from roots.training.mirroring import open_mirror
 from roots.training.ownership import own_run_folder
 from roots.training.resume_point import ResumePoint
 from roots.training.signals import StopSignals
@@ -148,7 +149,9 @@ def assemble(
     mesh = Mesh.create(topology_of(config, plan))
     deadline = together(mesh.world, lambda: deadline_of(config))
     ownership = own_run_folder(config, mesh, stack)
-    checkpointer = Checkpointer(config, mesh, ownership)
+    marks = marks or Marks()
+    mirror = open_mirror(config, mesh, stack, marks)
+    checkpointer = Checkpointer(config, mesh, ownership, mirror)
     found = checkpointer.find()
     ledger = stack.enter_context(open_ledger(config, mesh, device, started, marks))
     reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)

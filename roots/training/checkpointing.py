@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from roots.checkpoint import folders, manifest
+from roots.checkpoint.mirror import Mirror
 from roots.checkpoint.store import TensorStore
 from roots.config.run import RunConfig
 from roots.errors import ExitCode, RootsError, problem
@@ -29,7 +30,13 @@ _NONE = -1  # before every step
 class Checkpointer:
     """Saves to and resumes from RUN/checkpoints. Every method is called by all ranks."""
 
-    def __init__(self, config: RunConfig, mesh: Mesh, ownership: Ownership | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        mesh: Mesh,
+        ownership: Ownership | None = None,
+        mirror: Mirror | None = None,
+    ) -> None:
         self.config = config
         self.mesh = mesh
         self._ownership = ownership
@@ -44,8 +51,9 @@ class Checkpointer:
             **_stages(config),
             expert=mesh.expert.size,
         )
-        self._candidates = Candidates(config, mesh, self.root, self.layout)
+        self._candidates = Candidates(config, mesh, self.root, self.layout, mirror)
         self.saver = Saver(config, mesh, self.root, self.layout)
+        self.saver.mirror = mirror
         self.local = LocalCopies(config, mesh, self.root, self.layout)
 
     def find(self) -> Path | None:
@@ -131,6 +139,8 @@ class Checkpointer:
         self.local.give_up_after(found.step)
         own = self.local.holds(folder) or folder.parent.resolve() == self.root.resolve()
         aside = together(self.mesh.world, lambda: self._set_aside(found.step if own else -1))
+        if self.saver.mirror is not None:
+            self.saver.mirror.wake()
         _logger.info("resumed from %s at step %d", folder, found.step)
         changed = self._tell_changes(folders.read_config(folder), found)
         return ResumePoint(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from roots.checkpoint import folders, manifest
+from roots.checkpoint.locating import fetched
+from roots.checkpoint.mirror import Mirror
+from roots.checkpoint.storage import is_url
+from roots.checkpoint.stored import unreachable
 from roots.config.model import RESOLVED_FIELDS, ModelConfig
 from roots.config.run import RunConfig
 from roots.config.section import Section
@@ -31,37 +35,55 @@ _FREE_MODEL_FIELDS = (
     "moe.z_loss",
 )
 _FREE_OF_WEIGHTS = frozenset({"init_std", "sequence_length", "source_length"})
+# Below the run's folder, which all ranks see: checkpoints that were given by their URL.
+_FETCHED_FOLDER = "fetched"
 
 
 @dataclass(frozen=True)
 class Candidates:
     """The checkpoints that a run of `config` could start from. Every method is called by all ranks.
 
-    root: RUN/checkpoints; layout: the run's own.
+    root: RUN/checkpoints; layout: the run's own; mirror: on global rank 0, if the run has one.
     """
 
     config: RunConfig
     mesh: Mesh
     root: Path
     layout: manifest.Layout
+    mirror: Mirror | None = None
 
     def find(self) -> Path | None:
         """The checkpoint to resume from, checked whole; None for a fresh start.
 
-        `auto` passes damaged ones by, tells of them and sets them aside, up to the newest good one.
+        `auto` passes damaged ones by, tells of them and sets them aside, up to the newest good one;
+        where none is good, the newest good one of the mirror is fetched.
         Raises RootsError if all are damaged, or the one named is; if it is of another model or
         layout; or if a fresh start is asked for where checkpoints of this run lie.
         """
         if self.config.checkpoint.resume == "auto":
             return self._newest_good()
-        return together(self.mesh.world, self._named)
+        wish = self._here(self.config.checkpoint.resume, lambda found: found.resumed_files)
+        return together(self.mesh.world, partial(self._named, wish))
 
     def find_weights(self) -> Path | None:
         """The checkpoint whose weights a fresh run starts from, checked whole; None without one.
 
         Raises RootsError if it is damaged or of another model.
         """
-        return together(self.mesh.world, self._find_weights)
+        wish = self.config.checkpoint.weights
+        if wish is None:
+            return None
+        here = self._here(wish, lambda found: found.model_files)
+        return together(self.mesh.world, partial(self._find_weights, here))
+
+    def _here(self, wish: str, wanted: Callable[[manifest.Manifest], list[str]]) -> str:
+        """A path for `wish`: of a URL, that of what rank 0 fetches below the run's folder."""
+        if not is_url(wish):
+            return wish
+        below = self.root.parent / _FETCHED_FOLDER
+        world = self.mesh.world
+        path = together(world, lambda: fetched(wish, below, wanted) if world.rank == 0 else None)
+        return str(broadcast_object(world, path))
 
     def _newest_good(self) -> Path | None:
         world = self.mesh.world
@@ -75,9 +97,35 @@ class Candidates:
                 together(world, partial(self._pass_by, damaged, folder))
                 return folder
             damaged[folder] = lines
+        fetched = self._newest_of_mirror(damaged)
+        if fetched is not None:
+            together(world, partial(self.judge, fetched))
+            return fetched
         if damaged:
             raise RootsError(*self._all_damaged(damaged), speaks=world.rank == 0)
         return None
+
+    def _newest_of_mirror(self, damaged: dict[Path, list[str]]) -> Path | None:
+        """The newest good checkpoint of the mirror, brought into RUN/checkpoints by rank 0."""
+        if self.config.checkpoint.mirror is None:
+            return None
+
+        def fetch() -> Path | None:
+            if self.mirror is None:
+                return None
+            partial_folder, lines = self.mirror.fetch_newest()
+            for line in manifest.first_of(lines):
+                _logger.warning("%s", line)
+            if partial_folder is None:
+                return None
+            self._pass_by(damaged, folders.final_folder(partial_folder))
+            found = folders.publish_folder(partial_folder)
+            folders.point_latest(self.root, found)
+            return found
+
+        world = self.mesh.world
+        found: Path | None = broadcast_object(world, together(world, fetch))
+        return found
 
     def _pass_by(self, damaged: dict[Path, list[str]], good: Path) -> None:
         """Tell of the damaged ones and move them out of the way of the steps to come."""
@@ -115,11 +163,10 @@ class Candidates:
         lines = [line for each in damaged.values() for line in manifest.first_of(each)]
         return [*lines, problem("checkpoint.resume", "auto", rule, fix)]
 
-    def _named(self) -> Path | None:
+    def _named(self, wish: str) -> Path | None:
         """The checkpoint that checkpoint.resume names, judged and its files read."""
-        wish = self.config.checkpoint.resume
         if wish == "never":
-            latest = folders.latest_checkpoint(self.root)
+            latest = folders.latest_checkpoint(self.root) or self._latest_of_mirror()
             if latest is None:
                 return None
             fix = "set checkpoint.resume=auto to go on from there, or another run.name"
@@ -128,6 +175,16 @@ class Candidates:
         folder = folders.resolve_checkpoint(wish)
         self.judge(folder, reads=True)
         return folder
+
+    def _latest_of_mirror(self) -> str | None:
+        if self.mirror is None:
+            return None
+        stored = self.mirror.stored
+        try:
+            names = stored.names()
+        except OSError as error:
+            raise unreachable("checkpoint.mirror", stored.where(""), error) from None
+        return stored.where(names[-1]) if names else None
 
     def judge(self, folder: Path, *, reads: bool = False) -> None:
         """Raise RootsError unless this run may go on from `folder`.
@@ -149,10 +206,7 @@ class Candidates:
         if lines:
             raise RootsError(*lines)
 
-    def _find_weights(self) -> Path | None:
-        wish = self.config.checkpoint.weights
-        if wish is None:
-            return None
+    def _find_weights(self, wish: str) -> Path:
         folder = folders.resolve_checkpoint(wish)
         found = manifest.read_manifest(folder)
         # Positions that are computed reach as far as a run wants.

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from roots.checkpoint import folders, manifest, retention
 from roots.checkpoint.disk_rate import measure_disk
+from roots.checkpoint.mirror import Mirror
 from roots.checkpoint.parts import PartRecord, join_records, write_part
 from roots.checkpoint.staging import Staging, entries_of, staged_bytes
 from roots.checkpoint.tensor_file import Entry
@@ -89,6 +90,7 @@ class Saver:
 
     def __init__(self, config: RunConfig, mesh: Mesh, root: Path, layout: manifest.Layout) -> None:
         self.tokenizer_files: dict[str, bytes] = {}  # what every checkpoint has of them
+        self.mirror: Mirror | None = None
         self._config = config
         self._mesh = mesh
         self._root = root
@@ -195,7 +197,9 @@ class Saver:
             removal.result()
 
     def _remove_old(self) -> None:
-        for removed in retention.apply(self._root, retention.Keep.of(self._config.checkpoint)):
+        held = () if self.mirror is None else self.mirror.held
+        keep = retention.Keep.of(self._config.checkpoint)
+        for removed in retention.apply(self._root, keep, held):
             _logger.info("removed old checkpoint %s", removed.name)
 
     def _make(self, folder: Path) -> None:
@@ -315,6 +319,8 @@ class Saver:
         self._removal = self._remover.submit(self._remove_old)
         if job.thread is None:
             self.settle()
+        if self.mirror is not None:
+            self.mirror.wake()
         return _saved(path, job, records, self._disk_rate)
 
 

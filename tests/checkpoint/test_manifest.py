@@ -99,7 +99,7 @@ def test_manifest_that_cannot_be_read_is_damaged(
     def fail(path: Path, **_: object) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(manifest.DamagedError) as caught:
         manifest.read_manifest(tmp_path)
     assert caught.value.lines == (

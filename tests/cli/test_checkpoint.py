@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 from roots.checkpoint import folders, manifest
+from roots.checkpoint.storage import storage_at
+from roots.checkpoint.stored import StoredCheckpoints
 from roots.cli.main import main
 from roots.config import RunConfig
 from roots.lock import RUN_LOCK_NAME, Place, owned
 from tests.helpers.checkpoints import STATE_NAME, WEIGHTS_NAME, flip_bit, save_checkpoint
+from tests.helpers.places import place_of
 from tests.helpers.runs import small_config
 
 LAYOUT = manifest.Layout(2, 1, 1, 1, "bf16")
@@ -304,4 +307,52 @@ def test_what_cannot_be_removed_is_an_error(
     assert refused(capsys, "prune", run, "--keep-last", 2) == [
         f"checkpoint='{folder_of(run, 4)}': could not be removed, or not all of it; change its "
         "rights, or remove it yourself"
+    ]
+
+
+@pytest.fixture
+def url(run: Path, tmp_path: Path) -> str:
+    """A copy of the run's checkpoints of steps 4 and 6 in memory, and nothing of the run here."""
+    place = f"{place_of('memory', tmp_path)}/run"
+    for step in (4, 6):
+        StoredCheckpoints(storage_at(place)).put(folder_of(run, step))
+    return place
+
+
+def test_list_and_show_at_a_url(
+    url: str, run: Path, config: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, *lines = printed(capsys, "list", url)
+    layout = LAYOUT.describe()
+    assert [re.split(r"  +", line) for line in lines] == [
+        ["step_00000004", "-", f"{size_of(folder_of(run, 4)):,}", "-", "complete", layout],
+        ["step_00000006", "-", f"{size_of(folder_of(run, 6)):,}", "2.2500", "complete", layout],
+    ]
+    here, there = (
+        json.loads("\n".join(printed(capsys, "show", given, "--json")))
+        for given in (folder_of(run, 6), url)
+    )
+    assert there == {**here, "path": f"{url}/step_00000006", "saved": None}
+    words = printed(capsys, "show", url)
+    assert words[0].split() == ["checkpoint", f"{url}/step_00000006"]
+
+
+def test_verify_at_a_url(url: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {step: f"{size_of(folder_of(run, step)):,} bytes in 3 files" for step in (4, 6)}
+    assert printed(capsys, "verify", url) == [
+        f"{url}/step_0000000{step}: {size}, as it was saved" for step, size in sizes.items()
+    ]
+    flip_bit(folder_of(run, 6) / STATE_NAME)
+    name = f"step_00000006/{STATE_NAME}"
+    storage_at(url).put(folder_of(run, 6) / STATE_NAME, name)
+    assert refused(capsys, "verify", url) == [
+        f"checkpoint file='{url}/{name}': does not have the checksum that the manifest records; "
+        f"{FIX}"
+    ]
+
+
+def test_prune_takes_no_url(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "prune", url, "--keep-last", 1) == [
+        f"checkpoint='{url}': is a URL, and what lies there follows its run; give the folder of "
+        "the run"
     ]

@@ -262,3 +262,25 @@ def test_damaged_weights_are_the_same_line_in_every_command(
     assert stop.value.code == 2
     assert "is no finished checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "exported").exists()
+
+
+def test_generate_and_evaluate_at_a_url(
+    run: Path,
+    prefix: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for command in (
+        ["generate", "--prompt", "ab", "--greedy", "--max-new-tokens", "4"],
+        ["evaluate", "--data", str(prefix)],
+    ):
+        here, there = (
+            call_json(capsys, command[0], given, *command[1:])
+            for given in (str(run), f"file://{run}")
+        )
+        folder = Path(there.pop("checkpoint"))
+        assert folder.is_relative_to(tmp_path / "roots" / "checkpoints")
+        del here["checkpoint"]
+        assert there == here
