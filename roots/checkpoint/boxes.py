@@ -8,7 +8,7 @@ its place in the global tensor. Nothing here communicates, and no rank asks for 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -98,13 +98,24 @@ def _cut_at_intervals(box: Box, view: Tensor, shard: Shard) -> Iterator[tuple[Bo
         yield box, view
         return
     begin, end, local = box.offsets[dim], box.offsets[dim] + box.sizes[dim], 0
-    for first, last in shard.intervals:
+    for first, last in _joined(shard.intervals):
         low, high = max(begin, local), min(end, local + last - first)
         if low < high:
             offsets = _with(box.offsets, dim, first + low - local)
             sizes = _with(box.sizes, dim, high - low)
             yield Box(offsets, sizes), view.narrow(dim, low - begin, high - low)
         local += last - first
+
+
+def _joined(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Intervals that follow one another as one: all of a fused parameter where it is not cut."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in intervals:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return joined
 
 
 def _with(numbers: Numbers, dim: int, value: int) -> Numbers:

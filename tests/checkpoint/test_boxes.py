@@ -92,6 +92,12 @@ def test_boxes_of_a_piece_lie_where_its_elements_are_in_the_global_tensor(
     assert sorted(seen) == sorted(piece.data.tolist())
 
 
+def test_fused_parameter_that_is_not_cut_is_one_box() -> None:
+    shard = chunked("tensor", (12, 2), 0, Axis("tensor", 1, 0, (0,)), [4, 4, 4])
+    piece = Piece("tensor", shard, 0, torch.empty(24))
+    assert [box for box, _ in piece.boxes()] == [Box((0, 0), (12, 2))]
+
+
 @given(st.data())
 @settings(max_examples=100)
 def test_ranges_of_all_ranks_cover_every_element_once(data: st.DataObject) -> None:
