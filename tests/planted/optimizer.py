@@ -124,14 +124,14 @@ BUGS = [
             "        group.update({**own, **kept})\n"
             '        group["weight_decay"] = optimizer.param_groups[0].get("weight_decay", 0.0)'
         ),
-        "tests/training/test_adamw.py -k after_a_resume",
+        "tests/integration/test_old_formats.py -k goes_on",
     ),
     PlantedBug(
         "adam starts its count again on resume",
         "training/engine/settings.py",
         '    count = int(states[0].get("step", optimizer.param_groups[0].get("step", 0)))',
         "    count = 0",
-        "tests/training/test_adamw.py -k after_a_resume",
+        "tests/integration/test_old_formats.py -k goes_on",
     ),
     PlantedBug(
         "tokens of a warm-up counted as steps",

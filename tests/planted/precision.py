@@ -67,7 +67,7 @@ BUGS = [
         "        own_the_scale(optimizer, self.config.loss_scale, self._notes)\n"
         "        # DeepSpeed's file",
         "        # DeepSpeed's file",
-        "tests/training/test_adamw.py -k after_a_resume",
+        "tests/integration/test_old_formats.py -k goes_on",
     ),
     PlantedBug(
         "overflows seen are forgotten on resume",
