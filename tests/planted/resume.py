@@ -1,0 +1,78 @@
+"""Bugs that leave a component of a run out of its checkpoint, or of what is taken over from it."""
+
+from __future__ import annotations
+
+from tests.planted import PlantedBug
+
+_STATE = "tests/training/engine/test_checkpoint_state.py"
+_READ = "training/engine/checkpoint_state.py"
+
+BUGS = [
+    PlantedBug(
+        "weights of the model not taken over",
+        _READ,
+        (
+            "        pieces = [_weight(shard_of(each, name), each, store) "
+            "for name, each in _named(module)]\n"
+        ),
+        "        pieces = []\n",
+        _STATE,
+    ),
+    PlantedBug(
+        "fp32 weights not taken over",
+        _READ,
+        '        for name in ("", *names):\n',
+        "        for name in names:\n",
+        _STATE,
+    ),
+    PlantedBug(
+        "fp32 weights not written",
+        _READ,
+        (
+            "        if part.weight.dtype != part.master.dtype:\n"
+            '            tensors[f"{MASTER}/{shard.name}"] = part.master\n'
+            "        else:\n"
+        ),
+        "        if part.weight.dtype == part.master.dtype:\n",
+        _STATE,
+    ),
+    PlantedBug(
+        "first moments not taken over",
+        _READ,
+        "    return sorted(kinds - {MASTER})",
+        '    return sorted(kinds - {MASTER, "exp_avg"})',
+        _STATE,
+    ),
+    PlantedBug(
+        "second moments not taken over",
+        _READ,
+        "    return sorted(kinds - {MASTER})",
+        '    return sorted(kinds - {MASTER, "exp_avg_sq"})',
+        _STATE,
+    ),
+    PlantedBug(
+        "schedule begins anew",
+        "training/loop.py",
+        "        run.config.optimizer.learning_rate,\n        step,\n",
+        "        run.config.optimizer.learning_rate,\n        step - run.start.step,\n",
+        "tests/training/test_loop.py -k resumed_run",
+    ),
+    PlantedBug(
+        "a blend counts what it has taken of each dataset since the start of the process",
+        "data/blend.py",
+        "            which, sample = place_of(self._index, number)\n",
+        (
+            "            which, _ = place_of(self._index, number)\n"
+            '            taken = self.__dict__.setdefault("_taken", [0] * len(self._datasets))\n'
+            "            sample, taken[which] = taken[which], taken[which] + 1\n"
+        ),
+        "tests/data/test_loader.py -k resume_continues",
+    ),
+    PlantedBug(
+        "tokenizer left out",
+        "training/saving.py",
+        "        write_tokenizer_files(folder, self.tokenizer_files)\n",
+        "",
+        "tests/training/test_saving.py -k whole",
+    ),
+]
