@@ -1,6 +1,6 @@
 """Hand over a run from every layout to every other one of its family, and say how they go on.
 
-    OMP_NUM_THREADS=1 python -m tests.integration.relayout [--only TEXT] [--precision P] [--json F]
+    OMP_NUM_THREADS=1 python -m tests.integration.relayout [OPTION]...
 
 Each layout trains a run to its end, with a checkpoint on the way. Then each takes over that of
 every other one, and its own: it saves at once what it has read, which must be the same to the bit,
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run every matrix that is asked for; 0 if all pairs are equal."""
     options = _parser().parse_args(arguments)
     reports = []
-    for family in (each for each in FAMILIES if options.only in each.name):
+    for family in _chosen(options.only, options.layouts):
         for precision in options.precision or TOLERANCE:
             started = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="relayout-") as name:
@@ -141,6 +141,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         write_atomically(options.json, json.dumps(tree, indent=1) + "\n")
     return 0 if all(each["equal"] == each["pairs"] for each in reports) else 1
+
+
+def _chosen(only: str, layouts: str) -> list[Family]:
+    """The families that are asked for, with those of their layouts that are."""
+    names = layouts.split(",")
+    return [
+        replace(
+            family,
+            layouts=tuple(each for each in family.layouts if not layouts or each.name in names),
+        )
+        for family in FAMILIES
+        if only in ("", family.name)
+    ]
 
 
 def _report(family: Family, precision: str, found: Sequence[Handover]) -> dict[str, Any]:
@@ -181,7 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.integration.relayout", description=__doc__
     )
-    parser.add_argument("--only", default="", metavar="TEXT", help="families with TEXT in the name")
+    names = [each.name for each in FAMILIES]
+    parser.add_argument("--only", default="", choices=names, help="one family; by default all")
+    parser.add_argument("--layouts", default="", metavar="A,B,...", help="by default all")
     parser.add_argument(
         "--precision", action="append", choices=list(TOLERANCE), help="by default all; repeatable"
     )
