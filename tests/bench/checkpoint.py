@@ -6,18 +6,22 @@
 Ranks are processes of this machine. PLACE is on the disk that is written to, by default a temporary
 folder; it needs some 60 bytes a parameter. Rows:
 
-    saving    the stall of a save beside training against a save that training waits for, and the
-              latter's rate against as many dd with fsync as ranks, of the same bytes (TP 2)
-    universal from TP 2 to the first step on PP 2: save, check, load and step, against DeepSpeed's
-              save_checkpoint, ds_to_universal (without its imports), load_checkpoint and step, of
-              the same model; and the bytes on disk of both
-    relayout  check and load on PP 2 against the same on TP 2
+    saving    the stall of a save beside training against a save that training waits for, in
+              processor time, which a neighbour's load does not touch (the wait for the disk, which
+              it leaves out, is of the latter alone); and the latter's rate by the clock against as
+              many dd with fsync as ranks, of the same bytes (TP 2)
+    universal from TP 2 to the first step on PP 2, half the parameters: save, check, load and step,
+              against DeepSpeed's save_checkpoint, ds_to_universal (without its imports),
+              load_checkpoint and step, of the same model; and the bytes on disk of both
+    relayout  check and load on PP 2 against the same on TP 2, half the parameters
     memory    the largest resident size of loads of half the parameters, TP 4 to TP 1 and back,
               above that before building and without the gradients' sums, which are there before
               a load, against the weights, masters and moments that the rank keeps
     saves     the same of 50 saves beside training, of a tenth of the parameters, above that before
               the first, against the state that is written
     planning  the plan of one rank's file, and rank 0's sealing, for 8, 64, 512 simulated ranks
+    checks    what the watchdog (of a tiny model: tests.bench.watchdog), paces and replica checks
+              add to a step, at their defaults; DP 2, a tenth of the parameters
 
 The exit code is 1 if a target is missed.
 """
@@ -25,6 +29,8 @@ The exit code is 1 if a target is missed.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import shutil
 import statistics
@@ -40,10 +46,11 @@ from roots.planner.parameters import count_parameters
 from tests.bench import checkpoint_plan, checkpoint_ranks
 from tests.bench.checkpoint_ranks import config_of
 from tests.bench.measure import describe_machine
+from tests.bench.watchdog import measure as measure_watchdog
 from tests.helpers.distributed import run_distributed
 
 TIMEOUT_SECONDS = 1800.0
-SAVES, SETTLED = 50, 5
+SAVES, SETTLED, CHECKS = 50, 5, 7
 Row = dict[str, Any]
 
 
@@ -51,7 +58,7 @@ class Bench:
     """The rows, each of which leaves nothing behind in `folder`."""
 
     def __init__(self, parameters: int, rounds: int, folder: Path) -> None:
-        self.parameters = parameters
+        self.parameters, self.half, self.tenth = parameters, parameters // 2, parameters // 10
         self.rounds = rounds
         self.folder = folder
 
@@ -61,14 +68,15 @@ class Bench:
             config_of(self.parameters, self.folder, name, tensor=2) for name in ("beside", "waits")
         ]
         first, *rows = _ranks(checkpoint_ranks.save_rounds, 2, *sides, self.rounds + 1)[0]
-        stalls = [row["stall"] / row["waiting"] for row in rows]
+        stalls = [row["stall_cpu"] / row["waiting_cpu"] for row in rows]
         rates = [row["bytes"] / row["waiting"] * row["dd"] / row["dd_bytes"] for row in rows]
         return [
             _row(
-                "stall of a save beside training, of that of a save that training waits for",
+                "processor time of a stall beside training, of a save that training waits for",
                 statistics.median(stalls),
                 0.10,
-                first=first["stall"] / first["waiting"],
+                first=first["stall_cpu"] / first["waiting_cpu"],
+                by_the_clock=_median(row["stall"] / row["waiting"] for row in rows),
                 parameters=count_parameters(sides[0].model).total,
                 rounds=rows,
             ),
@@ -113,14 +121,14 @@ class Bench:
 
     def relayout(self) -> list[Row]:
         """Loading on another layout and on the same."""
-        saved = config_of(self.parameters, self.folder, "saved", tensor=2)
+        saved = config_of(self.half, self.folder, "saved", tensor=2)
         _ranks(checkpoint_ranks.save_once, 2, saved)
         root = saved.run_directory / "checkpoints"
         rows = []
         for _ in range(self.rounds):
             row = {}
             for name, axis in (("same", "tensor"), ("other", "pipeline")):
-                config = config_of(self.parameters, self.folder, name, resume=root, **{axis: 2})
+                config = config_of(self.half, self.folder, name, resume=root, **{axis: 2})
                 row[name] = _ranks(checkpoint_ranks.load_once, 2, config)[0]
             rows.append(row)
         self.clear()
@@ -131,11 +139,10 @@ class Bench:
         """What loading takes above what is loaded."""
         rows = []
         for source, target in ((4, 1), (1, 4)):
-            size = self.parameters // 2
-            saved = config_of(size, self.folder, "saved", tensor=source)
+            saved = config_of(self.half, self.folder, "saved", tensor=source)
             _ranks(checkpoint_ranks.save_once, source, saved)
             root = saved.run_directory / "checkpoints"
-            config = config_of(size, self.folder, "loaded", resume=root, tensor=target)
+            config = config_of(self.half, self.folder, "loaded", resume=root, tensor=target)
             warm = config_of(0, self.folder, "warm", tensor=target)
             found = _ranks(checkpoint_ranks.memory_of_load, target, config, warm)
             worst = max(found, key=_memory)
@@ -146,7 +153,7 @@ class Bench:
 
     def saves(self) -> list[Row]:
         """What saving beside training takes, and whether it grows."""
-        config = config_of(self.parameters // 10, self.folder, "many", tensor=2)
+        config = config_of(self.tenth, self.folder, "many", tensor=2)
         found = _ranks(checkpoint_ranks.memory_of_saves, 2, config, SAVES)
         self.clear()
         worst = max(found, key=lambda each: float(max(each["peaks"]) / each["state"]))
@@ -183,18 +190,32 @@ class Bench:
             ),
         ]
 
+    def checks(self) -> list[Row]:
+        """What looks after the ranks at its defaults, by the step."""
+        config = config_of(self.tenth, self.folder, "checked")
+        found = _ranks(checkpoint_ranks.cost_of_checks, 2, config, CHECKS)[0]
+        every = config.checks
+        added = found["pace"] / every.pace_every_steps
+        added += found["replicas"] / every.replicas_every_steps
+        with contextlib.redirect_stdout(io.StringIO()):
+            watchdog = measure_watchdog(1)
+        share = watchdog["share_of_counting"] + watchdog["share_of_beats"]
+        what = "processor time of watchdog, paces and replica checks, of a step"
+        figure = added / found["step"] + share
+        return [_row(what, figure, 0.01, checks=found, watchdog=watchdog)]
+
     def _by_roots(self) -> dict[str, float]:
-        saved = config_of(self.parameters, self.folder, "saved", tensor=2)
+        saved = config_of(self.half, self.folder, "saved", tensor=2)
         row = _ranks(checkpoint_ranks.save_once, 2, saved)[0]
         root = saved.run_directory / "checkpoints"
-        config = config_of(self.parameters, self.folder, "loaded", resume=root, pipeline=2)
+        config = config_of(self.half, self.folder, "loaded", resume=root, pipeline=2)
         row |= _ranks(checkpoint_ranks.load_once, 2, config)[0]
         self.clear()
         return dict(row)
 
     def _by_deepspeed(self) -> dict[str, float]:
         folder = self.folder / "deepspeed"
-        saved = config_of(self.parameters, self.folder, "saved", tensor=2)
+        saved = config_of(self.half, self.folder, "saved", tensor=2)
         row = {"save": _ranks(checkpoint_ranks.deepspeed_save, 2, saved, folder)[0]}
         # No fork: the tool's own workers would start anew in one.
         tool = [sys.executable, "-m", "tests.bench.checkpoint_universal"]
@@ -202,7 +223,7 @@ class Bench:
         answer = subprocess.run(words, check=True, capture_output=True, text=True).stdout
         row["convert"] = float(answer.split()[-1])
         row["bytes"] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        config = config_of(self.parameters, self.folder, "loaded", pipeline=2)
+        config = config_of(self.half, self.folder, "loaded", pipeline=2)
         row |= _ranks(checkpoint_ranks.deepspeed_load, 2, config, folder)[0]
         self.clear()
         return row
@@ -213,7 +234,7 @@ class Bench:
             shutil.rmtree(path)
 
 
-ROWS = ("saving", "memory", "saves", "planning", "relayout", "universal")
+ROWS = ("saving", "universal", "relayout", "memory", "saves", "planning", "checks")
 
 
 def _ranks(function: Any, world_size: int, *arguments: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import resource
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from roots.models.init import initialise
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, anywhere, barrier
 from roots.parallel.shard import shard_of
+from roots.training.anomalies.checks import Checks
+from roots.training.anomalies.event_log import EventLog
 from roots.training.assemble import build_engine, start_process, topology_of
 from roots.training.checkpointing import Checkpointer
 from roots.training.engine import step as engine_step
@@ -132,15 +135,23 @@ def save_rounds(
     for number in range(1, rounds + 1):
         point = ResumePoint(number, number)
         row = {"step": found.train()}
+        # The writing thread counts to the save that is waited for alone.
+        began = time.thread_time()
         stall = found.timed(lambda p=point: savers[beside].start(found.engine, p))
+        row["stall_cpu"] = time.thread_time() - began
         steps = []
         while anywhere(found.mesh.world, savers[beside].saver.busy):
             steps.append(found.train())
+        began = time.thread_time()
         row["stall"] = stall + found.timed(savers[beside].finish)
+        row["stall_cpu"] += time.thread_time() - began
         row["step_beside"] = max(steps, default=row["step"])
+        savers[beside].saver.settle()
+        began = time.process_time()
         row["waiting"] = found.timed(
             lambda p=point: (savers[waiting].start(found.engine, p), savers[waiting].finish())
         )
+        row["waiting_cpu"] = time.process_time() - began
         folder = savers[waiting].root / f"step_{number:08d}"
         row["bytes"] = read_manifest(folder).total_bytes
         row |= _plain_writing(found, folder)
@@ -264,6 +275,34 @@ def memory_of_saves(rank: int, world_size: int, config: RunConfig, saves: int) -
         saver.finish()
         peaks.append(peak_bytes() - before)
     return {"peaks": peaks, "state": staged_bytes(found.engine.written_pieces())}
+
+
+def cost_of_checks(rank: int, world_size: int, config: RunConfig, repeats: int) -> dict[str, float]:
+    """Processor seconds of a step, and of what each check of the ranks at its default adds."""
+    found = build(config, world_size)
+    checks = Checks(config, found.engine, EventLog(None))
+    every = config.checks
+
+    def step(number: int) -> float:
+        started = time.process_time()
+        checks.before_step(number, [], 0.0)
+        found.train()
+        checks.after_step(number)
+        return time.process_time() - started
+
+    found.train()
+    # By default a step at which replicas are compared is one at which paces are.
+    numbers = {"plain": 1, "pace": every.pace_every_steps, "both": every.replicas_every_steps}
+    taken: dict[str, list[float]] = {name: [] for name in numbers}
+    for _ in range(repeats):
+        for name, number in numbers.items():
+            taken[name].append(step(number))
+    median = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    return {
+        "step": median["plain"],
+        "pace": max(0.0, median["pace"] - median["plain"]),
+        "replicas": max(0.0, median["both"] - median["pace"]),
+    }
 
 
 def resident_bytes() -> int:
