@@ -233,7 +233,7 @@ def test_damaged_weights_are_the_same_line_in_every_command(
     command: str, tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = save_checkpoint(tmp_path)
-    path = folder / "weights" / "pipeline_001_tensor_000.safetensors"
+    path = folder / "weights" / "pipeline_001_tensor_000_expert_000.safetensors"
     whole = path.read_bytes()
     options = {
         "generate": ("--prompt", "a"),
