@@ -34,10 +34,17 @@ class DataSources:
 
 
 def build_data(
-    config: RunConfig, batch_plan: BatchPlan, data_rank: int, *, needs_data: bool = True
+    config: RunConfig,
+    batch_plan: BatchPlan,
+    data_rank: int,
+    *,
+    needs_data: bool = True,
+    num_batches: int | None = None,
 ) -> DataSources:
     """Open the datasets of `config` for one data-parallel rank.
 
+    `num_batches`: how many global batches there are to be, those before a resumed step included; by
+    default one for each step. A run that has changed its batch size has read fewer, or more.
     Every rank may call this at once: the first builds and caches the sample indices, the others
     wait for that. Where `needs_data` is false, the batches are empty lists and no index is built.
     Raises RootsError with every dataset that cannot be opened, one line each.
@@ -62,7 +69,8 @@ def build_data(
         return StepReader(maker, batch_plan, data_rank, num_steps=num_steps)
 
     spare = config.anomaly.spare_batches
-    steps = reader(train, config.training.steps, grouped=True, spare=spare)
+    wanted = config.training.steps if num_batches is None else num_batches
+    steps = reader(train, wanted, grouped=True, spare=spare)
     return DataSources(
         TrainSource(steps, config.data.num_workers),
         ValidSource(reader(valid, config.evaluation.steps, grouped=False)) if evaluates else None,

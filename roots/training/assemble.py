@@ -63,6 +63,7 @@ from roots.training.loop import Run, train_loop
 from roots.training.mirroring import open_mirror
 from roots.training.ownership import own_run_folder
 from roots.training.resume_point import ResumePoint
+from roots.training.resuming import num_batches
 from roots.training.signals import StopSignals
 from roots.training.stopping import deadline_of
 from roots.training.travelling_tokenizer import tokenizer_files
@@ -155,7 +156,11 @@ def assemble(
     found = checkpointer.find()
     ledger = stack.enter_context(open_ledger(config, mesh, device, started, marks))
     reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
-    data = together(mesh.world, lambda: build_data(config, plan, mesh.data.rank, needs_data=reads))
+    batches = num_batches(config, found)
+    data = together(
+        mesh.world,
+        lambda: build_data(config, plan, mesh.data.rank, needs_data=reads, num_batches=batches),
+    )
     checkpointer.saver.tokenizer_files = together(mesh.world, lambda: tokenizer_files(config))
     weights = checkpointer.find_weights() if found is None else None
     engine = build_engine(config, plan, mesh, device, weights=weights)

@@ -17,6 +17,7 @@ from roots.config.model import RESOLVED_FIELDS, ModelConfig
 from roots.config.run import RunConfig
 from roots.config.section import Section
 from roots.config.unread_fields import idle_fields
+from roots.data.sampler import DataState
 from roots.errors import RootsError, problem
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
@@ -249,19 +250,21 @@ class Candidates:
         """What decides which samples a step sees must stay, or some are skipped or repeated."""
         stored = folders.read_config(folder)
         fix = "set it back, or start a new run with another run.name"
-        pairs = (
-            ("seed", self.config.training.seed, stored.training.seed),
-            (
-                "global_batch_size",
-                self.config.training.global_batch_size,
-                stored.training.global_batch_size,
-            ),
-        )
-        return [
-            problem(f"training.{name}", now, f"is {before} in checkpoint {folder}", fix)
-            for name, now, before in pairs
-            if now != before
-        ]
+        lines = []
+        seed, size = self.config.training.seed, self.config.training.global_batch_size
+        if seed != stored.training.seed:
+            rule = f"is {stored.training.seed} in checkpoint {folder}"
+            lines.append(problem("training.seed", seed, rule, fix))
+        if size != stored.training.global_batch_size:
+            if self.config.objective == "pairs" and self.config.data.group_batches > 1:
+                rule = (
+                    f"is {stored.training.global_batch_size} in checkpoint {folder}, and batches "
+                    "that are grouped by length are other ones with another size"
+                )
+                lines.append(problem("training.global_batch_size", size, rule, fix))
+            else:
+                lines += _undivided(size, manifest.read_manifest(folder).consumed_samples)
+        return lines
 
     def _layout_differences(self, folder: Path, found: manifest.Manifest) -> list[str]:
         """What only DeepSpeed's files hold resumes where they were written."""
@@ -275,6 +278,28 @@ class Candidates:
             f"start the run that way or set another run.name; this one is {self.layout.describe()}"
         )
         return [problem("checkpoint", str(folder), rule, fix)]
+
+
+def num_batches(config: RunConfig, found: Path | None) -> int:
+    """How many global batches of its size a run has to know that goes on from `found`.
+
+    Those for the samples that are consumed already, however they were cut, and one for each step
+    that is left.
+    """
+    if found is None:
+        return config.training.steps
+    sealed = manifest.read_manifest(found)
+    consumed = DataState(sealed.consumed_samples).next_step(config.training.global_batch_size)
+    return consumed + max(0, config.training.steps - sealed.step)
+
+
+def _undivided(size: int, consumed: int) -> list[str]:
+    """The line on a global batch size that does not divide what was consumed before."""
+    try:
+        DataState(consumed).next_step(size)
+    except RootsError as error:
+        return list(error.lines)
+    return []
 
 
 def _resolved_fields(model: ModelConfig) -> Iterator[tuple[str, Any]]:

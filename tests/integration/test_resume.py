@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from roots.checkpoint.folders import resolve_checkpoint, step_name
 from roots.checkpoint.manifest import read_manifest
 from roots.checkpoint.weights import WeightStore
 from roots.config import RunConfig
+from roots.data.batch import Batch
 from roots.errors import ExitCode
 from roots.models.options import BuildOptions
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import shard_of
 from roots.training.callbacks.ledger import LEDGER_FILE
 from roots.training.callbacks.metrics import read_metrics
+from roots.training.engine.step import Engine, StepResult
 from roots.training.report.account import read_account
 from tests.helpers.checkpoints import flip_bit
 from tests.helpers.decoders import build_decoder
@@ -204,10 +207,43 @@ def test_changed_seed_and_batch_are_refused(prefix: Path, tmp_path: Path) -> Non
     config = config_of(prefix, tmp_path, "run", "fp32-zero0")
     run_distributed(run, 1, config, 2)
     folder = config.run_directory / "checkpoints" / step_name(2)
-    text = refusal(changed(config, "training", seed=5, global_batch_size=16))
+    text = refusal(changed(config, "training", seed=5, global_batch_size=6, micro_batch_size=2))
     fix = "set it back, or start a new run with another run.name"
     assert f"training.seed=5: is 1234 in checkpoint {folder}; {fix}" in text
-    assert f"training.global_batch_size=16: is 8 in checkpoint {folder}; {fix}" in text
+    rule = "must divide the 16 samples consumed so far"
+    assert f"training.global_batch_size=6: {rule}; resume with the former size or" in text
+
+
+def samples_read(rank: int, world_size: int, config: RunConfig) -> list[tuple[int, ...]]:
+    """The tokens of every sample that a run trains on, in order."""
+    read: list[tuple[int, ...]] = []
+    train_step = Engine.train_step
+
+    def reading(self: Engine, micro_batches: Sequence[Batch], rate: float) -> StepResult:
+        read.extend(tuple(row) for batch in micro_batches for row in batch.tokens_BT.tolist())
+        return train_step(self, micro_batches, rate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "train_step", reading)
+        assert run(rank, world_size, config) == ExitCode.DONE
+    return read
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_global_batch_of_another_size_goes_on_with_the_samples_after(
+    size: int, prefix: Path, tmp_path: Path
+) -> None:
+    """Two steps of 8, then five of another size: the samples that follow, each once."""
+    config = config_of(prefix, tmp_path, "run", "fp32-zero0")
+    run_distributed(run, 1, config, 2)
+    other = changed(config, "training", global_batch_size=size)
+    (read,) = run_distributed(samples_read, 1, other)
+    ends = [8, 16, *(16 + size * number for number in range(1, STEPS - 1))]
+    assert [record["consumed_samples"] for record in lines(config)] == ends
+    longer = changed(config_of(prefix, tmp_path, "whole", "fp32-zero0"), "training", steps=12)
+    (whole,) = run_distributed(samples_read, 1, longer)
+    assert len(read) == size * (STEPS - 2)
+    assert read == whole[16 : 16 + len(read)]
 
 
 def test_fields_that_the_model_does_not_read_may_change(prefix: Path, tmp_path: Path) -> None:
