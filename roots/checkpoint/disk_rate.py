@@ -1,7 +1,7 @@
 """How fast the disk of a checkpoint takes plain bytes, to hold the writing of checkpoints against.
 
-Measured once a run, on the folder that is written to: one file of random bytes, written in large
-blocks and flushed, as `dd bs=16M conv=fsync` does.
+Measured once a run, on the folder that is written to: one file of random bytes, written in blocks
+and flushed, as `dd bs=1M conv=fsync` does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import os
 import time
 from pathlib import Path
 
-_BLOCK_BYTES = 16 << 20
+# Held beside the copy that is written.
+_BLOCK_BYTES = 1 << 20
 # Of less the time is that of a flush, and tells nothing of the rate.
 LEAST_BYTES = 16 << 20
 _MOST_BYTES = 128 << 20
