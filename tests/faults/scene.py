@@ -25,7 +25,7 @@ from tests.integration.runs import differences, state_of
 
 # A start, a save or the end of ranks that others wait for takes no longer, on any machine.
 PATIENCE = 180.0
-WATCH_SECONDS = 3.0
+WATCH_SECONDS = 10.0
 
 
 @dataclass
