@@ -109,7 +109,8 @@ def terminate(scene: Scene) -> None:
         if not scene.after_steps(ranks, _steps(scene)):
             return
         stop_all(ranks, signal.SIGTERM)
-        assert set(_ends(scene, ranks)) <= {ExitCode.INTERRUPTED, ExitCode.DONE}
+        codes = set(_ends(scene, ranks))
+        assert codes <= {ExitCode.INTERRUPTED, ExitCode.DONE}, f"{codes}\n{ranks.said()}"
     assert folders.step_of(scene.saved()[-1]) == scene.step()
 
 
@@ -155,7 +156,8 @@ def slow_rank(scene: Scene) -> None:
         if not ranks.until(lambda: f"rank {victim} " in ranks.said(), PATIENCE):
             return
         stop_all(ranks, signal.SIGTERM)
-        assert set(_ends(scene, ranks)) <= {ExitCode.INTERRUPTED, ExitCode.DONE}
+        codes = set(_ends(scene, ranks))
+        assert codes <= {ExitCode.INTERRUPTED, ExitCode.DONE}, f"{codes}\n{ranks.said()}"
 
 
 def _damage_newest(scene: Scene, change: Callable[[Scene], str]) -> None:
@@ -214,7 +216,8 @@ def full_disk(scene: Scene) -> None:
         before = scene.saved()
         ranks.until(lambda: scene.saved() != before, PATIENCE)
         stop_all(ranks, signal.SIGTERM)
-        assert set(_ends(scene, ranks)) <= {ExitCode.INTERRUPTED, ExitCode.DONE}
+        codes = set(_ends(scene, ranks))
+        assert codes <= {ExitCode.INTERRUPTED, ExitCode.DONE}, f"{codes}\n{ranks.said()}"
 
 
 def unreadable_data(scene: Scene) -> None:
