@@ -68,8 +68,8 @@ BUGS = [
     PlantedBug(
         "another seed goes on from a checkpoint",
         "training/resuming.py",
-        ('            ("seed", self.config.training.seed, stored.training.seed),\n'),
-        "",
+        "        if seed != stored.training.seed:\n",
+        "        if False:\n",
         "tests/integration/test_resume.py -k changed_seed",
     ),
     PlantedBug(

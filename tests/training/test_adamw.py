@@ -36,6 +36,7 @@ from roots.training.loop import train_loop
 from tests.helpers.distributed import run_distributed
 from tests.helpers.manifests import turn_into_version_1
 from tests.helpers.runs import small_config, write_dataset
+from tests.training.test_loop import NoCheckpoints
 
 STEPS, WARMUP, PEAK, LOW = 6, 2, 1e-2, 1e-3
 RANKS, ACCUMULATION = 2, 2
@@ -119,13 +120,6 @@ class Trained:
     weights: dict[str, Tensor]
     rates: list[float] = field(default_factory=list)
     records: list[StepRecord] = field(default_factory=list)
-
-
-class NoCheckpoints:
-    """Stands in for what saves at the end of a run."""
-
-    def save(self, *_: object) -> Path:
-        return Path("nowhere")
 
 
 def config_of(case: Case, prefix: Path, name: str) -> RunConfig:

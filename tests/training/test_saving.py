@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -277,9 +277,9 @@ def test_old_checkpoints_go_beside_training_and_before_the_next_save(
     go_on, removed = threading.Event(), []
     remove = retention.apply
 
-    def slowly(root: Path, keep: retention.Keep) -> list[Path]:
+    def slowly(root: Path, keep: retention.Keep, held: Collection[Path] = ()) -> list[Path]:
         go_on.wait(60)
-        found = remove(root, keep)
+        found = remove(root, keep, held)
         removed.extend(path.name for path in found)
         return found
 
