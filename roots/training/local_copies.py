@@ -54,12 +54,14 @@ class LocalCopies:
         self._root: Path | None = None
 
     def open(self) -> None:
-        """Find the place of this run's copies; call before anything else."""
+        """Find the place of this run's copies, and tidy it; call before anything else."""
         if self._off:
             return
         name = broadcast_object(self._mesh.world, self._name() if self._mesh.rank == 0 else "")
         base = Path(self._config.checkpoint.local_directory)
         self._root = base / f"roots-{name}" / f"rank_{self._mesh.rank:05d}"
+        # What a rank was killed in takes as much memory as a whole one.
+        folders.discard_unfinished(self._root)
 
     def newest(self, newer_than: int) -> Path | None:
         """This rank's copy of the newest step that all ranks have whole; None without one."""
@@ -142,10 +144,7 @@ class LocalCopies:
         try:
             write_atomically(folder / manifest.CONFIG_NAME, dump_config(self._config))
             files = manifest.describe_files(folder, [manifest.CONFIG_NAME, name])
-            sealed = manifest.Manifest(
-                point.step, point.consumed_samples, self._layout, files, state=state
-            )
-            manifest.write_manifest(folder, sealed)
+            manifest.write_manifest(folder, point.manifest(self._layout, files, state))
             assert self._root is not None
             final = self._root / folders.step_name(point.step)
             if final.exists():

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from roots.checkpoint.manifest import FileRecord, Layout, Manifest
+
 
 @dataclass(frozen=True)
 class ResumePoint:
@@ -21,3 +23,17 @@ class ResumePoint:
     new_course: bool = False
     evaluation: float | None = None
     history: Mapping[str, Any] = field(default_factory=dict)
+
+    def manifest(
+        self, layout: Layout, files: dict[str, FileRecord], state: dict[str, Any]
+    ) -> Manifest:
+        """The manifest of a checkpoint of this point, from which `files` and `state` go on."""
+        return Manifest(
+            self.step,
+            self.consumed_samples,
+            layout,
+            files,
+            evaluation=self.evaluation,
+            state=state,
+            history=dict(self.history),
+        )

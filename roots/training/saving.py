@@ -258,8 +258,7 @@ class Saver:
     def _not_written(self, folder: Path, error: OSError) -> RootsError:
         rule = f"could not be written ({error.strerror or error}){self._room()}"
         fix = "free some disk space; the checkpoints before it are untouched"
-        final = folder.with_name(folder.name.removesuffix(folders.PARTIAL_SUFFIX))
-        line = problem("checkpoint", str(final), rule, fix)
+        line = problem("checkpoint", str(folders.final_folder(folder)), rule, fix)
         return RootsError(line, exit_code=ExitCode.NOT_SAVED)
 
     def _room(self) -> str:
@@ -303,16 +302,7 @@ class Saver:
             if path.is_file() and str(path.relative_to(job.folder)) not in files
         ]
         files |= manifest.describe_files(job.folder, small)
-        point = job.point
-        sealed = manifest.Manifest(
-            point.step,
-            point.consumed_samples,
-            self._layout,
-            files,
-            evaluation=point.evaluation,
-            state=job.state,
-            history=dict(point.history),
-        )
+        sealed = job.point.manifest(self._layout, files, job.state)
         manifest.write_manifest(job.folder, sealed)
         path = folders.publish_folder(job.folder)
         folders.point_latest(self._root, path)

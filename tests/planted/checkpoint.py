@@ -28,9 +28,9 @@ BUGS = [
     ),
     PlantedBug(
         "samples consumed not in the manifest",
-        "training/saving.py",
-        "            point.consumed_samples,\n",
-        "            point.step,\n",
+        "training/resume_point.py",
+        "            self.consumed_samples,\n",
+        "            self.step,\n",
         "tests/integration/test_resume.py -k documented_fields",
     ),
     PlantedBug(

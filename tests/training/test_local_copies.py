@@ -6,18 +6,26 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 
 from roots.checkpoint import folders
+from roots.checkpoint.boxes import Piece
+from roots.checkpoint.manifest import Layout, read_manifest
 from roots.config import RunConfig
 from roots.errors import ExitCode
+from roots.parallel.mesh import Mesh
+from roots.parallel.shard import replicated
 from roots.training import loop
 from roots.training.callbacks import callback
 from roots.training.callbacks.metrics import StepRecord
+from roots.training.engine.checkpoint_state import EngineState
+from roots.training.engine.step import Engine
 from roots.training.local_copies import NAME_FILE, LocalCopies
 from roots.training.loop import Run
+from roots.training.resume_point import ResumePoint
 from tests.helpers.distributed import RankFailure, run_distributed
 from tests.helpers.runs import small_config, write_dataset
 from tests.integration.runs import differences, run, state_of
@@ -150,3 +158,35 @@ def test_copies_of_another_layout_or_run_do_not_count(prefix: Path, tmp_path: Pa
     # Somebody has removed the run, and begins it anew under the same name.
     (small.run_directory / "checkpoints" / NAME_FILE).unlink()
     assert run_distributed(resumed, 2, small) == [0, 0]
+
+
+class OneTensor:
+    """Stands in for an engine that keeps one tensor."""
+
+    def kept_pieces(self) -> list[Piece]:
+        return [Piece("norm", replicated("norm", (4,)), 0, torch.arange(4.0))]
+
+    def state(self) -> EngineState:
+        return EngineState(3)
+
+
+def test_copy_has_what_a_checkpoint_has_and_what_is_torn_goes(prefix: Path, tmp_path: Path) -> None:
+    """A start tidies what a rank was killed in; the run remembers what it has skipped."""
+    config = config_of(prefix, tmp_path, "run", "zero1")
+    place = (config, Mesh.single(), tmp_path / "shared", Layout(1, 1, 1, 1, "fp16"))
+    copies = LocalCopies(*place)
+    copies.open()
+    point = ResumePoint(4, 40, evaluation=2.5, history={"skipped": [[8, 16]]})
+    copies.start(cast(Engine, OneTensor()), point)
+    copies.close(done=False)
+    found = copies.newest(-1)
+    assert found is not None
+    sealed = read_manifest(found)
+    assert (sealed.step, sealed.consumed_samples, sealed.evaluation) == (4, 40, 2.5)
+    assert (sealed.history, sealed.state) == (point.history, EngineState(3).to_json())
+    torn = folders.partial_folder(found.parent, 6)
+    torn.mkdir()
+    again = LocalCopies(*place)
+    again.open()
+    assert again.newest(-1) == found
+    assert not torn.exists()
