@@ -11,29 +11,25 @@ BUGS = [
     PlantedBug(
         "weights of the model not taken over",
         _READ,
-        (
-            "        pieces = [_weight(shard_of(each, name), each, store) "
-            "for name, each in _named(module)]\n"
-        ),
+        ("        pieces = [_weight(shard_of(each, name), each, store) for name, each in named]\n"),
         "        pieces = []\n",
         _STATE,
     ),
     PlantedBug(
         "fp32 weights not taken over",
         _READ,
-        '        for name in ("", *names):\n',
-        "        for name in names:\n",
+        (
+            "        pieces.append(Piece(_master_key(part.shard, store), part.shard, part.start, "
+            "part.master))\n"
+        ),
+        "",
         _STATE,
     ),
     PlantedBug(
         "fp32 weights not written",
         _READ,
-        (
-            "        if part.weight.dtype != part.master.dtype:\n"
-            '            tensors[f"{MASTER}/{shard.name}"] = part.master\n'
-            "        else:\n"
-        ),
-        "        if part.weight.dtype == part.master.dtype:\n",
+        '        tensors = {name: part.weight, f"{MASTER}/{name}": part.master}\n',
+        "        tensors = {name: part.weight}\n",
         _STATE,
     ),
     PlantedBug(

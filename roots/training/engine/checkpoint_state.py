@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
-from torch import nn
+from torch import Tensor, nn
 
 from roots.checkpoint.boxes import Piece
 from roots.checkpoint.store import TensorStore
@@ -88,14 +88,7 @@ def written_pieces(optimizer: Any, module: nn.Module, mesh: Mesh) -> Iterator[Pi
         if shard.tied_to is not None or (shard.dim is None and mesh.tensor.rank != 0):
             continue
         start, stop = _share(part, mesh)
-        tensors = {shard.name: part.weight}
-        if part.weight.dtype != part.master.dtype:
-            tensors[f"{MASTER}/{shard.name}"] = part.master
-        else:
-            tensors[shard.name] = part.master
-        for name, value in part.state(inner).items():
-            tensors[f"{name}/{shard.name}"] = value
-        for key, value in tensors.items():
+        for key, value in _weights_and_state(part, inner).items():
             yield Piece(key, shard, part.start + start, value[start:stop])
 
 
@@ -105,19 +98,27 @@ def kept_pieces(optimizer: Any, module: nn.Module) -> Iterator[Piece]:
     A piece is good until the next one is asked for.
     """
     inner = inner_optimizer(optimizer)
-    if not isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+    whole = not isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3)
+    if whole:
         for name, parameter in module.named_parameters():
             shard = shard_of(parameter, name)
             yield Piece(shard.name, shard, 0, parameter.detach().view(-1))
     for part in slices(optimizer, module):
-        name = part.shard.name
-        tensors = {f"{kind}/{name}": value for kind, value in part.state(inner).items()}
-        if part.weight.dtype != part.master.dtype:
-            tensors[f"{MASTER}/{name}"] = part.master
-        elif isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
-            tensors[name] = part.master
-        for key, value in tensors.items():
-            yield Piece(key, part.shard, part.start, value)
+        # The weight is there whole, or comes back from the fp32 one.
+        known = whole or part.weight.dtype != part.master.dtype
+        for key, value in _weights_and_state(part, inner).items():
+            if not (known and key == part.shard.name):
+                yield Piece(key, part.shard, part.start, value)
+
+
+def _weights_and_state(part: Slice, inner: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The tensors of `part` by key: the fp32 weight stands for the weight itself where that is
+    fp32 too."""
+    name = part.shard.name
+    tensors = {name: part.master}
+    if part.weight.dtype != part.master.dtype:
+        tensors = {name: part.weight, f"{MASTER}/{name}": part.master}
+    return {**tensors, **{f"{kind}/{name}": value for kind, value in part.state(inner).items()}}
 
 
 def _share(part: Slice, mesh: Mesh) -> tuple[int, int]:
@@ -147,17 +148,19 @@ def read_back(optimizer: Any, module: nn.Module, store: TensorStore, state: Engi
         optimizer.checkpoint_event_prologue()
         pieces = []
     else:
-        pieces = [_weight(shard_of(each, name), each, store) for name, each in _named(module)]
+        named = module.named_parameters()
+        pieces = [_weight(shard_of(each, name), each, store) for name, each in named]
     for part in slices(optimizer, module):
         make_state(optimizer, part, names)
-        wanted = {"": part.master, **part.state(inner)}
+        moments = part.state(inner)
         if not names:
             # Before the first update Adam's moments are zero, also in an engine that has trained.
-            for moment in part.state(inner).values():
+            for moment in moments.values():
                 moment.zero_()
-        for name in ("", *names):
-            key = f"{name}/{part.shard.name}" if name else _master_key(part.shard, store)
-            pieces.append(Piece(key, part.shard, part.start, wanted[name]))
+        pieces.append(Piece(_master_key(part.shard, store), part.shard, part.start, part.master))
+        for name in names:
+            key = f"{name}/{part.shard.name}"
+            pieces.append(Piece(key, part.shard, part.start, moments[name]))
         if on_disk:
             store.fill(pieces)
             part.weight.copy_(part.master)
@@ -179,13 +182,9 @@ def settle(optimizer: Any) -> None:
         optimizer.checkpoint_event_epilogue()
 
 
-def _named(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    yield from module.named_parameters()
-
-
 def _weight(shard: Shard, parameter: nn.Parameter, store: TensorStore) -> Piece:
     """The parameter as a piece; after a change of precision it is rounded from the fp32 weight."""
-    key = stored_name(shard, store)
+    key = _stored_name(shard, store)
     same = key not in store.tensors or store.dtype(key) == parameter.dtype
     source = shard.name if same else _master_key(shard, store)
     return Piece(source, shard, 0, parameter.detach().view(-1))
@@ -193,11 +192,11 @@ def _weight(shard: Shard, parameter: nn.Parameter, store: TensorStore) -> Piece:
 
 def _master_key(shard: Shard, store: TensorStore) -> str:
     """Where the fp32 weight is stored: with the 16-bit one or, of an fp32 run, as the weight."""
-    held = f"{MASTER}/{stored_name(shard, store)}" in store.tensors
+    held = f"{MASTER}/{_stored_name(shard, store)}" in store.tensors
     return f"{MASTER}/{shard.name}" if held else shard.name
 
 
-def stored_name(shard: Shard, store: TensorStore) -> str:
+def _stored_name(shard: Shard, store: TensorStore) -> str:
     """The name of `shard` in `store`, which may hold what it is tied to instead."""
     if shard.name not in store.tensors and shard.tied_to is not None:
         return shard.tied_to
