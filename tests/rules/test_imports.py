@@ -35,13 +35,15 @@ DEEPSPEED = Rule(
     "deepspeed",
     r"roots/(training/engine/\w+|parallel/pipeline|checkpoint/zero\w*)\.py",
 )
+# The second is for what starts without torch.
+ENVIRONMENT = r"roots/(device|launching/environment)\.py"
 RULES = [
     Rule("torch.distributed", r"roots/parallel/(\w+/)?\w+\.py"),
     Rule("torch.cuda", r"roots/device\.py"),
     DEEPSPEED,
-    Rule("os.environ", r"roots/device\.py"),
-    Rule("os.getenv", r"roots/device\.py"),
-    Rule("os.putenv", r"roots/device\.py"),
+    Rule("os.environ", ENVIRONMENT),
+    Rule("os.getenv", ENVIRONMENT),
+    Rule("os.putenv", ENVIRONMENT),
 ]
 
 

@@ -1,0 +1,250 @@
+"""Asking all hosts for their facts at once: over ssh, inside a Slurm allocation, or only here.
+
+Each host gets one process, roots.launching.host_facts, and all of them the same questions:
+
+1. facts, for which each host has written its probe into the run's folder;
+2. the clock, a few times, each answer between two readings of the clock here;
+3. which of the other hosts' probes it sees. None has looked for them before all were written, so
+   that a network file system cannot answer from what it remembers.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import secrets
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from roots.launching.environment import variable
+from roots.launching.host_facts import HostFacts
+
+MODULE = "roots.launching.host_facts"
+SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+_CLOCK_READINGS = 3
+# For a question once a host has told its facts, and for its end when there are no more.
+_SECONDS_A_QUESTION = 5.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to look for on every host. Relative paths count from `folder`."""
+
+    folder: Path
+    paths: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    run_directory: Path | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """A host by name, and the command that starts a given command (its words) on it."""
+
+    name: str
+    reach: Callable[[Sequence[str]], list[str]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of a host. `facts` is None where it did not answer, and `silence` says why.
+
+    `clock_ahead` is by how many seconds its clock is ahead of the one here, right within
+    `clock_error`. `sees` are the names of all hosts whose probes it found in the run's folder.
+    """
+
+    name: str
+    facts: HostFacts | None = None
+    silence: str = ""
+    clock_ahead: float = 0.0
+    clock_error: float = 0.0
+    sees: frozenset[str] = frozenset()
+
+
+def here(name: str = "this machine") -> Way:
+    """The machine that asks."""
+    return Way(name, list)
+
+
+def by_ssh(name: str, ssh: Sequence[str] = SSH) -> Way:
+    """A host that ssh reaches without a password."""
+    # The shell there reads one line, whose words it takes apart again.
+    return Way(name, lambda words: [*ssh, name, shlex.join(words)])
+
+
+def by_srun(node: str) -> Way:
+    """A node of the Slurm allocation that this process is in, beside the tasks that run there."""
+    options = ["--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}"]
+    return Way(node, lambda words: ["srun", *options, *words])
+
+
+def gather(ways: Sequence[Way], request: Request, seconds: float = 60.0) -> list[Answer]:
+    """Ask every host, in the order of `ways`; each has `seconds` to start and tell its facts."""
+    token = secrets.token_hex(6)
+    probes = {way.name: f".roots-launch-{token}-{n}" for n, way in enumerate(ways)}
+    with tempfile.TemporaryDirectory() as folder:
+        calls = [
+            _Call(way, _words(request, probes[way.name]), Path(folder, str(n)))
+            for n, way in enumerate(ways)
+        ]
+        try:
+            _question(calls, probes, seconds)
+        finally:
+            for call in calls:
+                call.close_input()
+            for call in calls:
+                call.end()
+        return [call.answer(probes) for call in calls]
+
+
+def _words(request: Request, probe: str) -> list[str]:
+    """The command that tells the facts, with this interpreter and checkout, on whatever host."""
+    words = [sys.executable, "-m", MODULE, "--folder", str(request.folder)]
+    # From /, so that a folder `roots` where the user is does not pass for the package.
+    path = variable("PYTHONPATH")
+    words = ["env", "-C", "/", *([f"PYTHONPATH={path}"] if path else []), *words]
+    for each in request.paths:
+        words += ["--path", each]
+    for port in request.ports:
+        words += ["--port", str(port)]
+    if request.run_directory is not None:
+        words += ["--run-directory", str(request.run_directory), "--probe", probe]
+    return words
+
+
+def _question(calls: Sequence[_Call], probes: Mapping[str, str], seconds: float) -> None:
+    """All questions, each to all hosts that still answer."""
+    inbox: queue.Queue[tuple[_Call, float, str]] = queue.Queue()
+    for call in calls:
+        call.start(inbox)
+    _receive(inbox, calls, seconds)
+    for _ in range(_CLOCK_READINGS):
+        _receive(inbox, [call for call in calls if call.ask("clock")], _SECONDS_A_QUESTION)
+    names = " ".join(probes.values())
+    looking = [call for call in calls if call.ask(f"look {names}")]
+    _receive(inbox, looking, _SECONDS_A_QUESTION)
+
+
+def _receive(
+    inbox: queue.Queue[tuple[_Call, float, str]], calls: Iterable[_Call], seconds: float
+) -> None:
+    """Wait until each of `calls` has said a line, or has ended, or the time is over."""
+    deadline = time.monotonic() + seconds
+    waiting = {call for call in calls if call.silence == ""}
+    while waiting:
+        try:
+            call, arrived, line = inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            for call in waiting:
+                call.silence = call.silence or f"did not answer in {seconds:g} s"
+            return
+        if call.take(line, arrived):
+            waiting.discard(call)
+
+
+@dataclass(eq=False)
+class _Call:
+    """A process on a host and what it has said so far."""
+
+    way: Way
+    words: Sequence[str]
+    errors: Path
+    process: subprocess.Popen[str] | None = None
+    facts: HostFacts | None = None
+    silence: str = ""
+    asked: float = 0.0
+    clocks: list[tuple[float, float]] = field(default_factory=list)
+    seen: frozenset[str] = frozenset()
+
+    def start(self, inbox: queue.Queue[tuple[_Call, float, str]]) -> None:
+        """Start the process, with a thread that reads what it says and when that came."""
+        command = self.way.reach(self.words)
+        pipe = subprocess.PIPE
+        try:
+            with self.errors.open("wb") as errors:
+                self.process = subprocess.Popen(
+                    command, stdin=pipe, stdout=pipe, stderr=errors, text=True
+                )
+        except OSError as error:
+            self.silence = f"no {command[0]} here: {error.strerror}"
+            return
+        assert self.process.stdout is not None
+        threading.Thread(target=self._read, args=(self.process.stdout, inbox), daemon=True).start()
+
+    def _read(self, stream: IO[str], inbox: queue.Queue[tuple[_Call, float, str]]) -> None:
+        for line in stream:
+            inbox.put((self, time.time(), line))
+        inbox.put((self, time.time(), ""))
+
+    def ask(self, question: str) -> bool:
+        """Send a question; whether there was still someone to ask."""
+        if self.silence or self.process is None or self.process.stdin is None:
+            return False
+        self.asked = time.time()
+        # Who has ended says so by the end of its output.
+        with suppress(OSError):
+            self.process.stdin.write(question + "\n")
+            self.process.stdin.flush()
+        return True
+
+    def take(self, line: str, arrived: float) -> bool:
+        """Keep an answer; False for a line that is none, as shells print at a login."""
+        if not line:
+            self.silence = self.silence or self._reason()
+            return True
+        try:
+            tree = json.loads(line)
+        except ValueError:
+            return False
+        if not isinstance(tree, dict):
+            return False
+        self._keep(tree, arrived)
+        return True
+
+    def _keep(self, tree: dict[str, Any], arrived: float) -> None:
+        if "clock" in tree:
+            # Read there at some moment between question and answer here: half of that is the error.
+            ahead = float(tree["clock"]) - (self.asked + arrived) / 2
+            self.clocks.append(((arrived - self.asked) / 2, ahead))
+        elif "seen" in tree:
+            self.seen = frozenset(tree["seen"])
+        else:
+            self.facts = HostFacts.from_json(tree)
+
+    def _reason(self) -> str:
+        """Why it ended before it was told to: its last words."""
+        assert self.process is not None
+        code = self.process.wait()
+        lines = self.errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else f"ended with code {code} and said nothing"
+
+    def close_input(self) -> None:
+        """Say that there are no more questions."""
+        if self.process is not None and self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
+
+    def end(self) -> None:
+        """Wait for the process, and kill it if it does not end."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(_SECONDS_A_QUESTION if not self.silence else 0.1)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def answer(self, probes: Mapping[str, str]) -> Answer:
+        """What came of it."""
+        error, ahead = min(self.clocks, default=(0.0, 0.0))
+        sees = frozenset(name for name, probe in probes.items() if probe in self.seen)
+        facts = None if self.silence else self.facts
+        return Answer(self.way.name, facts, self.silence, ahead, error, sees)

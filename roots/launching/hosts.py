@@ -1,0 +1,123 @@
+"""The hosts of a run: the lines of a DeepSpeed hostfile, and what its filters leave of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from roots.errors import RootsError, problem
+
+# As launch/hostfile.sh reads it: OpenMPI's max_slots is passed over.
+_LINE = re.compile(
+    r"\s*([A-Za-z0-9][A-Za-z0-9._:@-]*)\s+slots\s*=\s*([1-9][0-9]*)"
+    r"(\s+max[_-]slots\s*=\s*[0-9]+)?\s*"
+)
+_SLOTS = re.compile(r"[0-9]+(,[0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host by the name that ssh knows, and the slots (GPUs) on it that get a rank each."""
+
+    name: str
+    slots: tuple[int, ...]
+
+    @property
+    def ranks(self) -> int:
+        """Ranks to start there."""
+        return len(self.slots)
+
+    def __str__(self) -> str:
+        slots = ",".join(map(str, self.slots))
+        return f"{self.name}:{slots}"
+
+
+def read_hostfile(path: Path) -> list[Host]:
+    """The hosts of a file with lines `NAME slots=N`. Raises RootsError for every line that is not.
+
+    Comments begin with #; a host has one line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is no text"
+        raise RootsError(problem("--hostfile", str(path), reason, "name the file")) from None
+    hosts = dict[str, Host]()
+    lines = list[str]()
+    for number, line in enumerate(text.splitlines(), start=1):
+        content = line.partition("#")[0]
+        if not content.strip():
+            continue
+        match = _LINE.fullmatch(content)
+        where = f"{path} line {number}"
+        if match is None:
+            fix = "write the host's name and its number of ranks, `host1 slots=8`"
+            lines.append(problem(where, line.strip(), "must read `NAME slots=N`", fix))
+        elif match[1] in hosts:
+            fix = "give each host one line with all its slots"
+            lines.append(problem(where, match[1], "is there already", fix))
+        else:
+            hosts[match[1]] = Host(match[1], tuple(range(int(match[2]))))
+    if not hosts and not lines:
+        fix = "write a line `NAME slots=N` for each host"
+        lines.append(problem("--hostfile", str(path), "names no host", fix))
+    if lines:
+        raise RootsError(*lines)
+    return list(hosts.values())
+
+
+def select(hosts: Sequence[Host], include: str = "", exclude: str = "") -> list[Host]:
+    """What DeepSpeed uses of `hosts` under its filters `NAME[:SLOT,SLOT...]@NAME...`.
+
+    As it does: hosts stay in the order of the file whatever the filter's, slots are sorted, each
+    counts once, and a host named both whole and with slots means these slots. Raises RootsError
+    for both filters at once, for names and slots that are not there, and where nothing is left.
+    """
+    if include and exclude:
+        rule = "cannot be used together with --include"
+        raise RootsError(problem("--exclude", exclude, rule, "drop one of them"))
+    if not include and not exclude:
+        return list(hosts)
+    option, text = ("--include", include) if include else ("--exclude", exclude)
+    named = _named(option, text, {host.name: host for host in hosts})
+    left = list[Host]()
+    for host in hosts:
+        chosen = named.get(host.name)
+        if include:
+            slots = () if chosen is None else chosen or host.slots
+        elif chosen is None:
+            slots = host.slots
+        else:
+            slots = tuple(slot for slot in host.slots if chosen and slot not in chosen)
+        if slots:
+            left.append(Host(host.name, slots))
+    if not left:
+        raise RootsError(problem(option, text, "leaves no host", "leave one out of it"))
+    return left
+
+
+def _named(option: str, text: str, hosts: Mapping[str, Host]) -> dict[str, tuple[int, ...]]:
+    """Every host of a filter with its slots, sorted; () for all of them."""
+    named = dict[str, set[int]]()
+    lines = list[str]()
+    for word in text.split("@"):
+        name, colon, listed = word.partition(":")
+        host = hosts.get(name)
+        if host is None:
+            fix = f"its hosts are {', '.join(hosts)}"
+            lines.append(problem(option, word, f"{name!r} is not in the hostfile", fix))
+        elif colon and not _SLOTS.fullmatch(listed):
+            fix = "write `NAME:0,1`, joined by @"
+            lines.append(problem(option, word, "slots are numbers with commas between", fix))
+        else:
+            slots = {int(each) for each in listed.split(",")} if colon else set()
+            if strange := sorted(slots - set(host.slots)):
+                rule = f"{name} has no slot {strange[0]}"
+                fix = f"its slots are 0 to {host.slots[-1]}"
+                lines.append(problem(option, word, rule, fix))
+            named.setdefault(name, set()).update(slots)
+    if lines:
+        raise RootsError(*lines)
+    return {name: tuple(sorted(slots)) for name, slots in named.items()}

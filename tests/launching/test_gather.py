@@ -1,0 +1,76 @@
+"""All hosts are asked at once; one that does not answer is named and delays no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from roots.launching.gather import Request, Way, by_srun, by_ssh, gather, here
+
+
+def _shell(text: str) -> Way:
+    return Way(text, lambda _: ["bash", "-c", text])
+
+
+def test_hosts_see_each_other_and_the_clock(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("x", encoding="utf-8")
+    request = Request(tmp_path, ("data", "other"), (), Path("runs/x"))
+
+    def greets(words: Sequence[str]) -> list[str]:
+        return ["bash", "-c", 'echo "Welcome"; echo "{}[]"; exec "$@"', "bash", *words]
+
+    first, second = gather([here("one"), Way("two", greets)], request)
+    for answer in (first, second):
+        assert answer.facts is not None, answer.silence
+        assert answer.facts.files["data"].startswith("sha256")
+        assert answer.facts.files["other"] == "missing"
+        assert answer.sees == {"one", "two"}
+        assert abs(answer.clock_ahead) <= answer.clock_error + 0.001
+    assert (first.name, second.name) == ("one", "two")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_hosts_with_folders_of_their_own_do_not_see_each_other(tmp_path: Path) -> None:
+    def elsewhere(words: Sequence[str]) -> list[str]:
+        return ["bash", "-c", f'cd {tmp_path}/b; exec "$@"', "bash", *_without_folder(words)]
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    ways = [here("a"), Way("b", elsewhere)]
+    answers = gather(ways, Request(tmp_path / "a", run_directory=Path("runs")))
+    assert [answer.sees for answer in answers] == [{"a"}, {"b"}]
+
+
+def _without_folder(words: Sequence[str]) -> list[str]:
+    """The command that stays where it is started."""
+    place = words.index("--folder")
+    return [word for word in [*words[:place], *words[place + 2 :]] if word not in ("-C", "/")]
+
+
+def test_silent_hosts_are_told_with_the_reason(tmp_path: Path) -> None:
+    ways = [
+        _shell("echo 'Permission denied' >&2; exit 255"),
+        _shell("exit 4"),
+        _shell("read"),
+        Way("no program", lambda _: ["/nowhere/ssh"]),
+    ]
+    answers = gather(ways, Request(tmp_path), seconds=0.5)
+    assert [answer.facts for answer in answers] == [None] * 4
+    assert [answer.silence for answer in answers] == [
+        "Permission denied",
+        "ended with code 4 and said nothing",
+        "did not answer in 0.5 s",
+        "no /nowhere/ssh here: No such file or directory",
+    ]
+
+
+def test_ways_to_other_hosts() -> None:
+    words = ["python", "-m", "x", "a b"]
+    assert by_ssh("h", ["ssh", "-p", "22"]).reach(words) == [
+        *("ssh", "-p", "22", "h"),
+        "python -m x 'a b'",
+    ]
+    srun = by_srun("n1").reach(words)
+    assert srun[0] == "srun"
+    assert "--nodelist=n1" in srun
+    assert srun[-4:] == words
