@@ -13,6 +13,7 @@ from tests.helpers.sources import FOLDERS, ROOT, files, name_of
 
 TEST_FOLDERS_WITHOUT_PACKAGE = {
     "bench",
+    "cluster",
     "contracts",
     "cuda",
     "docs",
