@@ -2,7 +2,7 @@
 
 The record is a small file of its own, so that no rank has to be asked what it has written:
 
-    records/rank_NNNNN.json   {"seconds": of writing, "files": {path: {"bytes": n, "blake2b": hex}}}
+    records/rank_NNNNN.json   {"seconds": of writing, "files": {path: {"bytes": n, "sha256": hex}}}
 
 Whoever seals the checkpoint joins the records in its manifest and removes them.
 """
@@ -13,10 +13,11 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from roots.checkpoint.manifest import OPTIMIZER_FOLDER, WEIGHTS_FOLDER, FileRecord, describe_files
+from roots.checkpoint.file_record import FileRecord
+from roots.checkpoint.manifest import OPTIMIZER_FOLDER, WEIGHTS_FOLDER, describe_files
 from roots.checkpoint.tensor_file import SUFFIX, Entry, write_entries
 from roots.errors import RootsError, problem
 from roots.files import sync_folder, write_atomically
@@ -58,7 +59,8 @@ def write_part(
             sync_folder(folder / kind)
     record = PartRecord(time.monotonic() - started, files)
     (folder / RECORDS_FOLDER).mkdir(parents=True, exist_ok=True)
-    write_atomically(_record_file(folder, rank), json.dumps(asdict(record)))
+    tree = {"seconds": record.seconds, "files": {name: files[name].to_json() for name in files}}
+    write_atomically(_record_file(folder, rank), json.dumps(tree))
     return record
 
 
@@ -73,7 +75,7 @@ def join_records(folder: Path, world_size: int) -> list[PartRecord]:
             rule = "is missing, though its rank has written it"
             fix = "do all hosts see the same folder? put run.directory on a shared file system"
             raise RootsError(problem("checkpoint file", str(path), rule, fix)) from None
-        files = {name: FileRecord(**each) for name, each in tree["files"].items()}
+        files = {name: FileRecord.from_json(each) for name, each in tree["files"].items()}
         records.append(PartRecord(tree["seconds"], files))
     shutil.rmtree(folder / RECORDS_FOLDER)
     return records

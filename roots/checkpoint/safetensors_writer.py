@@ -7,7 +7,6 @@ before any value is, so the header can go first.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from roots.checkpoint.dtypes import DTYPE_NAMES
-from roots.checkpoint.manifest import FileRecord
+from roots.checkpoint.file_record import FileRecord, new_digest
 from roots.files import begin_writeback, sync_file
 
 _HEADER_ALIGNMENT = 8
@@ -87,7 +86,7 @@ class SafetensorsWriter:
         self.order = sorted(plans, key=lambda plan: -plan.dtype.itemsize)
         self._path = path
         self._next = 0
-        self._digest, self._bytes = hashlib.blake2b(digest_size=16), 0
+        self._digest, self._bytes = new_digest(), 0
         self._digester = ThreadPoolExecutor(1, "roots-digest")
         self._undigested: deque[Future[None]] = deque()
         self._written_back = 0

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from roots.checkpoint.boxes import Box, Numbers
 from roots.checkpoint.dtypes import DTYPES
-from roots.checkpoint.manifest import FileRecord
+from roots.checkpoint.file_record import FileRecord
 from roots.checkpoint.safetensors_writer import SafetensorsWriter, TensorPlan, bytes_of
 from roots.errors import RootsError, problem
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from roots.checkpoint.manifest import FileRecord, Layout, Manifest
+from roots.checkpoint.file_record import FileRecord
+from roots.checkpoint.manifest import Layout, Manifest
 
 
 @dataclass(frozen=True)

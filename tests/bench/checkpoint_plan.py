@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from roots.checkpoint.boxes import Piece
-from roots.checkpoint.manifest import FileRecord, Layout, Manifest, write_manifest
+from roots.checkpoint.file_record import FileRecord
+from roots.checkpoint.manifest import Layout, Manifest, write_manifest
 from roots.checkpoint.parts import RECORDS_FOLDER, join_records
 from roots.checkpoint.staging import entries_of, staged_bytes
 from roots.checkpoint.tensor_file import planned
@@ -98,7 +99,7 @@ def _seal(layout: Simulated, folder: Path) -> float:
     (folder / RECORDS_FOLDER).mkdir(parents=True)
     for rank in range(layout.ranks):
         files = {
-            f"{kind}/rank_{rank:05d}.safetensors": {"bytes": 1, "blake2b": "0" * 32}
+            f"{kind}/rank_{rank:05d}.safetensors": FileRecord(1, "0" * 64).to_json()
             for kind in ("weights", "optimizer")
         }
         record = folder / RECORDS_FOLDER / f"rank_{rank:05d}.json"

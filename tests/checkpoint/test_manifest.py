@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,14 @@ def test_manifest_from_before_its_digest_is_read(tmp_path: Path) -> None:
     change(tmp_path, lambda tree: None)
     path = tmp_path / manifest.MANIFEST_NAME
     tree = json.loads(path.read_text(encoding="utf-8"))
-    del tree["blake2b"]
     before = manifest.read_manifest(tmp_path)
+    del tree["sha256"]
     path.write_text(json.dumps(tree), encoding="utf-8")
-    assert manifest.read_manifest(tmp_path) == before
+    with pytest.raises(manifest.DamagedError, match="it records no checksum of its own"):
+        manifest.read_manifest(tmp_path)
+    tree["version"] = 2
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    assert manifest.read_manifest(tmp_path) == replace(before, version=2)
 
 
 def test_no_flipped_bit_of_a_manifest_passes_for_other_values(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
         manifest.read_manifest(tmp_path)
     assert caught.value.lines == (
         f"checkpoint={str(tmp_path)!r}: is roots-checkpoint version 9, "
-        "this ROOTS reads roots-checkpoint versions 1 and 2; use the ROOTS that wrote it",
+        "this ROOTS reads roots-checkpoint versions 1 to 3; use the ROOTS that wrote it",
     )
 
 

@@ -1,9 +1,9 @@
 """Checkpoints of every version of the format, made by the ROOTS of its time, are of use today.
 
-tests/golden/checkpoint_v1 was written at commit fb32571, by tests/integration/old_formats.py; v2 is
-of the first ROOTS that had it. A run goes on from them with other settings, and in one of two with
-another implementation of Adam; the reference reads the fp32 weights out of the files as torch and
-safetensors do, and steps by torch's AdamW with the gradients that were known.
+tests/golden/checkpoint_v1 was written at commit fb32571, by tests/integration/old_formats.py; those
+of v2 and v3 are of the first ROOTS that had them. A run goes on with other settings, and in one of
+two with another implementation of Adam; the reference reads the fp32 weights out of the files as
+torch and safetensors do, and steps by torch's AdamW with the gradients that were known.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from tests.integration.old_formats import (
     write_text,
 )
 
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 FOLDERS = {each: ROOT / f"tests/golden/checkpoint_v{each}/step_00000003" for each in VERSIONS}
 IMPLEMENTATIONS = ("torch", "deepspeed")
 OTHERS = {"beta1": 0.8, "beta2": 0.9, "epsilon": 1e-3, "weight_decay": 0.3}
@@ -207,5 +207,6 @@ def test_first_version_resumes_on_its_own_layout_alone(tmp_path: Path) -> None:
         "fp16, and its optimizer state resumes on that layout only; start the run that way or set "
         "another run.name; this one is tensor 1 x pipeline 1 x data 1, ZeRO 2, fp16",
     )
-    config = going_on(tmp_path, 2, "torch", parallel={"zero_stage": 2})
-    assert Candidates(config, Mesh.single(), tmp_path, layout).find() == FOLDERS[2]
+    for version in VERSIONS[1:]:
+        config = going_on(tmp_path, version, "torch", parallel={"zero_stage": 2})
+        assert Candidates(config, Mesh.single(), tmp_path, layout).find() == FOLDERS[version]
