@@ -1,7 +1,4 @@
-"""Reading tensors of a checkpoint by any layout: what is wanted, cut with what is stored.
-
-The parts to be read are planned by torch's distributed checkpoint, of the boxes of both sides.
-"""
+"""Reading tensors of a checkpoint by any layout: what is wanted, cut with what is stored."""
 
 from __future__ import annotations
 

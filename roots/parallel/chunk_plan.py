@@ -1,12 +1,15 @@
-"""Which parts of stored chunks make up wanted ones: the plan of torch's distributed checkpoint."""
+"""Which parts of stored chunks make up wanted ones.
+
+These are the parts that torch's distributed checkpoint plans, in its order: a test holds both
+against each other. What plans there comes with all of sharded tensors and symbolic shapes, which
+costs every rank of a start 50 MB of memory and a second of processor time.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
 
 Numbers = tuple[int, ...]
 Chunk = tuple[Numbers, Numbers]
@@ -36,25 +39,22 @@ def plan_parts(stored: Sequence[Chunk], wanted: Sequence[Chunk]) -> dict[int, li
 
     Empty chunks have no parts. All are of one tensor.
     """
-    # Half a second of a start, which a run that loads nothing need not wait for.
-    from torch.distributed.checkpoint import metadata
-    from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
-
-    def described(chunks: Sequence[Chunk]) -> list[metadata.ChunkStorageMetadata]:
-        return [
-            metadata.ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes))
-            for offsets, sizes in chunks
-        ]
-
-    properties = metadata.TensorProperties()
-    held = metadata.TensorStorageMetadata(properties, torch.Size(), described(stored))
     plan: dict[int, list[Part]] = {}
-    for item in create_read_items_for_chunk_list("", held, described(wanted)):
-        target, source = item.dest_index.index, item.storage_index.index
-        assert target is not None
-        assert source is not None
-        part = Part(
-            source, tuple(item.storage_offsets), tuple(item.dest_offsets), tuple(item.lengths)
-        )
-        plan.setdefault(target, []).append(part)
+    for target, chunk in enumerate(wanted):
+        found = (_common(source, held, chunk) for source, held in enumerate(stored))
+        if parts := [part for part in found if part is not None]:
+            plan[target] = parts
     return plan
+
+
+def _common(source: int, held: Chunk, wanted: Chunk) -> Part | None:
+    """What two chunks have in common; None if that is nothing."""
+    offsets, place, sizes = [], [], []
+    for at, length, first, size in zip(*held, *wanted, strict=True):
+        low, high = max(at, first), min(at + length, first + size)
+        if low >= high:
+            return None
+        offsets.append(low - at)
+        place.append(low - first)
+        sizes.append(high - low)
+    return Part(source, tuple(offsets), tuple(place), tuple(sizes))
