@@ -10,6 +10,9 @@ readonly ROOTS_VENV="$ROOTS_HOME/.venv"
 readonly ROOTS_CONSTRAINTS="$ROOTS_HOME/docker/constraints.txt"
 readonly TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
 
+# shellcheck source=launch/network.sh
+source "$ROOTS_HOME/launch/network.sh"
+
 # fail MESSAGE: one line on stderr, exit code 2 (bad input).
 fail() {
     printf '%s: %s\n' "$(basename "$0")" "$1" >&2

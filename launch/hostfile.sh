@@ -53,6 +53,7 @@ main() {
     command -v pdsh >/dev/null 2>&1 || fail "no pdsh on PATH: run \`apt-get install pdsh\`"
     check_hosts
     use_python
+    set_network
     need_deepspeed
     # A name of this run alone: its ranks are found by what lies there, on every host, and those of no other run.
     records="/tmp/roots-ranks-$(basename "$folder")-$$"

@@ -30,6 +30,7 @@ main() {
     [[ -f "$config" ]] || fail "CONFIG=$config: no such file; $USAGE"
     shift
     use_python
+    set_network
     need_deepspeed
     records="$(mktemp -d)"
     trap 'rm -rf "$records"' EXIT

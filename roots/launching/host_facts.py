@@ -38,6 +38,7 @@ PACKAGES = ("torch", "deepspeed", "numpy")
 HASHED_BYTES = 1 << 20
 SHARED_MEMORY = "/dev/shm"
 MISSING = "missing"
+UNREADABLE = "unreadable: "
 # How much of a file that is compared by its content is in its mark.
 _DIGITS = 12
 _LIMITS = {
@@ -104,6 +105,8 @@ def facts_here(paths: Iterable[str] = (), ports: Iterable[int] = ()) -> HostFact
 def mark_of(path: Path) -> str:
     """What is equal for equal files: a hash of a short one, the length of a long one."""
     try:
+        if path.is_dir():
+            return "folder"
         size = path.stat().st_size
         if size > HASHED_BYTES:
             with path.open("rb") as file:
@@ -113,7 +116,7 @@ def mark_of(path: Path) -> str:
     except FileNotFoundError:
         return MISSING
     except OSError as error:
-        return error.strerror or str(error)
+        return f"{UNREADABLE}{error.strerror or error}"
 
 
 def nearest_folder(path: Path) -> Path:

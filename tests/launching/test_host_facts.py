@@ -53,7 +53,8 @@ def test_mark_is_equal_for_equal_files_alone(tmp_path: Path) -> None:
     assert mark_of(one) != mark_of(two)
     long.write_bytes(bytes(HASHED_BYTES + 1))
     assert mark_of(long) == f"{HASHED_BYTES + 1} bytes"
-    assert mark_of(tmp_path) == "Is a directory"
+    assert mark_of(tmp_path) == "folder"
+    assert mark_of(one / "x") == "unreadable: Not a directory"
 
 
 def test_probe_stands_where_the_folder_would_be_made(

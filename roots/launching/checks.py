@@ -1,0 +1,240 @@
+"""What is wrong with the hosts of a run, from what they told: one line each, all at once.
+
+Pure: the facts come from roots.launching.gather.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from roots.errors import problem
+from roots.launching.gather import Answer
+from roots.launching.host_facts import (
+    MISSING,
+    SHARED_MEMORY,
+    UNLIMITED,
+    UNREADABLE,
+    HostFacts,
+)
+
+MOST_SKEW_SECONDS = 1.0
+# What NCCL wants for the buffers through which GPUs of one host talk; a container has 64 MiB.
+SHARED_BYTES_A_RANK = 128 << 20
+# A rank holds connections to every other for each group that it is in, and its own files.
+_FILES_A_RANK, _FILES_BESIDES = 8, 256
+_THREADS_A_RANK = 128
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run asks of its hosts.
+
+    `ranks` is how many start on each host, by its name, the host of rank 0 first. `interface` is
+    the network interface that the user names for Gloo, "" for none.
+    """
+
+    ranks: Mapping[str, int]
+    run_directory: str = ""
+    interface: str = ""
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the run."""
+        return sum(self.ranks.values())
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The hosts that answered, in their order, and what the run needs of them."""
+
+    answers: Sequence[Answer]
+    facts: Mapping[str, HostFacts]
+    needs: Needs
+
+    def differing(self, value: Callable[[HostFacts], str]) -> Iterator[tuple[list[str], str]]:
+        """Hosts by the value that they have, where it is not that of the most; the most first."""
+        values = {name: value(facts) for name, facts in self.facts.items()}
+        for each, _ in Counter(values.values()).most_common():
+            yield [name for name in values if values[name] == each], each
+
+
+def judge(answers: Sequence[Answer], needs: Needs) -> list[str]:
+    """A line for everything that would stop the run on these hosts; each names its hosts."""
+    lines = [_silence(answer) for answer in answers if answer.facts is None]
+    told = [answer for answer in answers if answer.facts is not None]
+    facts = {answer.name: answer.facts for answer in told if answer.facts is not None}
+    known = _Known(told, facts, needs)
+    for check in CHECKS:
+        lines += check(known)
+    return lines
+
+
+def hosts_named(names: Iterable[str]) -> str:
+    """`host a`, or `hosts a, b`, as a line begins."""
+    listed = list(names)
+    return f"host{'s' if len(listed) > 1 else ''} {', '.join(listed)}"
+
+
+def _silence(answer: Answer) -> str:
+    rule = f"does not tell about itself ({answer.silence})"
+    fix = (
+        f"see that `ssh -o BatchMode=yes {answer.name} true` works, with a key and no password, and "
+        "that the host has this checkout and its environment at the same path"
+    )
+    return problem(f"host {answer.name}", None, rule, fix)
+
+
+def _files(known: _Known) -> Iterator[str]:
+    """Config and data are on every host, and the same."""
+    paths = dict.fromkeys(path for facts in known.facts.values() for path in facts.files)
+    for path in paths:
+        marks = list(known.differing(lambda facts, path=path: facts.files[path]))  # type: ignore[misc]
+        good = [(names, mark) for names, mark in marks if _is_good(mark)]
+        reference = good[0] if good else ([], "")
+        for names, mark in marks:
+            subject = f"{hosts_named(names)}: {path}"
+            if mark == MISSING:
+                where = f", but on {', '.join(reference[0])}" if good else ""
+                fix = "copy it there, or keep it where all hosts see it"
+                yield problem(subject, None, f"no such file{where}", fix)
+            elif not _is_good(mark):
+                yield problem(subject, None, mark, "make it readable there")
+            elif mark != reference[1]:
+                rule = f"is {mark}, but {reference[1]} on {', '.join(reference[0])}"
+                yield problem(subject, None, rule, "copy it again, so that all are the same")
+
+
+def _is_good(mark: str) -> bool:
+    return mark != MISSING and not mark.startswith(UNREADABLE)
+
+
+def _versions(known: _Known) -> Iterator[str]:
+    """Every host runs the same ROOTS, torch, DeepSpeed and kernels."""
+    packages = dict.fromkeys(name for facts in known.facts.values() for name in facts.versions)
+    for package in packages:
+        (most, reference), *others = known.differing(
+            lambda facts, package=package: facts.versions.get(package, "")  # type: ignore[misc]
+        )
+        for names, version in others:
+            rule = f"must be {reference or 'absent'} as on {', '.join(most)}"
+            fix = "make the environments equal, as launch/quickstart.sh does, or share one"
+            yield problem(f"{hosts_named(names)}: {package}", version or "none", rule, fix)
+
+
+def _gpus(known: _Known) -> Iterator[str]:
+    """Where there are GPUs, there is one for each rank, and all hosts have some."""
+    if not any(facts.gpus for facts in known.facts.values()):
+        return
+    for name, facts in known.facts.items():
+        ranks = known.needs.ranks.get(name, 0)
+        if len(facts.gpus) < ranks:
+            rule = f"{ranks} ranks need a GPU each"
+            fix = "start fewer ranks there, or see what nvidia-smi says"
+            yield problem(f"host {name}: GPUs", len(facts.gpus), rule, fix)
+
+
+def _ports(known: _Known) -> Iterator[str]:
+    """The ports that the run meets at are free on the host of rank 0."""
+    first = next(iter(known.needs.ranks), "")
+    for port in known.facts[first].taken if first in known.facts else ():
+        rule = "another program has this port"
+        fix = "end it, or set MASTER_PORT to a free one"
+        yield problem(f"host {first}: port", port, rule, fix)
+
+
+def _run_directory(known: _Known) -> Iterator[str]:
+    """The run's folder can be written to on every host, and is the same on all."""
+    where = known.needs.run_directory
+    refused = [name for name, facts in known.facts.items() if facts.refusal]
+    for name in refused:
+        rule = f"cannot be written to ({known.facts[name].refusal})"
+        fix = "give this user the right to, or set run.directory"
+        yield problem(f"host {name}: {where}", None, rule, fix)
+    writing = [answer for answer in known.answers if answer.name not in refused]
+    if not where or len(writing) < 2:
+        return
+    # Hosts that share it see the same files; most of them decide what is meant, else the first.
+    most = Counter(answer.sees for answer in writing).most_common(1)[0][0]
+    apart = [answer.name for answer in writing if answer.sees != most]
+    if apart:
+        others = ", ".join(answer.name for answer in writing if answer.sees == most)
+        rule = f"is not the folder of {others}: what is written there cannot be read here"
+        fix = "set run.directory to a folder that all hosts share"
+        yield problem(f"{hosts_named(apart)}: {where}", None, rule, fix)
+
+
+def _clocks(known: _Known) -> Iterator[str]:
+    """Clocks are within a second, as far as the network lets one see."""
+    # The clock here is one of them: of two hosts alone, none could be told to be wrong.
+    median = statistics.median([0.0, *(answer.clock_ahead for answer in known.answers)])
+    for answer in known.answers:
+        skew = answer.clock_ahead - median
+        if abs(skew) - answer.clock_error > MOST_SKEW_SECONDS:
+            rule = f"is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the others"
+            fix = "run `timedatectl set-ntp true` or chronyd there"
+            yield problem(f"host {answer.name}: clock", None, rule, fix)
+
+
+def _shared_memory(known: _Known) -> Iterator[str]:
+    """There is room in /dev/shm for what the ranks of a host tell each other."""
+    for name, facts in known.facts.items():
+        ranks = known.needs.ranks.get(name, 0)
+        needed = ranks * SHARED_BYTES_A_RANK
+        if ranks > 1 and facts.shared_memory_free < needed:
+            rule = f"{ranks} ranks need {needed // _MIB} MiB free there"
+            if facts.shared_memory < needed:
+                fix = f"start the container with --shm-size={max(1, needed // _MIB // 1024 * 2)}g"
+                fix += f", or run `mount -o remount,size=50% {SHARED_MEMORY}`"
+            else:
+                fix = f"remove what dead programs have left in {SHARED_MEMORY}"
+            shown = f"{facts.shared_memory_free // _MIB} MiB free"
+            yield problem(f"host {name}: {SHARED_MEMORY}", shown, rule, fix)
+
+
+def _limits(known: _Known) -> Iterator[str]:
+    """ulimits leave room for connections, threads, and memory that a network card reads."""
+    files = _FILES_BESIDES + _FILES_A_RANK * known.needs.world_size
+    for name, facts in known.facts.items():
+        ranks = known.needs.ranks.get(name, 0)
+        wanted = {"nofile": (files, "-n"), "nproc": (_THREADS_A_RANK * ranks, "-u")}
+        for limit, (needed, option) in wanted.items():
+            has = facts.limits[limit]
+            if has != UNLIMITED and has < needed:
+                rule = f"a run of {known.needs.world_size} ranks needs {needed}"
+                fix = f"raise it in /etc/security/limits.conf there (`ulimit {option}` shows it)"
+                yield problem(f"host {name}: ulimit {limit}", has, rule, fix)
+        if facts.infiniband and len(known.needs.ranks) > 1:
+            has = facts.limits["memlock"]
+            if has != UNLIMITED:
+                rule = "InfiniBand needs memory that stays where it is, without a limit"
+                fix = "set `* - memlock unlimited` in /etc/security/limits.conf there"
+                yield problem(f"host {name}: ulimit memlock", has, rule, fix)
+
+
+def _addresses(known: _Known) -> Iterator[str]:
+    """A host's own name is an address that the others reach: Gloo tells it to them."""
+    if len(known.needs.ranks) < 2 or known.needs.interface:
+        return
+    for name, facts in known.facts.items():
+        if not facts.address or facts.address.startswith("127."):
+            shown = facts.address or "no address"
+            rule = f"its own name {facts.host} means {shown} there, where no other host reaches it"
+            fix = "correct its /etc/hosts, or set GLOO_SOCKET_IFNAME to the interface (as eth0)"
+            yield problem(f"host {name}", None, rule, fix)
+
+
+CHECKS: tuple[Callable[[_Known], Iterator[str]], ...] = (
+    _versions,
+    _files,
+    _gpus,
+    _ports,
+    _run_directory,
+    _clocks,
+    _shared_memory,
+    _limits,
+    _addresses,
+)
