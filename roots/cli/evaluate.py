@@ -90,7 +90,7 @@ def evaluate(
 
 def _refuse_what_pairs_need(context: typer.Context) -> None:
     """Raise RootsError for options that --data has no use for. All of --data serve --pairs too."""
-    from roots.cli.useless_options import refuse_useless
+    from roots.cli.options.useless import refuse_useless
 
     rule = "has no effect with --data, which compares no texts"
     refuse_useless(context, OF_PAIRS, rule, "leave it out, or give --pairs instead of --data")

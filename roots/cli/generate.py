@@ -90,7 +90,7 @@ def _refuse_what_does_nothing(
     context: typer.Context, architecture: str, beams: int, greedy: bool
 ) -> None:
     """Raise RootsError for options that the way of writing has no use for."""
-    from roots.cli.useless_options import useless_options
+    from roots.cli.options.useless import useless_options
     from roots.errors import RootsError
 
     lines: list[str] = []

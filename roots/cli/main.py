@@ -15,10 +15,11 @@ from roots.cli.evaluate import evaluate
 from roots.cli.export_import import export, import_model
 from roots.cli.generate import generate
 from roots.cli.info import info
+from roots.cli.launch import launch
 from roots.cli.memory import memory_line
+from roots.cli.options.stray import refuse_stray_options
 from roots.cli.preprocess import preprocess
 from roots.cli.report import report
-from roots.cli.stray_options import refuse_stray_options
 from roots.cli.tokenizer import tokenizer_app
 from roots.cli.train import train
 from roots.cli.verify import verify
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(launch)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(export)

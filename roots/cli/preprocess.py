@@ -136,7 +136,7 @@ def _report_documents(out: Path, summary: Summary, as_json: bool) -> None:
 
 def refuse_keys_of_the_other(context: typer.Context, pairs: bool) -> None:
     """Raise RootsError for keys of pairs among texts, and for that of texts among pairs."""
-    from roots.cli.useless_options import refuse_useless
+    from roots.cli.options.useless import refuse_useless
 
     if pairs:
         rule, fix = "has no effect with --pairs", "leave it out, or give --source-key, --target-key"

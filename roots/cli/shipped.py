@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import roots
-from roots.config.load import extends_of
+from roots.config.load import files_of
 from roots.errors import RootsError, problem
 
 LAUNCH = "launch"
@@ -70,11 +70,7 @@ def _config_files(source: Path, name: str) -> Iterator[Path]:
     if plain not in known:
         rule = "is no config that comes with ROOTS"
         raise RootsError(problem("NAME", name, rule, "`roots config list` prints their names"))
-    waiting = [source / "configs" / f"{plain}.yaml"]
-    while waiting:
-        path = waiting.pop()
-        yield path
-        waiting.extend((path.parent / parent).resolve() for parent in extends_of(path))
+    yield from files_of(source / "configs" / f"{plain}.yaml")
 
 
 def _launch_scripts(source: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ def dump_config(config: RunConfig) -> str:
 def extends_of(path: Path) -> list[str]:
     """The files that the YAML at `path` extends, as it names them: relative to its own folder."""
     return _parents(path, _read_tree(path).get("extends", []))
+
+
+def files_of(path: Path) -> Iterator[Path]:
+    """The file at `path` and all that it extends, itself first; a file may come again."""
+    waiting = [path]
+    while waiting:
+        path = waiting.pop()
+        yield path
+        waiting.extend(Path(os.path.normpath(path.parent / each)) for each in extends_of(path))
 
 
 def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Tree:

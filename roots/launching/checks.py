@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from roots.errors import problem
-from roots.launching.gather import Answer
+from roots.launching.gather import HERE, Answer
 from roots.launching.host_facts import (
     MISSING,
     SHARED_MEMORY,
@@ -21,12 +21,13 @@ from roots.launching.host_facts import (
 )
 
 MOST_SKEW_SECONDS = 1.0
-# What NCCL wants for the buffers through which GPUs of one host talk; a container has 64 MiB.
-SHARED_BYTES_A_RANK = 128 << 20
+# Of /dev/shm: what GPUs of one host pass each other goes through buffers of NCCL there (a container
+# has 64 MiB unless told otherwise); Gloo has none, but locks and queues of Python lie there, too.
+SHARED_BYTES_A_GPU, SHARED_BYTES_A_RANK = 128 << 20, 16 << 20
 # A rank holds connections to every other for each group that it is in, and its own files.
 _FILES_A_RANK, _FILES_BESIDES = 8, 256
 _THREADS_A_RANK = 128
-_MIB = 1 << 20
+_MIB, _GIB = 1 << 20, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class _Known:
     facts: Mapping[str, HostFacts]
     needs: Needs
 
-    def differing(self, value: Callable[[HostFacts], str]) -> Iterator[tuple[list[str], str]]:
-        """Hosts by the value that they have, where it is not that of the most; the most first."""
+    def grouped(self, value: Callable[[HostFacts], str]) -> Iterator[tuple[list[str], str]]:
+        """Names of the hosts that have the same value, and it; the one that most have first."""
         values = {name: value(facts) for name, facts in self.facts.items()}
         for each, _ in Counter(values.values()).most_common():
             yield [name for name in values if values[name] == each], each
@@ -73,30 +74,27 @@ def judge(answers: Sequence[Answer], needs: Needs) -> list[str]:
     return lines
 
 
-def hosts_named(names: Iterable[str]) -> str:
+def hosts_named(*names: str) -> str:
     """`host a`, or `hosts a, b`, as a line begins."""
-    listed = list(names)
-    return f"host{'s' if len(listed) > 1 else ''} {', '.join(listed)}"
+    if names == (HERE,):
+        return HERE
+    return f"host{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def _silence(answer: Answer) -> str:
     rule = f"does not tell about itself ({answer.silence})"
-    fix = (
-        f"see that `ssh -o BatchMode=yes {answer.name} true` works, with a key and no password, and "
-        "that the host has this checkout and its environment at the same path"
-    )
-    return problem(f"host {answer.name}", None, rule, fix)
+    return problem(hosts_named(answer.name), None, rule, answer.advice)
 
 
 def _files(known: _Known) -> Iterator[str]:
     """Config and data are on every host, and the same."""
     paths = dict.fromkeys(path for facts in known.facts.values() for path in facts.files)
     for path in paths:
-        marks = list(known.differing(lambda facts, path=path: facts.files[path]))  # type: ignore[misc]
+        marks = list(known.grouped(lambda facts, path=path: facts.files[path]))  # type: ignore[misc]
         good = [(names, mark) for names, mark in marks if _is_good(mark)]
         reference = good[0] if good else ([], "")
         for names, mark in marks:
-            subject = f"{hosts_named(names)}: {path}"
+            subject = f"{hosts_named(*names)}: {path}"
             if mark == MISSING:
                 where = f", but on {', '.join(reference[0])}" if good else ""
                 fix = "copy it there, or keep it where all hosts see it"
@@ -116,13 +114,13 @@ def _versions(known: _Known) -> Iterator[str]:
     """Every host runs the same ROOTS, torch, DeepSpeed and kernels."""
     packages = dict.fromkeys(name for facts in known.facts.values() for name in facts.versions)
     for package in packages:
-        (most, reference), *others = known.differing(
+        (most, reference), *others = known.grouped(
             lambda facts, package=package: facts.versions.get(package, "")  # type: ignore[misc]
         )
         for names, version in others:
             rule = f"must be {reference or 'absent'} as on {', '.join(most)}"
             fix = "make the environments equal, as launch/quickstart.sh does, or share one"
-            yield problem(f"{hosts_named(names)}: {package}", version or "none", rule, fix)
+            yield problem(f"{hosts_named(*names)}: {package}", version or "none", rule, fix)
 
 
 def _gpus(known: _Known) -> Iterator[str]:
@@ -134,7 +132,7 @@ def _gpus(known: _Known) -> Iterator[str]:
         if len(facts.gpus) < ranks:
             rule = f"{ranks} ranks need a GPU each"
             fix = "start fewer ranks there, or see what nvidia-smi says"
-            yield problem(f"host {name}: GPUs", len(facts.gpus), rule, fix)
+            yield problem(f"{hosts_named(name)}: GPUs", len(facts.gpus), rule, fix)
 
 
 def _ports(known: _Known) -> Iterator[str]:
@@ -143,7 +141,7 @@ def _ports(known: _Known) -> Iterator[str]:
     for port in known.facts[first].taken if first in known.facts else ():
         rule = "another program has this port"
         fix = "end it, or set MASTER_PORT to a free one"
-        yield problem(f"host {first}: port", port, rule, fix)
+        yield problem(f"{hosts_named(first)}: port", port, rule, fix)
 
 
 def _run_directory(known: _Known) -> Iterator[str]:
@@ -153,7 +151,7 @@ def _run_directory(known: _Known) -> Iterator[str]:
     for name in refused:
         rule = f"cannot be written to ({known.facts[name].refusal})"
         fix = "give this user the right to, or set run.directory"
-        yield problem(f"host {name}: {where}", None, rule, fix)
+        yield problem(f"{hosts_named(name)}: {where}", None, rule, fix)
     writing = [answer for answer in known.answers if answer.name not in refused]
     if not where or len(writing) < 2:
         return
@@ -164,7 +162,7 @@ def _run_directory(known: _Known) -> Iterator[str]:
         others = ", ".join(answer.name for answer in writing if answer.sees == most)
         rule = f"is not the folder of {others}: what is written there cannot be read here"
         fix = "set run.directory to a folder that all hosts share"
-        yield problem(f"{hosts_named(apart)}: {where}", None, rule, fix)
+        yield problem(f"{hosts_named(*apart)}: {where}", None, rule, fix)
 
 
 def _clocks(known: _Known) -> Iterator[str]:
@@ -176,23 +174,24 @@ def _clocks(known: _Known) -> Iterator[str]:
         if abs(skew) - answer.clock_error > MOST_SKEW_SECONDS:
             rule = f"is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the others"
             fix = "run `timedatectl set-ntp true` or chronyd there"
-            yield problem(f"host {answer.name}: clock", None, rule, fix)
+            yield problem(f"{hosts_named(answer.name)}: clock", None, rule, fix)
 
 
 def _shared_memory(known: _Known) -> Iterator[str]:
     """There is room in /dev/shm for what the ranks of a host tell each other."""
     for name, facts in known.facts.items():
         ranks = known.needs.ranks.get(name, 0)
-        needed = ranks * SHARED_BYTES_A_RANK
+        needed = ranks * (SHARED_BYTES_A_GPU if facts.gpus else SHARED_BYTES_A_RANK)
         if ranks > 1 and facts.shared_memory_free < needed:
             rule = f"{ranks} ranks need {needed // _MIB} MiB free there"
             if facts.shared_memory < needed:
-                fix = f"start the container with --shm-size={max(1, needed // _MIB // 1024 * 2)}g"
-                fix += f", or run `mount -o remount,size=50% {SHARED_MEMORY}`"
+                size = f"{-(-2 * needed // _GIB)}g"
+                fix = f"start the container with --shm-size={size}, "
+                fix += f"or run `mount -o remount,size={size} {SHARED_MEMORY}`"
             else:
                 fix = f"remove what dead programs have left in {SHARED_MEMORY}"
             shown = f"{facts.shared_memory_free // _MIB} MiB free"
-            yield problem(f"host {name}: {SHARED_MEMORY}", shown, rule, fix)
+            yield problem(f"{hosts_named(name)}: {SHARED_MEMORY}", shown, rule, fix)
 
 
 def _limits(known: _Known) -> Iterator[str]:
@@ -206,13 +205,13 @@ def _limits(known: _Known) -> Iterator[str]:
             if has != UNLIMITED and has < needed:
                 rule = f"a run of {known.needs.world_size} ranks needs {needed}"
                 fix = f"raise it in /etc/security/limits.conf there (`ulimit {option}` shows it)"
-                yield problem(f"host {name}: ulimit {limit}", has, rule, fix)
+                yield problem(f"{hosts_named(name)}: ulimit {limit}", has, rule, fix)
         if facts.infiniband and len(known.needs.ranks) > 1:
             has = facts.limits["memlock"]
             if has != UNLIMITED:
                 rule = "InfiniBand needs memory that stays where it is, without a limit"
                 fix = "set `* - memlock unlimited` in /etc/security/limits.conf there"
-                yield problem(f"host {name}: ulimit memlock", has, rule, fix)
+                yield problem(f"{hosts_named(name)}: ulimit memlock", has, rule, fix)
 
 
 def _addresses(known: _Known) -> Iterator[str]:
@@ -223,8 +222,8 @@ def _addresses(known: _Known) -> Iterator[str]:
         if not facts.address or facts.address.startswith("127."):
             shown = facts.address or "no address"
             rule = f"its own name {facts.host} means {shown} there, where no other host reaches it"
-            fix = "correct its /etc/hosts, or set GLOO_SOCKET_IFNAME to the interface (as eth0)"
-            yield problem(f"host {name}", None, rule, fix)
+            fix = "correct its /etc/hosts, or set ROOTS_INTERFACE to the interface (as eth0)"
+            yield problem(hosts_named(name), None, rule, fix)
 
 
 CHECKS: tuple[Callable[[_Known], Iterator[str]], ...] = (

@@ -3,8 +3,33 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from roots.errors import RootsError, problem
 
 
 def variable(name: str) -> str:
     """The value of an environment variable; "" where it is not set."""
     return os.environ.get(name, "")
+
+
+def become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
+    """Run `command` in the place of this process, with `variables` besides those that are there.
+
+    Signals and the exit code are its own from here on. Raises RootsError where it cannot be run.
+    """
+    os.environ.update(variables)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # Python ignores these, and what is ignored stays so in whatever a process becomes.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(command[0], list(command))
+    except OSError as error:
+        rule = f"cannot be run ({error.strerror})"
+        fix = "install it, or put it on PATH"
+        raise RootsError(problem("command", command[0], rule, fix)) from None

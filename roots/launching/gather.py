@@ -30,6 +30,7 @@ from roots.launching.host_facts import HostFacts
 
 MODULE = "roots.launching.host_facts"
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+HERE = "this machine"
 _CLOCK_READINGS = 3
 # For a question once a host has told its facts, and for its end when there are no more.
 _SECONDS_A_QUESTION = 5.0
@@ -47,15 +48,20 @@ class Request:
 
 @dataclass(frozen=True)
 class Way:
-    """A host by name, and the command that starts a given command (its words) on it."""
+    """A host by name, and the command that starts a given command (its words) on it.
+
+    `advice` is what to do where that fails.
+    """
 
     name: str
     reach: Callable[[Sequence[str]], list[str]]
+    advice: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known of a host. `facts` is None where it did not answer, and `silence` says why.
+    """What is known of a host. `facts` is None where it did not answer, and `silence` says why,
+    `advice` what to do.
 
     `clock_ahead` is by how many seconds its clock is ahead of the one here, right within
     `clock_error`. `sees` are the names of all hosts whose probes it found in the run's folder.
@@ -64,26 +70,33 @@ class Answer:
     name: str
     facts: HostFacts | None = None
     silence: str = ""
+    advice: str = ""
     clock_ahead: float = 0.0
     clock_error: float = 0.0
     sees: frozenset[str] = frozenset()
 
 
-def here(name: str = "this machine") -> Way:
+def here(name: str = HERE) -> Way:
     """The machine that asks."""
-    return Way(name, list)
+    return Way(name, list, "see what `python -m roots.launching.host_facts` says")
 
 
-def by_ssh(name: str, ssh: Sequence[str] = SSH) -> Way:
-    """A host that ssh reaches without a password."""
+def by_ssh(name: str, options: Sequence[str] = ()) -> Way:
+    """A host that ssh reaches without a password, with more `options` of ssh."""
+    words = [*SSH, *options, name]
+    advice = (
+        f"see that `{shlex.join(words)} true` works, by `ssh-copy-id {name}`, and that it has this "
+        "checkout and its environment at the same path"
+    )
     # The shell there reads one line, whose words it takes apart again.
-    return Way(name, lambda words: [*ssh, name, shlex.join(words)])
+    return Way(name, lambda command: [*words, shlex.join(command)], advice)
 
 
 def by_srun(node: str) -> Way:
     """A node of the Slurm allocation that this process is in, beside the tasks that run there."""
     options = ["--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}"]
-    return Way(node, lambda words: ["srun", *options, *words])
+    advice = f"see what `{shlex.join(['srun', *options, 'true'])}` says inside the job"
+    return Way(node, lambda words: ["srun", *options, *words], advice)
 
 
 def gather(ways: Sequence[Way], request: Request, seconds: float = 60.0) -> list[Answer]:
@@ -92,7 +105,7 @@ def gather(ways: Sequence[Way], request: Request, seconds: float = 60.0) -> list
     probes = {way.name: f".roots-launch-{token}-{n}" for n, way in enumerate(ways)}
     with tempfile.TemporaryDirectory() as folder:
         calls = [
-            _Call(way, _words(request, probes[way.name]), Path(folder, str(n)))
+            _Call(way, words_of(request, probes[way.name]), Path(folder, str(n)))
             for n, way in enumerate(ways)
         ]
         try:
@@ -105,7 +118,7 @@ def gather(ways: Sequence[Way], request: Request, seconds: float = 60.0) -> list
         return [call.answer(probes) for call in calls]
 
 
-def _words(request: Request, probe: str) -> list[str]:
+def words_of(request: Request, probe: str) -> list[str]:
     """The command that tells the facts, with this interpreter and checkout, on whatever host."""
     words = [sys.executable, "-m", MODULE, "--folder", str(request.folder)]
     # From /, so that a folder `roots` where the user is does not pass for the package.
@@ -247,4 +260,4 @@ class _Call:
         error, ahead = min(self.clocks, default=(0.0, 0.0))
         sees = frozenset(name for name, probe in probes.items() if probe in self.seen)
         facts = None if self.silence else self.facts
-        return Answer(self.way.name, facts, self.silence, ahead, error, sees)
+        return Answer(self.way.name, facts, self.silence, self.way.advice, ahead, error, sees)

@@ -84,7 +84,7 @@ class HostFacts:
 def facts_here(paths: Iterable[str] = (), ports: Iterable[int] = ()) -> HostFacts:
     """Look at this host. Relative paths are from the current folder."""
     total, free = _shared_memory()
-    gpus, driver = _gpus()
+    gpus, driver = gpus_here()
     return HostFacts(
         host=platform.node(),
         versions={**_versions(), **({"nvidia driver": driver} if driver else {})},
@@ -156,7 +156,7 @@ def _kernels(stamp: Path) -> str:
         return ""
 
 
-def _gpus() -> tuple[tuple[str, ...], str]:
+def gpus_here() -> tuple[tuple[str, ...], str]:
     """Names of the NVIDIA GPUs that this host shows, and the version of their driver."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:

@@ -66,10 +66,9 @@ def test_silent_hosts_are_told_with_the_reason(tmp_path: Path) -> None:
 
 def test_ways_to_other_hosts() -> None:
     words = ["python", "-m", "x", "a b"]
-    assert by_ssh("h", ["ssh", "-p", "22"]).reach(words) == [
-        *("ssh", "-p", "22", "h"),
-        "python -m x 'a b'",
-    ]
+    *ssh, line = by_ssh("h", ["-p", "22"]).reach(words)
+    assert (ssh[0], ssh[-3:], line) == ("ssh", ["-p", "22", "h"], "python -m x 'a b'")
+    assert "BatchMode=yes" in ssh
     srun = by_srun("n1").reach(words)
     assert srun[0] == "srun"
     assert "--nodelist=n1" in srun

@@ -1,0 +1,184 @@
+"""What is wrong with hosts is told in one line each, with the host, all at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from roots.launching.checks import Needs, judge
+from roots.launching.gather import Answer
+from roots.launching.host_facts import UNLIMITED, HostFacts
+
+GIB = 1 << 30
+VERSIONS = {"roots": "0.1.0 (sources aa)", "torch": "2.13.0", "deepspeed": "0.19.8"}
+GOOD = HostFacts(
+    host="h",
+    versions=VERSIONS,
+    gpus=(),
+    processors=8,
+    memory=64 * GIB,
+    shared_memory=8 * GIB,
+    shared_memory_free=8 * GIB,
+    limits={"nofile": 65536, "nproc": 100_000, "memlock": UNLIMITED},
+    files={"run.yaml": "sha256 11", "data.bin": "4096 bytes"},
+    taken=(),
+    address="10.0.0.1",
+    infiniband=(),
+    refusal="",
+)
+NAMES = ("a", "b", "c")
+NEEDS = Needs(dict.fromkeys(NAMES, 2), "runs/x")
+
+
+def answers(**changes: dict[str, Any]) -> list[Answer]:
+    """Three good hosts, with other facts where `changes` says so by the host's name."""
+    return [
+        Answer(name, replace(GOOD, **changes.get(name, {})), sees=frozenset(NAMES))
+        for name in NAMES
+    ]
+
+
+def test_nothing_is_wrong_with_good_hosts() -> None:
+    assert judge(answers(), NEEDS) == []
+    assert judge(answers()[:1], Needs({"a": 4}, "runs/x")) == []
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        (
+            {"b": {"versions": {**VERSIONS, "torch": "2.12.0"}}},
+            "host b: torch='2.12.0': must be 2.13.0 as on a, c; "
+            "make the environments equal, as launch/quickstart.sh does, or share one",
+        ),
+        (
+            {"c": {"versions": {**VERSIONS, "cuda kernels": "sources ab, torch 2.13.0"}}},
+            "host c: cuda kernels='sources ab, torch 2.13.0': must be absent as on a, b; "
+            "make the environments equal, as launch/quickstart.sh does, or share one",
+        ),
+        (
+            {"b": {"files": {**GOOD.files, "data.bin": "missing"}}},
+            "host b: data.bin: no such file, but on a, c; "
+            "copy it there, or keep it where all hosts see it",
+        ),
+        (
+            {name: {"files": {**GOOD.files, "data.bin": "missing"}} for name in NAMES},
+            "hosts a, b, c: data.bin: no such file; "
+            "copy it there, or keep it where all hosts see it",
+        ),
+        (
+            {"c": {"files": {**GOOD.files, "data.bin": "unreadable: Permission denied"}}},
+            "host c: data.bin: unreadable: Permission denied; make it readable there",
+        ),
+        (
+            {"c": {"files": {**GOOD.files, "run.yaml": "sha256 22"}}},
+            "host c: run.yaml: is sha256 22, but sha256 11 on a, b; "
+            "copy it again, so that all are the same",
+        ),
+        (
+            {name: {"gpus": ("H100",) * (1 if name == "b" else 2)} for name in NAMES},
+            "host b: GPUs=1: 2 ranks need a GPU each; "
+            "start fewer ranks there, or see what nvidia-smi says",
+        ),
+        (
+            {"a": {"taken": (29500,)}},
+            "host a: port=29500: another program has this port; "
+            "end it, or set MASTER_PORT to a free one",
+        ),
+        (
+            {"b": {"refusal": "Permission denied in /runs"}},
+            "host b: runs/x: cannot be written to (Permission denied in /runs); "
+            "give this user the right to, or set run.directory",
+        ),
+        (
+            {"b": {"shared_memory": 1 << 24, "shared_memory_free": 1 << 24}},
+            "host b: /dev/shm='16 MiB free': 2 ranks need 32 MiB free there; "
+            "start the container with --shm-size=1g, or run `mount -o remount,size=1g /dev/shm`",
+        ),
+        (
+            {"b": {"shared_memory_free": 0}},
+            "host b: /dev/shm='0 MiB free': 2 ranks need 32 MiB free there; "
+            "remove what dead programs have left in /dev/shm",
+        ),
+        (
+            {"c": {"limits": {**GOOD.limits, "nofile": 256}}},
+            "host c: ulimit nofile=256: a run of 6 ranks needs 304; "
+            "raise it in /etc/security/limits.conf there (`ulimit -n` shows it)",
+        ),
+        (
+            {"c": {"infiniband": ("mlx5_0",), "limits": {**GOOD.limits, "memlock": 65536}}},
+            "host c: ulimit memlock=65536: InfiniBand needs memory that stays where it is, "
+            "without a limit; set `* - memlock unlimited` in /etc/security/limits.conf there",
+        ),
+        (
+            {"b": {"address": "127.0.1.1"}},
+            "host b: its own name h means 127.0.1.1 there, where no other host reaches it; "
+            "correct its /etc/hosts, or set ROOTS_INTERFACE to the interface (as eth0)",
+        ),
+    ],
+)
+def test_each_problem_names_its_host(changes: dict[str, dict[str, Any]], line: str) -> None:
+    assert judge(answers(**changes), NEEDS) == [line]
+
+
+def test_gpus_need_more_shared_memory() -> None:
+    small = {"gpus": ("H100",) * 2, "shared_memory": 64 << 20, "shared_memory_free": 64 << 20}
+    lines = judge(answers(**dict.fromkeys(NAMES, small)), NEEDS)
+    assert len(lines) == 3
+    assert "host a: /dev/shm='64 MiB free': 2 ranks need 256 MiB free there; " in lines[0]
+
+
+def test_port_matters_on_the_first_host_alone() -> None:
+    assert judge(answers(b={"taken": (29500,)}), NEEDS) == []
+
+
+def test_address_is_no_matter_with_an_interface_or_on_one_host() -> None:
+    changed = answers(b={"address": ""})
+    assert judge(changed, replace(NEEDS, interface="eth0")) == []
+    assert judge(changed[1:2], Needs({"b": 2})) == []
+    assert "means no address there" in judge(changed, NEEDS)[0]
+
+
+def test_folder_that_is_not_shared_is_that_of_the_fewest() -> None:
+    apart = answers()
+    apart[2] = replace(apart[2], sees=frozenset("c"))
+    apart[0] = replace(apart[0], sees=frozenset("ab"))
+    apart[1] = replace(apart[1], sees=frozenset("ab"))
+    assert judge(apart, NEEDS) == [
+        "host c: runs/x: is not the folder of a, b: what is written there cannot be read here; "
+        "set run.directory to a folder that all hosts share"
+    ]
+
+
+@pytest.mark.parametrize("ahead, words", [(3.0, "3.0 s ahead of"), (-1.5, "1.5 s behind")])
+def test_clock_is_compared_with_the_others(ahead: float, words: str) -> None:
+    skewed = answers()
+    skewed[1] = replace(skewed[1], clock_ahead=ahead, clock_error=0.01)
+    fix = "run `timedatectl set-ntp true` or chronyd there"
+    assert judge(skewed, NEEDS) == [f"host b: clock: is {words} the others; {fix}"]
+
+
+def test_clock_of_two_hosts_is_compared_with_the_one_here() -> None:
+    skewed = answers()[:2]
+    skewed[1] = replace(skewed[1], clock_ahead=5.0)
+    lines = judge(skewed, Needs({"a": 1, "b": 1}, "runs/x"))
+    assert [line.partition(":")[0] for line in lines] == ["host b"]
+
+
+def test_clock_within_what_the_network_lets_see_is_right() -> None:
+    slow = answers()
+    slow[1] = replace(slow[1], clock_ahead=1.8, clock_error=0.9)
+    assert judge(slow, NEEDS) == []
+
+
+def test_silent_host_is_named_and_the_others_are_judged() -> None:
+    found = answers(c={"address": ""})
+    advice = "give it your key"
+    found[1] = Answer("b", silence="Permission denied (publickey).", advice=advice)
+    lines = judge(found, NEEDS)
+    assert lines[0] == (
+        "host b: does not tell about itself (Permission denied (publickey).); give it your key"
+    )
+    assert [line.partition(":")[0] for line in lines] == ["host b", "host c"]
