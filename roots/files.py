@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import secrets
@@ -103,6 +104,75 @@ def usual_mode(path: Path) -> int:
     mode = stat.S_IMODE(path.stat().st_mode)
     path.unlink()
     return mode
+
+
+class DirectFile:
+    """A new file that takes large blocks past the system's cache, where its file system can.
+
+    A copy into that cache costs the processor more than all else that a checkpoint is written by,
+    and pushes out what others read. Elsewhere it is written through the cache as any file.
+    """
+
+    # Of memory, lengths and places in the file, where the cache is left out.
+    ALIGNMENT = 4096
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError where it cannot be made."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+        self.direct_flag = getattr(os, "O_DIRECT", 0)
+        self._path = path
+        self._length = self._written = 0
+        try:
+            self._descriptor = os.open(path, flags | self.direct_flag, 0o666)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self.direct_flag:
+                raise
+            self.direct_flag = 0
+            self._descriptor = os.open(path, flags, 0o666)
+
+    def write(self, block: memoryview, length: int) -> None:
+        """Append the first `length` bytes of `block`.
+
+        The block is as long as ALIGNMENT asks for, and lies so; only the last is not full.
+        """
+        padded = min(len(block), -(-length // self.ALIGNMENT) * self.ALIGNMENT)
+        rest = block[: padded if self.direct_flag else length]
+        self._length += length
+        while rest:
+            rest = rest[self._write_some(rest) :]
+
+    def _write_some(self, content: memoryview) -> int:
+        try:
+            count = os.write(self._descriptor, content)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self.direct_flag:
+                raise
+            self._use_cache()
+            return 0
+        if not self.direct_flag:
+            begin_writeback(self._descriptor, self._written, count)
+        self._written += count
+        return count
+
+    def _use_cache(self) -> None:
+        """Go on as any file: this one's system wants another alignment, or takes back its word."""
+        import fcntl
+
+        flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~self.direct_flag)
+        self.direct_flag = 0
+
+    def close(self, *, durable: bool) -> None:
+        """End the file; if `durable`, wait until it is on the disk. Raises OSError."""
+        try:
+            if durable:
+                if self._written > self._length:
+                    os.ftruncate(self._descriptor, self._length)
+                os.fsync(self._descriptor)
+        except OSError as error:
+            raise _named(error, self._path) from None
+        finally:
+            os.close(self._descriptor)
 
 
 def begin_writeback(descriptor: int, start: int, length: int) -> None:

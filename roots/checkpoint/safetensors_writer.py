@@ -1,4 +1,4 @@
-"""Writing safetensors files tensor by tensor: what is held in memory is one tensor, not a file.
+"""Writing safetensors files tensor by tensor: what is held in memory is some blocks, not a file.
 
 A safetensors file is the length of its header (8 bytes, little-endian), the header as JSON (name ->
 dtype, shape, data_offsets), and the raw tensors one behind the other. Shapes and dtypes are known
@@ -8,6 +8,7 @@ before any value is, so the header can go first.
 from __future__ import annotations
 
 import json
+import mmap
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,17 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from roots.checkpoint.dtypes import DTYPE_NAMES
 from roots.checkpoint.file_record import FileRecord, new_digest
-from roots.files import begin_writeback, sync_file
+from roots.files import DirectFile
 
 _HEADER_ALIGNMENT = 8
-_BLOCK_BYTES = 16 << 20
-# How far the digest may lag behind the disk within a tensor, which has to stay so long.
-_BLOCKS_UNDIGESTED = 2
+# A file is written in blocks of a share of it, so that small ones take little memory.
+_BLOCKS_OF_A_FILE = 32
+_LEAST_BLOCK_BYTES, _MOST_BLOCK_BYTES = 1 << 20, 16 << 20
+# One is filled while others are digested and written.
+_BLOCKS = 3
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,7 @@ def split_by_bytes(plans: Iterable[TensorPlan], limit: int) -> list[list[TensorP
 
 
 class SafetensorsWriter:
-    """An open safetensors file that takes its tensors in the order of `order`.
-
-    What is written is digested by a thread beside it, and the disk begins with it at once, so that
-    the flush at the end has little left to wait for.
-    """
+    """An open safetensors file that takes its tensors in the order of `order`."""
 
     def __init__(
         self,
@@ -81,72 +81,128 @@ class SafetensorsWriter:
         Unless `durable` the file is neither flushed to the disk nor digested: `record` is then not
         to be asked for.
         """
-        self._durable = durable
         # Wide elements first: every tensor then starts at a multiple of its element's size.
         self.order = sorted(plans, key=lambda plan: -plan.dtype.itemsize)
         self._path = path
         self._next = 0
-        self._digest, self._bytes = new_digest(), 0
-        self._digester = ThreadPoolExecutor(1, "roots-digest")
-        self._undigested: deque[Future[None]] = deque()
-        self._written_back = 0
-        self._file: BinaryIO = path.open("wb", buffering=0)
         header = _header(self.order, metadata)
-        self._append(memoryview(len(header).to_bytes(8, "little") + header))
+        start = len(header).to_bytes(8, "little") + header
+        length = len(start) + sum(plan.num_bytes for plan in plans)
+        self._file: _Digested | _Plain = _Digested(path, length) if durable else _Plain(path)
+        self._file.append(memoryview(start))
 
     @property
     def record(self) -> FileRecord:
-        """Length and digest of what is written, which need not be read again for them."""
-        assert self._durable, "nothing was digested"
-        self._digest_all_but(0)
-        return FileRecord(self._bytes, self._digest.hexdigest())
+        """Length and digest of what was written, once it is closed: it need not be read again."""
+        assert isinstance(self._file, _Digested), "nothing was digested"
+        return self._file.record
 
     def __enter__(self) -> SafetensorsWriter:
         return self
 
     def __exit__(self, kind: object, *others: object) -> None:
-        self._digester.shutdown()
-        self._file.close()
-        if kind is None:
-            assert self._next == len(self.order), f"{self._path}: tensors are missing"
-            if self._durable:
-                sync_file(self._path)
+        whole = self._next == len(self.order)
+        self._file.close(whole=whole and kind is None)
+        assert whole or kind is not None, f"{self._path}: tensors are missing"
 
     def write(self, tensor: Tensor) -> None:
         """Append the values of the next tensor of `order`."""
         plan = self.order[self._next]
         assert tuple(tensor.shape) == plan.shape, f"{plan.name}: {tuple(tensor.shape)}"
         assert tensor.dtype == plan.dtype, f"{plan.name}: {tensor.dtype}"
-        self._append(bytes_of(tensor.detach().cpu().contiguous()))
-        self._digest_all_but(0)
+        self._file.append(bytes_of(tensor.detach().cpu().contiguous()))
         self._next += 1
 
-    def _append(self, content: memoryview) -> None:
+
+class _Plain:
+    """A file that its disk, or memory, takes as it likes."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = path.open("wb", buffering=0)
+
+    def append(self, content: memoryview) -> None:
         while content:
-            block = content[:_BLOCK_BYTES]
-            count = self._file.write(block)
-            self._bytes += count
-            if self._durable:
-                self._bring_to_disk(block[:count])
+            content = content[self._file.write(content[:_MOST_BLOCK_BYTES]) :]
+
+    def close(self, *, whole: bool) -> None:
+        self._file.close()
+
+
+class _Digested:
+    """A file that is digested and written block by block, both beside whoever fills the next.
+
+    The disk begins with the first block, so that the flush at the end has little to wait for.
+    """
+
+    def __init__(self, path: Path, num_bytes: int) -> None:
+        self._file = DirectFile(path)
+        self._block_bytes = _block_bytes(num_bytes)
+        self._digest, self._bytes = new_digest(), 0
+        self._threads = ThreadPoolExecutor(1, "roots-digest"), ThreadPoolExecutor(1, "roots-write")
+        self._busy: deque[tuple[mmap.mmap, list[Future[None]]]] = deque()
+        self._block, self._filled = self._new_block(), 0
+
+    @property
+    def record(self) -> FileRecord:
+        return FileRecord(self._bytes, self._digest.hexdigest())
+
+    def append(self, content: memoryview) -> None:
+        while content:
+            count = min(len(content), self._block_bytes - self._filled)
+            # Unlike a slice of bytes, numpy lets other threads run meanwhile.
+            target = np.frombuffer(self._block, np.uint8, count, self._filled)
+            np.copyto(target, np.frombuffer(content, np.uint8, count))
+            self._filled += count
             content = content[count:]
+            if self._filled == self._block_bytes:
+                self._pass_on()
+                self._block = self._free_block()
 
-    def _bring_to_disk(self, written: memoryview) -> None:
-        """Have what was written last digested and, with what precedes it, written back."""
-        self._undigested.append(self._digester.submit(self._update_digest, [written]))
-        length = self._bytes - self._written_back
-        if length >= _BLOCK_BYTES:
-            begin_writeback(self._file.fileno(), self._written_back, length)
-            self._written_back = self._bytes
-        self._digest_all_but(_BLOCKS_UNDIGESTED)
+    def close(self, *, whole: bool) -> None:
+        try:
+            if whole:
+                if self._filled:
+                    self._pass_on()
+                while self._busy:
+                    self._wait()
+        except BaseException:
+            whole = False
+            raise
+        finally:
+            for thread in self._threads:
+                thread.shutdown(cancel_futures=True)
+            self._file.close(durable=whole)
 
-    def _update_digest(self, block: list[memoryview]) -> None:
-        """Digest a block and let go of it: once that is known to be done, its tensor can go."""
-        self._digest.update(block.pop())
+    def _pass_on(self) -> None:
+        """Have what was filled digested and written."""
+        block, length = memoryview(self._block), self._filled
+        digester, writer = self._threads
+        tasks = [
+            digester.submit(self._digest.update, block[:length]),
+            writer.submit(self._file.write, block, length),
+        ]
+        self._busy.append((self._block, tasks))
+        self._bytes += length
+        self._filled = 0
 
-    def _digest_all_but(self, count: int) -> None:
-        """Wait until no more than `count` blocks are to be digested."""
-        while len(self._undigested) > count:
-            self._undigested.popleft().result()
+    def _wait(self) -> mmap.mmap:
+        """Wait for the block that has been busy longest, and return it."""
+        block, tasks = self._busy.popleft()
+        for task in tasks:
+            task.result()
+        return block
+
+    def _free_block(self) -> mmap.mmap:
+        return self._wait() if len(self._busy) == _BLOCKS else self._new_block()
+
+    def _new_block(self) -> mmap.mmap:
+        return mmap.mmap(-1, self._block_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _block_bytes(num_bytes: int) -> int:
+    """The length of the blocks of a file, as its system may ask for."""
+    share = min(max(num_bytes // _BLOCKS_OF_A_FILE, _LEAST_BLOCK_BYTES), _MOST_BLOCK_BYTES)
+    return -(-min(share, num_bytes) // DirectFile.ALIGNMENT) * DirectFile.ALIGNMENT
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
