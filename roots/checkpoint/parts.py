@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +39,17 @@ class PartRecord:
 
 
 def write_part(
-    folder: Path, rank: int, entries: Iterable[Entry], others: Sequence[str] = ()
+    folder: Path,
+    rank: int,
+    entries: Iterable[Entry],
+    others: Sequence[str] = (),
+    check: Callable[[Entry], None] = lambda _: None,
 ) -> PartRecord:
     """Write the entries of this rank below `folder`, and the record, all flushed to the disk.
 
     Weights are the entries of tensors without a kind before their name. `others` are files that
-    are there already, to be flushed and recorded too. Raises OSError.
+    are there already, to be flushed and recorded too. Raises OSError, and what `check` raises of an
+    entry that is about to be written.
     """
     started = time.monotonic()
     held: dict[str, list[Entry]] = {WEIGHTS_FOLDER: [], OPTIMIZER_FOLDER: []}
@@ -55,7 +60,7 @@ def write_part(
         if mine:
             name = f"{kind}/rank_{rank:05d}{SUFFIX}"
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            files[name] = write_entries(folder / name, mine)
+            files[name] = write_entries(folder / name, mine, check)
             sync_folder(folder / kind)
     record = PartRecord(time.monotonic() - started, files)
     (folder / RECORDS_FOLDER).mkdir(parents=True, exist_ok=True)

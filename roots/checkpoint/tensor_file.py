@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,17 +64,20 @@ class StoredBox:
     position: int
 
 
-def write_entries(path: Path, entries: Sequence[Entry]) -> FileRecord:
+def write_entries(
+    path: Path, entries: Sequence[Entry], check: Callable[[Entry], None] = lambda _: None
+) -> FileRecord:
     """Write a new file, flush it to the disk, and return its length and digest.
 
-    Entries need not be contiguous, nor on the host; one at a time is made so. Raises OSError.
+    Entries need not be contiguous, nor on the host; one at a time is made so. What `check` raises,
+    called with each before it is written, ends the writing. Raises OSError.
     """
-    return _write(path, entries, durable=True).record
+    return _write(path, entries, check, durable=True).record
 
 
 def copy_entries(path: Path, entries: Sequence[Entry]) -> None:
     """Write a new file as fast as its disk, or memory, takes it: nothing is flushed or digested."""
-    _write(path, entries, durable=False)
+    _write(path, entries, lambda _: None, durable=False)
 
 
 def planned(entries: Sequence[Entry]) -> tuple[list[TensorPlan], dict[str, str]]:
@@ -90,12 +93,15 @@ def planned(entries: Sequence[Entry]) -> tuple[list[TensorPlan], dict[str, str]]
     return plans, {"boxes": json.dumps(records)}
 
 
-def _write(path: Path, entries: Sequence[Entry], *, durable: bool) -> SafetensorsWriter:
+def _write(
+    path: Path, entries: Sequence[Entry], check: Callable[[Entry], None], *, durable: bool
+) -> SafetensorsWriter:
     plans, metadata = planned(entries)
-    data = {plan.name: entry.data for plan, entry in zip(plans, entries, strict=True)}
+    named = {plan.name: entry for plan, entry in zip(plans, entries, strict=True)}
     with SafetensorsWriter(path, plans, metadata, durable=durable) as writer:
         for plan in writer.order:
-            writer.write(data[plan.name])
+            check(named[plan.name])
+            writer.write(named[plan.name].data)
     return writer
 
 

@@ -154,7 +154,7 @@ class Saver:
             job.stall_seconds = time.monotonic() - started
             job.thread.start()
             return
-        self._write(job, entries_of(engine.written_pieces()), others, again=engine)
+        self._write(job, entries_of(engine.written_pieces()), others)
         job.stall_seconds = time.monotonic() - started
 
     def wait(self) -> None:
@@ -233,19 +233,15 @@ class Saver:
             )
         return False
 
-    def _write(
-        self,
-        job: _Job,
-        entries: Iterable[Entry],
-        others: Sequence[str],
-        again: Engine | None = None,
-    ) -> None:
-        """Write this rank's part; `entries` that can be gone through once come from `again` too."""
-        try:
-            checked = entries if again is None else entries_of(again.written_pieces())
-            named = ((f"tensor {each.tensor}", [each.data]) for each in checked)
+    def _write(self, job: _Job, entries: Iterable[Entry], others: Sequence[str]) -> None:
+        """Write this rank's part, of which each tensor is looked at while it is at hand."""
+
+        def check(entry: Entry) -> None:
+            named = [(f"tensor {entry.tensor}", [entry.data])]
             refuse_what_is_not_finite(named, job.point.step, self._mesh.rank)
-            part = write_part(job.folder, self._mesh.rank, entries, others)
+
+        try:
+            part = write_part(job.folder, self._mesh.rank, entries, others, check)
             if self._mesh.rank == 0 and self._disk_rate is None:
                 self._disk_rate = measure_disk(job.folder, part.num_bytes)
         except RootsError as error:

@@ -31,6 +31,22 @@ def test_weights_and_optimizer_have_files_of_their_own(tmp_path: Path) -> None:
     assert found == {"master/x", "exp_avg/x"}
 
 
+def test_entry_is_checked_when_its_file_is_written(tmp_path: Path) -> None:
+    """One after the other, so that the disk is busy from the first on; none after a bad one."""
+    checked: list[str] = []
+
+    def check(entry: Entry) -> None:
+        checked.append(entry.tensor)
+        if entry.tensor == "exp_avg/x":
+            raise ValueError("bad")
+        assert (tmp_path / "optimizer").exists() == ("/" in entry.tensor)
+
+    with pytest.raises(ValueError, match="bad"):
+        write_part(tmp_path, 0, entries(0, "master/", "exp_avg/", "exp_avg_sq/", ""), (), check)
+    assert checked == ["x", "master/x", "exp_avg/x"]
+    assert not (tmp_path / RECORDS_FOLDER).exists()
+
+
 def test_records_of_all_ranks_are_joined_and_removed(tmp_path: Path) -> None:
     """A rank may have written nothing, and has a record all the same."""
     written = [write_part(tmp_path, 0, entries(0, "")), write_part(tmp_path, 1, [])]
