@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,6 +42,9 @@ TOOLS = (
     "uname",
     "wc",
 )
+
+# To look all the time would take a processor from those that are waited for.
+_POLL_SECONDS = 0.02
 
 
 class Machine:
@@ -108,6 +112,8 @@ def wait_for(paths: Iterable[Path], process: subprocess.Popen[str] | None = None
         assert process is None or process.poll() is None, "ended before it began"
         assert time.monotonic() < deadline, "did not begin"
         missing = {path for path in missing if not path.exists()}
+        if missing:
+            threading.Event().wait(_POLL_SECONDS)
 
 
 def _kill_session(session: int) -> None:

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.distributed]
 
 # A package in ROOTS' place. Overrides reach it as they are; the last one says how the rank ends.
 RANKS = """
-import os, signal, sys
+import os, signal, sys, threading
 from pathlib import Path
 
 def main():
@@ -51,7 +51,7 @@ def main():
 def wait_for_end_of_neighbour(folder):
     records = Path(os.environ["ROOTS_RANK_RECORDS"].replace("%h", os.uname().nodename))
     while not records.joinpath("1.code").exists():
-        pass
+        threading.Event().wait(0.01)
     return 1
 """
 
