@@ -60,9 +60,10 @@ def assert_as_accurate(
     """
     turns = min(20, max(3, 2000 // max(inputs[0].numel(), 1)))
     draws: dict[str, list[tuple[float, float, float]]] = {}
+    grads = _gradients_of_outputs(baseline, [tensor.to(device) for tensor in inputs], dtype)
     for turn in range(turns):
         arranged = [tensor.to(device) for tensor in _arrange(inputs, turn)]
-        for name, errors in _errors(op, baseline, arranged, dtype, strided).items():
+        for name, errors in _errors(op, baseline, arranged, grads, dtype, strided).items():
             draws.setdefault(name, []).append(errors)
     for name, errors_of_turns in draws.items():
         ours, plain, floor = (max(values) for values in zip(*errors_of_turns, strict=True))
@@ -79,17 +80,29 @@ def assert_close_as_baseline(
     assert our_error <= 2 * plain_error + floor, message
 
 
+def _gradients_of_outputs(
+    baseline: Op, inputs: Sequence[Tensor], dtype: torch.dtype
+) -> list[Tensor]:
+    """Random gradients of what the formula returns, the same for all arrangements."""
+    with torch.no_grad():
+        outputs = _as_tuple(baseline(*inputs))
+    return [
+        random_inputs(output.shape, seed=99 - index)[0].to(output.device, dtype)
+        for index, output in enumerate(outputs)
+    ]
+
+
 def _errors(
-    op: Op, baseline: Op, inputs: Sequence[Tensor], dtype: torch.dtype, strided: bool
+    op: Op,
+    baseline: Op,
+    inputs: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    dtype: torch.dtype,
+    strided: bool,
 ) -> dict[str, tuple[float, float, float]]:
     """(error, error of the baseline, floor) of every output and every gradient."""
     rounded = [tensor.to(dtype) for tensor in inputs]
     wide = [tensor.double() for tensor in rounded]
-    with torch.no_grad():
-        grads = [
-            random_inputs(output.shape, seed=99 - index)[0].to(output.device, dtype)
-            for index, output in enumerate(_as_tuple(baseline(*wide)))
-        ]
     gold = _run(baseline, wide, grads)
     plain = _run(baseline, rounded, grads)
     ours = _run(op, [_spread(tensor) if strided else tensor for tensor in rounded], grads)
