@@ -29,7 +29,7 @@ from roots.verify.floors import Arithmetic
 from tests.integration.runs import PEAK, SignalAfter, differences, state_of
 
 AGAIN = "-again"
-# Eight units in the last place of 16 bits, as in tests/parallel/test_layouts.py.
+# Eight units in the last place of 16 bits.
 TOLERANCE = {"fp32": 1e-5, "fp16": 8 * 2.0**-10, "bf16": 8 * 2.0**-7}
 
 

@@ -41,7 +41,7 @@ from tests.parallel.covering import (
 from tests.parallel.datasets import write_datasets
 from tests.parallel.layouts import overflow_at_first, train_curve
 
-# Eight units in the last place of fp16, as in test_layouts.py.
+# Eight units in the last place of fp16.
 HALF_TOLERANCE = 8 * 2.0**-10
 _PLAIN = {
     "model.num_kv_heads": 4,

@@ -25,7 +25,7 @@ from tests.parallel.layouts import (
 STEPS = 6
 EVERY_LAYOUT = pytest.mark.every_layout
 FP32_TOLERANCE = 1e-5
-# Eight units in the last place, as in test_layouts.
+# Eight units in the last place.
 TOLERANCE = {"fp16": 8 * 2.0**-10, "bf16": 8 * 2.0**-7}
 EP2: dict[str, Any] = {"expert": 2}
 
