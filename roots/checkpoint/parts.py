@@ -1,4 +1,4 @@
-"""What one rank adds to a checkpoint: a file of weights, one of optimizer state, and their record.
+"""What one rank adds to a checkpoint: files of weights and of optimizer state, and their record.
 
 The record is a small file of its own, so that no rank has to be asked what it has written:
 
@@ -41,32 +41,39 @@ class PartRecord:
 def write_part(
     folder: Path,
     rank: int,
-    entries: Iterable[Entry],
+    groups: Iterable[Iterable[Entry]],
     others: Sequence[str] = (),
     check: Callable[[Entry], None] = lambda _: None,
 ) -> PartRecord:
     """Write the entries of this rank below `folder`, and the record, all flushed to the disk.
 
-    Weights are the entries of tensors without a kind before their name. `others` are files that
-    are there already, to be flushed and recorded too. Raises OSError, and what `check` raises of an
-    entry that is about to be written.
+    A group has files of its own, written before the next is asked for. Weights are the entries of
+    tensors without a kind before their name. `others` are files that are there already, to be
+    flushed and recorded too. Raises OSError, and what `check` raises of an entry that is about to
+    be written.
     """
     started = time.monotonic()
-    held: dict[str, list[Entry]] = {WEIGHTS_FOLDER: [], OPTIMIZER_FOLDER: []}
-    for entry in entries:
-        held[OPTIMIZER_FOLDER if "/" in entry.tensor else WEIGHTS_FOLDER].append(entry)
     files = describe_files(folder, others)
-    for kind, mine in held.items():
-        if mine:
-            name = f"{kind}/rank_{rank:05d}{SUFFIX}"
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            files[name] = write_entries(folder / name, mine, check)
-            sync_folder(folder / kind)
+    for number, entries in enumerate(groups):
+        held: dict[str, list[Entry]] = {WEIGHTS_FOLDER: [], OPTIMIZER_FOLDER: []}
+        for entry in entries:
+            held[OPTIMIZER_FOLDER if "/" in entry.tensor else WEIGHTS_FOLDER].append(entry)
+        for kind, mine in held.items():
+            if mine:
+                name = f"{kind}/{file_name(rank, number)}"
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                files[name] = write_entries(folder / name, mine, check)
+                sync_folder(folder / kind)
     record = PartRecord(time.monotonic() - started, files)
     (folder / RECORDS_FOLDER).mkdir(parents=True, exist_ok=True)
     tree = {"seconds": record.seconds, "files": {name: files[name].to_json() for name in files}}
     write_atomically(_record_file(folder, rank), json.dumps(tree))
     return record
+
+
+def file_name(rank: int, group: int) -> str:
+    """The file of `rank` for its groups of entries, from 0: of one alone, as a rule."""
+    return f"rank_{rank:05d}{f'_{group:05d}' if group else ''}{SUFFIX}"
 
 
 def join_records(folder: Path, world_size: int) -> list[PartRecord]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
 import torch
@@ -48,12 +48,14 @@ class Staging:
             if touch:
                 self._memory.zero_()
 
-    def copy(self, pieces: Callable[[], Iterable[Piece]]) -> list[Entry]:
-        """The entries of `pieces()` with copies of their values, good until the next call."""
-        self.reserve(staged_bytes(pieces()))
+    def copy(self, pieces: Iterable[Piece]) -> list[Entry]:
+        """The entries of `pieces` with copies of their values, good until the next call.
+
+        Room for them has to be reserved. A piece need only be good until the next is asked for.
+        """
         entries: list[Entry] = []
         position = 0
-        for piece in pieces():
+        for piece in pieces:
             copied = self._place(piece.data, position)
             copied.copy_(piece.data, non_blocking=self._pinned)
             position += aligned_bytes(piece.data)

@@ -18,8 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from roots.checkpoint import folders, manifest, retention
+from roots.checkpoint.parts import file_name
 from roots.checkpoint.staging import entries_of, staged_bytes
-from roots.checkpoint.tensor_file import SUFFIX, copy_entries
+from roots.checkpoint.tensor_file import copy_entries
 from roots.config.load import dump_config
 from roots.config.run import RunConfig
 from roots.errors import RootsError
@@ -98,13 +99,15 @@ class LocalCopies:
                 return
             folders.discard(folder)
             (folder / manifest.WEIGHTS_FOLDER).mkdir(parents=True)
-            name = f"{manifest.WEIGHTS_FOLDER}/rank_{self._mesh.rank:05d}{SUFFIX}"
-            copy_entries(folder / name, list(entries_of(engine.kept_pieces())))
+            names = []
+            for number, group in enumerate(engine.kept_groups()):
+                names.append(f"{manifest.WEIGHTS_FOLDER}/{file_name(self._mesh.rank, number)}")
+                copy_entries(folder / names[-1], list(entries_of(group)))
         except OSError as error:
             folders.discard(folder)
             self._give_up(error.strerror or str(error))
             return
-        sealed = (folder, point, engine.state().to_json(), name)
+        sealed = (folder, point, engine.state().to_json(), names)
         self._thread = threading.Thread(target=self._seal, args=sealed, daemon=True)
         self._thread.start()
 
@@ -140,10 +143,12 @@ class LocalCopies:
                 found.append(path)
         return found
 
-    def _seal(self, folder: Path, point: ResumePoint, state: dict[str, object], name: str) -> None:
+    def _seal(
+        self, folder: Path, point: ResumePoint, state: dict[str, object], names: list[str]
+    ) -> None:
         try:
             write_atomically(folder / manifest.CONFIG_NAME, dump_config(self._config))
-            files = manifest.describe_files(folder, [manifest.CONFIG_NAME, name])
+            files = manifest.describe_files(folder, [manifest.CONFIG_NAME, *names])
             manifest.write_manifest(folder, point.manifest(self._layout, files, state))
             assert self._root is not None
             final = self._root / folders.step_name(point.step)

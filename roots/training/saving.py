@@ -146,15 +146,15 @@ class Saver:
         self._job = job
         if self._may_copy(engine):
             assert self._staging is not None
-            entries = self._staging.copy(engine.written_pieces)
+            entries = self._staging.copy(engine.written_pieces())
             synchronize(engine.device)
             job.thread = threading.Thread(
-                target=self._write, args=(job, entries, others), name="roots-save", daemon=True
+                target=self._write, args=(job, [entries], others), name="roots-save", daemon=True
             )
             job.stall_seconds = time.monotonic() - started
             job.thread.start()
             return
-        self._write(job, entries_of(engine.written_pieces()), others)
+        self._write(job, map(entries_of, engine.written_groups()), others)
         job.stall_seconds = time.monotonic() - started
 
     def wait(self) -> None:
@@ -222,6 +222,7 @@ class Saver:
         more = max(0, needed - self._staging.num_bytes)
         free = _free_bytes_of_a_rank()
         if not anywhere(self._mesh.world, more > free):
+            self._staging.reserve(needed)
             return True
         if not self._told_of_memory:
             self._told_of_memory = True
@@ -233,7 +234,7 @@ class Saver:
             )
         return False
 
-    def _write(self, job: _Job, entries: Iterable[Entry], others: Sequence[str]) -> None:
+    def _write(self, job: _Job, groups: Iterable[Iterable[Entry]], others: Sequence[str]) -> None:
         """Write this rank's part, of which each tensor is looked at while it is at hand."""
 
         def check(entry: Entry) -> None:
@@ -241,7 +242,7 @@ class Saver:
             refuse_what_is_not_finite(named, job.point.step, self._mesh.rank)
 
         try:
-            part = write_part(job.folder, self._mesh.rank, entries, others, check)
+            part = write_part(job.folder, self._mesh.rank, groups, others, check)
             if self._mesh.rank == 0 and self._disk_rate is None:
                 self._disk_rate = measure_disk(job.folder, part.num_bytes)
         except RootsError as error:

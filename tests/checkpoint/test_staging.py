@@ -27,7 +27,9 @@ def test_copies_are_entries_of_what_was_there() -> None:
     """Training goes on in the tensors that were copied."""
     held = pieces()
     expected = [(each.tensor, each.box, each.data.clone()) for each in entries_of(held)]
-    entries = Staging().copy(lambda: held)
+    staging = Staging()
+    staging.reserve(staged_bytes(held))
+    entries = staging.copy(held)
     for piece in held:
         piece.data.fill_(9)
     assert [(each.tensor, each.box) for each in entries] == [each[:2] for each in expected]
@@ -44,7 +46,7 @@ def test_memory_is_bounded_and_stays() -> None:
     assert size == sum(aligned_bytes(each.data) for each in pieces()) == 128 + 64 + 64
     places = set()
     for step in range(4):
-        entries = staging.copy(lambda step=step: pieces(float(step)))
+        entries = staging.copy(pieces(float(step)))
         assert staging.num_bytes == size
         places.add(entries[0].data.untyped_storage().data_ptr())
         assert float(entries[-1].data) == step
@@ -64,5 +66,7 @@ def test_pieces_that_are_good_until_the_next_are_copied_in_time() -> None:
             shared.fill_(number)
             yield Piece(f"x{number}", replicated(f"x{number}", (2,)), 0, shared)
 
-    entries = Staging().copy(one_after_the_other)
+    staging = Staging()
+    staging.reserve(staged_bytes(one_after_the_other()))
+    entries = staging.copy(one_after_the_other())
     assert [each.data.tolist() for each in entries] == [[0, 0], [1, 1], [2, 2]]

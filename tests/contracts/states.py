@@ -239,7 +239,7 @@ def gradients_may_stay_where_they_are(place: Place) -> list[bool]:
 
 @contract(
     since={"": [[4, 4], [4], [1.0], "unknown"], "0.19.3": [[4, 4], [4], [1.0], 0]},
-    relied_on=f"{ENGINE}held_state.py",
+    relied_on=f"{ENGINE}optimizer_state.py",
 )
 def partitions_of_zero_3(place: Place) -> list[Any]:
     """ZeRO 3 keeps a flat fp32 tensor for each of its groups, and each parameter's part with its

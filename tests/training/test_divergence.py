@@ -121,9 +121,10 @@ class SpoilMoments(Callback):
 
     def on_step_end(self, record: StepRecord) -> None:
         if record.step == 2:
-            *_, (_, tensors) = self._engine.held_state()
-            largest = max(tensors, key=Tensor.numel)
-            largest.view(-1)[0] = math.inf
+            moments = (
+                each.data for each in self._engine.kept_pieces() if each.tensor[:8] == "exp_avg/"
+            )
+            max(moments, key=Tensor.numel)[0] = math.inf
 
 
 def spoil_every_gradient(engine: Engine) -> None:

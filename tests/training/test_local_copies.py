@@ -166,6 +166,9 @@ class OneTensor:
     def kept_pieces(self) -> list[Piece]:
         return [Piece("norm", replicated("norm", (4,)), 0, torch.arange(4.0))]
 
+    def kept_groups(self) -> list[list[Piece]]:
+        return [self.kept_pieces()]
+
     def state(self) -> EngineState:
         return EngineState(3)
 

@@ -41,6 +41,9 @@ class Holding:
     def written_pieces(self) -> list[Piece]:
         return [Piece("matrix", replicated("matrix", (20, 30)), 0, self.data)]
 
+    def written_groups(self) -> list[list[Piece]]:
+        return [self.written_pieces()]
+
     def state(self) -> EngineState:
         return EngineState(1)
 
@@ -119,6 +122,9 @@ class Pair:
         shard = replicated("weight", (2, 3))
         yield Piece("weight", shard, 0, self.weight.view(-1))
         yield Piece("exp_avg/weight", shard, 0, self.moment)
+
+    def written_groups(self) -> list[list[Piece]]:
+        return [list(self.written_pieces())]
 
     def state(self) -> EngineState:
         return EngineState(4)

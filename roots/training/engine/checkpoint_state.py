@@ -27,7 +27,7 @@ from roots.training.engine.optimizer_state import (
     link_state,
     make_state,
     set_steps_made,
-    slices,
+    slice_groups,
     steps_made,
 )
 
@@ -76,39 +76,45 @@ def engine_state(optimizer: Any) -> EngineState:
     return EngineState(steps_made(optimizer), scale)
 
 
-def written_pieces(optimizer: Any, module: nn.Module, mesh: Mesh) -> Iterator[Piece]:
-    """What this rank writes. A piece is good until the next one is asked for.
+def written_groups(optimizer: Any, module: nn.Module, mesh: Mesh) -> Iterator[list[Piece]]:
+    """What this rank writes, in groups: the pieces of one are good until the next is asked for.
 
     Nothing of what tensor ranks hold alike but the first's, and of copies that all replicas have a
     share each; a copy tied to another parameter is not written at all.
     """
     inner = inner_optimizer(optimizer)
-    for part in slices(optimizer, module):
-        shard = part.shard
-        if shard.tied_to is not None or (shard.dim is None and mesh.tensor.rank != 0):
-            continue
-        start, stop = _share(part, mesh)
-        for key, value in _weights_and_state(part, inner).items():
-            yield Piece(key, shard, part.start + start, value[start:stop])
+    for group in slice_groups(optimizer, module):
+        pieces = []
+        for part in group:
+            shard = part.shard
+            if shard.tied_to is not None or (shard.dim is None and mesh.tensor.rank != 0):
+                continue
+            start, stop = _share(part, mesh)
+            for key, value in _weights_and_state(part, inner).items():
+                pieces.append(Piece(key, shard, part.start + start, value[start:stop]))
+        yield pieces
 
 
-def kept_pieces(optimizer: Any, module: nn.Module) -> Iterator[Piece]:
+def kept_groups(optimizer: Any, module: nn.Module) -> Iterator[list[Piece]]:
     """All that this rank needs to go on by itself on the same layout, whoever else has it too.
 
-    A piece is good until the next one is asked for.
+    In groups, as `written_groups`.
     """
     inner = inner_optimizer(optimizer)
     whole = not isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3)
+    pieces = []
     if whole:
-        for name, parameter in module.named_parameters():
-            shard = shard_of(parameter, name)
-            yield Piece(shard.name, shard, 0, parameter.detach().view(-1))
-    for part in slices(optimizer, module):
-        # The weight is there whole, or comes back from the fp32 one.
-        known = whole or part.weight.dtype != part.master.dtype
-        for key, value in _weights_and_state(part, inner).items():
-            if not (known and key == part.shard.name):
-                yield Piece(key, part.shard, part.start, value)
+        named = ((shard_of(each, name), each) for name, each in module.named_parameters())
+        pieces = [Piece(shard.name, shard, 0, each.detach().view(-1)) for shard, each in named]
+    for group in slice_groups(optimizer, module):
+        for part in group:
+            # The weight is there whole, or comes back from the fp32 one.
+            known = whole or part.weight.dtype != part.master.dtype
+            for key, value in _weights_and_state(part, inner).items():
+                if not (known and key == part.shard.name):
+                    pieces.append(Piece(key, part.shard, part.start, value))
+        yield pieces
+        pieces = []
 
 
 def _weights_and_state(part: Slice, inner: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -141,39 +147,41 @@ def read_back(optimizer: Any, module: nn.Module, store: TensorStore, state: Engi
     shape.
     """
     names = _state_names(store) if state.updates else []
-    inner = inner_optimizer(optimizer)
     zero_3 = isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3)
-    on_disk = zero_3 and optimizer.swap_optimizer
     if zero_3:
         optimizer.checkpoint_event_prologue()
         pieces = []
     else:
         named = module.named_parameters()
         pieces = [_weight(shard_of(each, name), each, store) for name, each in named]
-    for part in slices(optimizer, module):
-        make_state(optimizer, part, names)
-        moments = part.state(inner)
-        if not names:
-            # Before the first update Adam's moments are zero, also in an engine that has trained.
-            for moment in moments.values():
-                moment.zero_()
-        pieces.append(Piece(_master_key(part.shard, store), part.shard, part.start, part.master))
-        for name in names:
-            key = f"{name}/{part.shard.name}"
-            pieces.append(Piece(key, part.shard, part.start, moments[name]))
-        if on_disk:
-            store.fill(pieces)
-            part.weight.copy_(part.master)
-            pieces = []
-    store.fill(pieces)
-    if zero_3 and not on_disk:
-        for part in slices(optimizer, module):
-            part.weight.copy_(part.master)
+    for group in slice_groups(optimizer, module, changing=True):
+        for part in group:
+            pieces += _of_optimizer(optimizer, part, names, store)
+        store.fill(pieces)
+        pieces = []
+        if zero_3:
+            for part in group:
+                part.weight.copy_(part.master)
     if names or steps_made(optimizer):
         set_steps_made(optimizer, state.updates)
     if names:
         link_state(optimizer)
     _set_scale(optimizer, state.loss_scale)
+
+
+def _of_optimizer(
+    optimizer: Any, part: Slice, names: list[str], store: TensorStore
+) -> Iterator[Piece]:
+    """What is to be read of `part`: the fp32 weights, and the state's tensors called `names`."""
+    make_state(optimizer, part, names)
+    moments = part.state(inner_optimizer(optimizer))
+    if not names:
+        # Before the first update Adam's moments are zero, also in an engine that has trained.
+        for moment in moments.values():
+            moment.zero_()
+    yield Piece(_master_key(part.shard, store), part.shard, part.start, part.master)
+    for name in names:
+        yield Piece(f"{name}/{part.shard.name}", part.shard, part.start, moments[name])
 
 
 def settle(optimizer: Any) -> None:

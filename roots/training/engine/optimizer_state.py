@@ -62,21 +62,24 @@ def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     return inner
 
 
-def slices(optimizer: Any, module: nn.Module) -> Iterator[Slice]:
+def slice_groups(
+    optimizer: Any, module: nn.Module, *, changing: bool = False
+) -> Iterator[list[Slice]]:
     """Every part that this rank keeps, in an order that only depends on the model and the stage.
 
-    The views are good until the next one is asked for: what is on NVMe is then read back.
+    All are in one group, but for what is on NVMe: that is in memory group by group, so that views
+    are good until the next group is asked for. `changing`: what is written to them is to last.
     """
     if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
-        yield from _of_zero_3(optimizer)
+        yield from _of_zero_3(optimizer, changing)
     elif isinstance(optimizer, BF16_Optimizer):
-        yield from _of_mapped(module, optimizer.fp32_groups_flat_partition)
+        yield list(_of_mapped(module, optimizer.fp32_groups_flat_partition))
     elif isinstance(optimizer, DeepSpeedZeroOptimizer):
-        yield from _of_mapped(module, optimizer.single_partition_of_fp32_groups)
+        yield list(_of_mapped(module, optimizer.single_partition_of_fp32_groups))
     else:
-        for name, parameter in module.named_parameters():
-            flat = parameter.detach().view(-1)
-            yield Slice(shard_of(parameter, name), 0, flat, flat, parameter, 0, copies=True)
+        named = ((shard_of(each, name), each) for name, each in module.named_parameters())
+        flats = ((shard, each, each.detach().view(-1)) for shard, each in named)
+        yield [Slice(shard, 0, flat, flat, each, 0, copies=True) for shard, each, flat in flats]
 
 
 def _of_mapped(module: nn.Module, flats: list[Tensor]) -> Iterator[Slice]:
@@ -98,40 +101,50 @@ def _of_mapped(module: nn.Module, flats: list[Tensor]) -> Iterator[Slice]:
         )
 
 
-def _of_zero_3(optimizer: Any) -> Iterator[Slice]:
+def _of_zero_3(optimizer: Any, changing: bool) -> Iterator[list[Slice]]:
+    if not optimizer.swap_optimizer:
+        groups = range(len(optimizer.fp16_groups))
+        yield [part for index in groups for part in _of_group(optimizer, index)]
+        return
+    for index in range(len(optimizer.fp16_groups)):
+        with _at_hand(optimizer, index, changing):
+            yield list(_of_group(optimizer, index))
+
+
+def _of_group(optimizer: Any, index: int) -> Iterator[Slice]:
     """Every parameter is cut evenly; the ends that nobody reads are left out."""
-    for index, parameters in enumerate(optimizer.fp16_groups):
-        with _at_hand(optimizer, index):
-            rank = optimizer._get_sub_group_partition_rank(index)
-            key, offset = optimizer.fp32_partitioned_groups_flat[index], 0
-            parts = optimizer.fp16_partitioned_groups[index]
-            for parameter, part in zip(parameters, parts, strict=True):
-                length = parameter.ds_tensor.ds_numel
-                start = rank * length
-                count = min(length, max(0, parameter.ds_numel - start))
-                if count:
-                    yield Slice(
-                        shard=shard_of(parameter),
-                        start=start,
-                        weight=part.detach().view(-1)[:count],
-                        master=key.detach().narrow(0, offset, count),
-                        key=key,
-                        offset=offset,
-                    )
-                offset += length
+    rank = optimizer._get_sub_group_partition_rank(index)
+    key, offset = optimizer.fp32_partitioned_groups_flat[index], 0
+    parts = optimizer.fp16_partitioned_groups[index]
+    for parameter, part in zip(optimizer.fp16_groups[index], parts, strict=True):
+        length = parameter.ds_tensor.ds_numel
+        start = rank * length
+        count = min(length, max(0, parameter.ds_numel - start))
+        if count:
+            yield Slice(
+                shard=shard_of(parameter),
+                start=start,
+                weight=part.detach().view(-1)[:count],
+                master=key.detach().narrow(0, offset, count),
+                key=key,
+                offset=offset,
+            )
+        offset += length
 
 
 @contextmanager
-def _at_hand(optimizer: Any, index: int) -> Iterator[None]:
-    """Within it a group's state is in memory, and after it back on NVMe if it lives there."""
+def _at_hand(optimizer: Any, index: int, changing: bool) -> Iterator[None]:
+    """Within it a group's state is in memory, if it lives on NVMe; written back if it changes."""
     swapped = optimizer._swappable_optimizer_subgroup(index)
     if swapped:
         optimizer._optimizer_states_and_gradient_swap_in(index)
     try:
         yield
     finally:
-        if swapped:
+        if swapped and changing:
             optimizer._optimizer_states_and_gradient_swap_out(index)
+        elif swapped:
+            optimizer._release_swap_buffers(index)
 
 
 def make_state(optimizer: Any, part: Slice, names: list[str]) -> None:

@@ -12,6 +12,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,10 +42,10 @@ from roots.parallel.shared_errors import together
 from roots.training.engine.checkpoint_state import (
     EngineState,
     engine_state,
-    kept_pieces,
+    kept_groups,
     read_back,
     settle,
-    written_pieces,
+    written_groups,
 )
 from roots.training.engine.decision import decide_steps
 from roots.training.engine.deepspeed_json import (
@@ -54,7 +55,6 @@ from roots.training.engine.deepspeed_json import (
 )
 from roots.training.engine.experts import announced_experts, files_of_a_dense_model
 from roots.training.engine.gradients import LARGEST_NORM, clip_gradients_, global_gradient_norm
-from roots.training.engine.held_state import held_state
 from roots.training.engine.loss_scale import ScaleNotes, own_the_scale
 from roots.training.engine.one_replica import spare_copies
 from roots.training.engine.optimizer import choose_optimizer, parameter_groups
@@ -205,17 +205,21 @@ class Engine(abc.ABC):
                 moment = safe_get_full_optimizer_state(parameter, "exp_avg")
             yield shard_of(parameter, name), moment.detach()
 
-    def held_state(self) -> Iterator[tuple[str, list[Tensor]]]:
-        """Name and tensors of what this rank would save; see held_state.py."""
-        return held_state(self.deepspeed.optimizer, self.module)
+    def written_groups(self) -> Iterator[list[Piece]]:
+        """What this rank writes of a checkpoint, group by group; see checkpoint_state.py."""
+        return written_groups(self.deepspeed.optimizer, self.module, self.mesh)
+
+    def kept_groups(self) -> Iterator[list[Piece]]:
+        """What this rank needs to go on on this layout, group by group; see checkpoint_state.py."""
+        return kept_groups(self.deepspeed.optimizer, self.module)
 
     def written_pieces(self) -> Iterator[Piece]:
-        """What this rank writes of a checkpoint; see checkpoint_state.py."""
-        return written_pieces(self.deepspeed.optimizer, self.module, self.mesh)
+        """What this rank writes of a checkpoint; a piece is good until the next is asked for."""
+        return chain.from_iterable(self.written_groups())
 
     def kept_pieces(self) -> Iterator[Piece]:
-        """What this rank needs to go on on this layout; see checkpoint_state.py."""
-        return kept_pieces(self.deepspeed.optimizer, self.module)
+        """What this rank needs to go on; a piece is good until the next is asked for."""
+        return chain.from_iterable(self.kept_groups())
 
     def state(self) -> EngineState:
         """The numbers of a checkpoint that all ranks have alike."""

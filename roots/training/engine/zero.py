@@ -1,4 +1,7 @@
-"""Which of ZeRO's options this machine can serve: refused in one line before anything is built."""
+"""Which of ZeRO's options this machine can serve: refused in one line before anything is built.
+
+What an option needs compiled is compiled here, by one rank while the others wait.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from deepspeed.accelerator import get_accelerator
 from roots.config.run import RunConfig
 from roots.device import Device
 from roots.errors import RootsError, problem
+from roots.training.engine.operator_build import build_alone
 
 
 def refuse_what_is_not_served(config: RunConfig, device: Device) -> None:
@@ -29,6 +33,8 @@ def _without_async_io(config: RunConfig) -> Iterator[str]:
         return
     builder = get_accelerator().create_op_builder("AsyncIOBuilder")
     if builder is not None and builder.is_compatible(verbose=False):
+        # DeepSpeed keeps what is loaded.
+        build_alone(lambda: builder.load(verbose=False))
         return
     yield problem(
         f"parallel.{names[0]}",

@@ -150,12 +150,8 @@ def clean_run(config: RunConfig, data_steps: Sequence[int | None]) -> State:
 
 def state_of(engine: Engine) -> State:
     """All that a checkpoint of `engine` would hold on this rank."""
-    tensors = {
-        f"{name} {index}": tensor.clone()
-        for name, held in engine.held_state()
-        for index, tensor in enumerate(held)
-    }
-    return {**tensors, "loss scale": engine.loss_scale}
+    tensors = {piece.tensor: piece.data.clone() for piece in engine.kept_pieces()}
+    return {**tensors, "loss scale": engine.loss_scale, "updates": engine.state().updates}
 
 
 def differing(mine: State, right: State) -> list[str]:

@@ -23,9 +23,9 @@ from roots.training.engine.checkpoint_state import (
     EngineState,
     LossScale,
     engine_state,
-    kept_pieces,
+    kept_groups,
     read_back,
-    written_pieces,
+    written_groups,
 )
 from tests.helpers.decoders import fake_axis
 
@@ -69,7 +69,8 @@ def store_of(folder: Path, *ranks: tuple[Any, nn.Module, Mesh]) -> TensorStore:
     folder.mkdir(exist_ok=True)
     files = [folder / f"{number}.safetensors" for number in range(len(ranks))]
     for path, (optimizer, module, mesh) in zip(files, ranks, strict=True):
-        write_entries(path, list(entries_of(written_pieces(optimizer, module, mesh))))
+        (pieces,) = written_groups(optimizer, module, mesh)
+        write_entries(path, list(entries_of(pieces)))
     return TensorStore(folder, files)
 
 
@@ -103,7 +104,8 @@ def test_replicas_without_zero_share_what_all_have(replicas: int, tmp_path: Path
     for mesh in meshes:
         module = module_of(mesh)
         ranks.append((train(module, 2), module, mesh))
-    written = [sum(piece.data.numel() for piece in written_pieces(*each)) for each in ranks]
+    groups = [list(written_groups(*each)) for each in ranks]
+    written = [sum(piece.data.numel() for piece in pieces) for (pieces,) in groups]
     # Of three tensors each: weights and two moments; nothing of the tied copy.
     assert sum(written) == 3 * (8 * 3 + 5)
     assert max(written) <= 3 * (-(-8 // replicas) * 3 + -(-5 // replicas))
@@ -230,7 +232,8 @@ def test_pieces_that_a_rank_keeps_for_itself_are_all_it_needs() -> None:
     mesh = mesh_of(tensor=(2, 1), replica=(2, 1))
     module = module_of(mesh)
     adam = train(module, 1)
-    found = {piece.tensor: piece.data for piece in kept_pieces(adam, module)}
+    (pieces,) = kept_groups(adam, module)
+    found = {piece.tensor: piece.data for piece in pieces}
     kinds = ("", "exp_avg/", "exp_avg_sq/")
     assert found.keys() == {f"{kind}{name}" for kind in kinds for name in SHAPES}
     assert torch.equal(found["norm"], module.norm.detach())

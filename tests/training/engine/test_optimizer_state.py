@@ -15,15 +15,22 @@ from torch import Tensor, nn
 
 from roots.parallel.shard import attach, replicated
 from roots.training.engine.optimizer_state import (
+    Slice,
     inner_optimizer,
     make_state,
     set_steps_made,
-    slices,
+    slice_groups,
     steps_made,
 )
 from tests.helpers.decoders import fake_axis
 
 SIZES = {"a": (3, 4), "b": (5,)}
+
+
+def slices(optimizer: Any, module: nn.Module) -> list[Slice]:
+    """Of what is all in memory, and so in one group."""
+    (group,) = slice_groups(optimizer, module)
+    return group
 
 
 def module_of(dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -146,6 +153,52 @@ def test_of_zero_3_all_ranks_together_keep_every_element_once(ranks: int) -> Non
             assert torch.equal(each.weight, expected)
             assert torch.equal(each.master, expected.float())
     assert seen == {"global.a": list(range(12)), "global.b": list(range(5))}
+
+
+def on_nvme() -> tuple[Any, nn.Module, list[Tensor]]:
+    """ZeRO 3 with two groups that are read from `disk` into the same memory, one at a time."""
+    optimizer, module = zero_3(0, 1)
+    parameters, (parts,) = optimizer.fp16_groups[0], optimizer.fp16_partitioned_groups
+    optimizer.fp16_groups = [[each] for each in parameters]
+    optimizer.fp16_partitioned_groups = [[each] for each in parts]
+    disk, memory = [each.float() for each in parts], torch.empty(12)
+    keys = [nn.Parameter(torch.empty(0)) for _ in parts]
+    optimizer.fp32_partitioned_groups_flat = keys
+    optimizer.optimizer = torch.optim.AdamW(keys)
+
+    def read(index: int) -> None:
+        keys[index].data = memory[: len(disk[index])].copy_(disk[index])
+
+    def write(index: int) -> None:
+        disk[index].copy_(keys[index].data)
+        release(index)
+
+    def release(index: int) -> None:
+        keys[index].data = torch.empty(0)
+
+    optimizer.swap_optimizer = True
+    optimizer._swappable_optimizer_subgroup = lambda index: True
+    optimizer._optimizer_states_and_gradient_swap_in = read
+    optimizer._optimizer_states_and_gradient_swap_out = write
+    optimizer._release_swap_buffers = release
+    return optimizer, module, disk
+
+
+@pytest.mark.parametrize("changing", [False, True])
+def test_groups_on_nvme_are_in_memory_one_after_the_other(changing: bool) -> None:
+    """They are only written back where they are to change."""
+    optimizer, module, disk = on_nvme()
+    before = [each.clone() for each in disk]
+    names = []
+    for group in slice_groups(optimizer, module, changing=changing):
+        (part,) = group
+        names.append(part.shard.name)
+        assert torch.equal(part.master, part.weight.float())
+        part.master.add_(1)
+    assert names == ["global.a", "global.b"]
+    for after, original in zip(disk, before, strict=True):
+        assert torch.equal(after, original + 1 if changing else original)
+    assert all(key.numel() == 0 for key in optimizer.fp32_partitioned_groups_flat)
 
 
 def test_state_that_is_not_there_yet_is_made_of_zeros() -> None:

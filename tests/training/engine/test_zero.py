@@ -20,6 +20,10 @@ class _AsyncIO:
 
     def __init__(self, compatible: bool) -> None:
         self.compatible = compatible
+        self.loaded = 0
+
+    def load(self, verbose: bool = True) -> None:
+        self.loaded += 1
 
     def is_compatible(self, verbose: bool = True) -> bool:
         return self.compatible
@@ -34,6 +38,7 @@ def test_nvme_needs_libaio(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"AsyncIOBuilder": _AsyncIO(True)}
     monkeypatch.setattr(get_accelerator(), "create_op_builder", found.get)
     refuse_what_is_not_served(config, CPU)
+    assert found["AsyncIOBuilder"].loaded == 1
     found["AsyncIOBuilder"] = _AsyncIO(False)
     with pytest.raises(RootsError) as caught:
         refuse_what_is_not_served(config, CPU)
