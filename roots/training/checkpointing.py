@@ -93,14 +93,14 @@ class Checkpointer:
         """
         return self._candidates.find_weights()
 
-    def start(self, engine: Engine, point: ResumePoint) -> None:
+    def start(self, engine: Engine, point: ResumePoint, *, beside: bool = True) -> None:
         """Begin to save `point`, with no save in flight; see saving.py.
 
         Raises RootsError with exit code NOT_SAVED, on all ranks, where the disk does not take it.
         """
         unsaved = ExitCode.NOT_SAVED
         together(self.mesh.world, lambda: self._make_room(point.step), os_error=unsaved)
-        self.saver.start(engine, point)
+        self.saver.start(engine, point, beside=beside)
 
     def finish(self) -> Saved | None:
         """Wait for the save in flight on all ranks and seal it; None if there is none.
@@ -119,7 +119,7 @@ class Checkpointer:
         Raises RootsError as `start` and `finish` do.
         """
         self.finish()
-        self.start(engine, point)
+        self.start(engine, point, beside=False)
         saved = self.finish()
         assert saved is not None
         self.saver.settle()

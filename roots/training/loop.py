@@ -205,7 +205,8 @@ class _Saves:
     def _begin(self, point: ResumePoint, *, last: bool) -> None:
         with self._saving(last):
             self._step = point.step
-            self._run.checkpointer.start(self._run.engine, point)
+            # Nothing goes on beside the last.
+            self._run.checkpointer.start(self._run.engine, point, beside=not last)
             self._run.ledger.saved()
 
     @contextmanager

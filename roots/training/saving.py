@@ -130,9 +130,10 @@ class Saver:
             )
             self._preparing.start()
 
-    def start(self, engine: Engine, point: ResumePoint) -> None:
+    def start(self, engine: Engine, point: ResumePoint, *, beside: bool = True) -> None:
         """Begin to write `point`; every rank must call, with no save in flight.
 
+        `beside`: something goes on meanwhile; else it is written from where it is, without a copy.
         Raises RootsError with exit code NOT_SAVED if the folder cannot be made. What fails later is
         raised by `conclude`.
         """
@@ -144,7 +145,7 @@ class Saver:
         others = self._write_deepspeed_files(engine, folder, point)
         job = _Job(point, folder, engine.state().to_json())
         self._job = job
-        if self._may_copy(engine):
+        if beside and self._may_copy(engine):
             assert self._staging is not None
             entries = self._staging.copy(engine.written_pieces())
             synchronize(engine.device)

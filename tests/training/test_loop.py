@@ -87,6 +87,7 @@ class NoCheckpoints:
         self.saver = self.local = self
         self.busy = self.in_flight = False
         self.prepared: list[int] = []
+        self.beside: list[bool] = []
 
     def prepare(self, engine: Answers) -> None:
         self.prepared.append(engine.state().updates)
@@ -100,7 +101,8 @@ class NoCheckpoints:
     def close(self, *, done: bool) -> None:
         assert done
 
-    def start(self, engine: object, point: ResumePoint) -> None:
+    def start(self, engine: object, point: ResumePoint, *, beside: bool) -> None:
+        self.beside.append(beside)
         self.save(point)
         self.in_flight = True
 
@@ -190,6 +192,7 @@ def test_resumed_run_goes_on_where_it_was(config: RunConfig) -> None:
     assert checkpoints.saved == [
         ResumePoint(step, step * batch, evaluation=loss) for step in (4, 6)
     ]
+    assert checkpoints.beside == [True, False]
 
 
 @pytest.mark.parametrize("loss", [math.inf, math.nan])

@@ -183,6 +183,16 @@ def test_checkpoint_is_whole_and_of_the_time_of_its_start(
     )
 
 
+def test_nothing_is_copied_where_nothing_goes_on_beside(tmp_path: Path) -> None:
+    """The last save of a run needs no second copy of the state in memory."""
+    saver, engine = saver_in(config_of(tmp_path)), Pair()
+    saver.start(engine, POINT, beside=False)  # type: ignore[arg-type]
+    assert saver._staging is None
+    assert not saver.busy
+    found = manifest.read_manifest(saver.conclude().path)
+    assert (found.step, len(found.weights), len(found.optimizer)) == (4, 1, 1)
+
+
 def test_saver_is_busy_until_its_part_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
