@@ -135,7 +135,7 @@ def _launch(wish: Wish, checks: Checks, dry_run: bool, as_json: bool) -> None:
     ports = [int(port)] if port.isdecimal() and plan.via in OVER_SSH else []
     request = request_of(config, wish.config, ports)
     if not dry_run:
-        tell_notes(config)
+        tell_notes(config, *plan.notes(config))
         _tell(f"{plan.via.value} ({plan.why}): {plan.where}")
         if checks is not Checks.OFF:
             lines += _examine(plan, _ways(plan, wish), request)

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from roots.config import RunConfig
 
 
-def tell_notes(config: RunConfig) -> None:
-    """Print a line for everything in `config` that works and is hardly meant."""
+def tell_notes(config: RunConfig, *more: str) -> None:
+    """Print a line for everything in `config` that works and is hardly meant, and for `more`."""
     from roots.config.vocabulary import vocabulary_notes
 
-    for line in vocabulary_notes(config):
+    for line in (*vocabulary_notes(config), *more):
         # No reason not to train.
         with suppress(OSError):
             typer.echo(f"roots: note: {line}", err=True)

@@ -1,6 +1,6 @@
 """Looks at the nodes of the Slurm job that it runs in, before the ranks start there.
 
-    python -m roots.launching.allocation [--folder DIR] CONFIG [section.key=value ...]
+    python -m roots.launching.allocation [--folder DIR] [--port N] CONFIG [section.key=value ...]
 
 The job file that `roots launch --via slurm` writes does this first. Exit code 2 where something is
 wrong, each in one line that names the node.
@@ -22,33 +22,30 @@ from roots.launching.environment import variable
 from roots.launching.examine import examine, request_of
 from roots.launching.gather import by_srun
 
-# launch/slurm.sbatch takes the same port of the first node.
-_FIRST_PORT, _PORTS = 20000, 20000
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit with 0 or 2."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path())
+    parser.add_argument("--port", type=int, action="append", default=[], help="where ranks meet")
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args(arguments)
     os.chdir(options.folder)
     try:
-        _examine_nodes(options.config, options.overrides)
+        _examine_nodes(options.config, options.overrides, options.port)
     except RootsError as error:
         for line in error.lines:
             print(f"roots: error: {line}", file=sys.stderr)  # noqa: T201 - a program of its own
         sys.exit(int(error.exit_code))
 
 
-def _examine_nodes(path: Path, overrides: Sequence[str]) -> None:
+def _examine_nodes(path: Path, overrides: Sequence[str], ports: Sequence[int]) -> None:
     """Raise RootsError with everything that is wrong with this job."""
     tasks, nodes = int(variable("SLURM_NTASKS") or 1), _nodes()
-    port = _FIRST_PORT + int(variable("SLURM_JOB_ID")) % _PORTS
     config = load_config(path, overrides, rules=[batch_rule(tasks)])
     ranks = dict.fromkeys(nodes, -(-tasks // len(nodes)))
-    request = request_of(config, path, [port])
+    request = request_of(config, path, ports)
     if lines := examine(request, [by_srun(node) for node in nodes], ranks):
         raise RootsError(*lines)
 

@@ -13,29 +13,49 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 _MARK = "#SBATCH "
+# Where the ranks of a job meet, as launch/slurm.sbatch says it.
+_PORT = re.compile(r'MASTER_PORT="(\$\(\([^"]*\)\))"')
+# What is for that script, and not for sbatch.
+_OF_SCRIPT = ("--sweep", "--container", "--mount")
 
 
 @dataclass(frozen=True)
 class JobFile:
-    """Options of sbatch as written in a job file, by name: "--nodes" to "--nodes=2"."""
+    """Options of sbatch as written in a job file, by name: "--nodes" to "--nodes=2".
+
+    `of_script` are words for the script; `port` is where ranks meet, as an expression of the shell.
+    """
 
     script: Path
     options: Mapping[str, str]
+    of_script: tuple[str, ...] = ()
+    port: str = ""
 
     @staticmethod
     def of(script: Path) -> JobFile:
         """What a batch script asks Slurm for."""
-        lines = script.read_text(encoding="utf-8").splitlines()
+        text = script.read_text(encoding="utf-8")
+        lines, port = text.splitlines(), _PORT.search(text)
         words = [line.removeprefix(_MARK).strip() for line in lines if line.startswith(_MARK)]
-        return JobFile(script, {_name(word): word for word in words})
+        return JobFile(
+            script, {_name(word): word for word in words}, port="" if port is None else port[1]
+        )
 
     def with_options(self, values: Mapping[str, str]) -> JobFile:
         """With `values` by name, in the place of what was there."""
         return self.with_words([f"{name}={value}" for name, value in values.items()])
 
     def with_words(self, words: Sequence[str]) -> JobFile:
-        """With options as #SBATCH lines have them; a short one comes after the long, and wins."""
-        return replace(self, options={**self.options, **{_name(word): word for word in words}})
+        """With options as #SBATCH lines have them; a short one comes after the long, and wins.
+
+        Those of the script become its words: `--container=KIND:IMAGE`, or with a space between.
+        """
+        ours = [word for word in words if _name(word) in _OF_SCRIPT]
+        split = [part for word in ours for part in re.split("[= ]", word, maxsplit=1)]
+        theirs = {_name(word): word for word in words if word not in ours}
+        return replace(
+            self, options={**self.options, **theirs}, of_script=(*self.of_script, *split)
+        )
 
     def with_tasks(self, count: int) -> JobFile:
         """With `count` ranks on each node, and a GPU for each where GPUs are asked for."""
@@ -49,17 +69,24 @@ class JobFile:
 
     @property
     def ranks(self) -> int:
-        """Tasks of the job."""
-        return self._number("--nodes") * self._number("--ntasks-per-node")
+        """Ranks of the job."""
+        return self._number("--nodes") * self.tasks
+
+    @property
+    def tasks(self) -> int:
+        """Ranks on each node."""
+        return self._number("--ntasks-per-node")
 
     def _number(self, name: str) -> int:
         _, _, value = self.options.get(name, "").partition("=")
-        return int(value) if value.isdecimal() else 1
+        # `6-8` nodes are at least six.
+        found = re.match("[0-9]+", value)
+        return int(found[0]) if found else 1
 
     def text(self, words: Sequence[str], folder: Path, variables: Mapping[str, str]) -> str:
         """The file: `words` are CONFIG and overrides, which count from `folder`."""
         quoted = shlex.join(words)
-        check = [sys.executable, "-m", "roots.launching.allocation", "--folder", str(folder)]
+        start = shlex.join(["bash", str(self.script), *self.of_script])
         lines = [
             "#!/usr/bin/env bash",
             *(f"{_MARK}{option}" for option in self.options.values()),
@@ -69,10 +96,16 @@ class JobFile:
             "set -euo pipefail",
             shlex.join(["cd", str(folder)]),
             *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
-            f"env -C / {shlex.join(check)} {quoted}",
-            f"exec bash {shlex.quote(str(self.script))} {quoted}",
+            *([] if "--container" in self.of_script else [f"{self._check(folder)} {quoted}"]),
+            f"exec {start} {quoted}",
         ]
         return "\n".join(lines) + "\n"
+
+    def _check(self, folder: Path) -> str:
+        """What looks at the nodes; a container has another Python, and does not run yet."""
+        words = ["env", "-C", "/", sys.executable, "-m", "roots.launching.allocation"]
+        port = f' --port "{self.port}"' if self.port else ""
+        return shlex.join([*words, "--folder", str(folder)]) + port
 
 
 def _name(word: str) -> str:

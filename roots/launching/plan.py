@@ -33,7 +33,7 @@ _TAKES = {
 class Wish:
     """What was asked for on the command line; None, "" and () where nothing was.
 
-    `options` are words for the script, or for sbatch.
+    `options` are for the script of launch/, or for sbatch.
     """
 
     config: Path
@@ -71,7 +71,7 @@ class Plan:
     """What is started: `command`, with `environment` added to what is there, after `files` exist.
 
     `hosts` are those of the run, in the order of their ranks; none is known yet with Slurm. `why`
-    says what decided on `via`.
+    says what decided on `via`; `ranks_per_node` is what Slurm is asked for.
     """
 
     via: Via
@@ -81,6 +81,20 @@ class Plan:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
+    ranks_per_node: int = 0
+
+    def notes(self, config: RunConfig) -> Iterator[str]:
+        """What works and is hardly meant: tensor-parallel ranks that are not on one host."""
+        tensor = config.parallel.tensor
+        counts = {host.name: host.ranks for host in self.hosts} or {"a node": self.ranks_per_node}
+        for name, count in counts.items():
+            # One host alone has all of them, or too few for the layout, which is an error.
+            if count % tensor == 0 or count == self.ranks:
+                continue
+            rule = f"{count} ranks on {name} are no multiple of it, so that some of them exchange"
+            fix = f"every layer over the network; give each host a multiple of {tensor} ranks"
+            yield f"parallel.tensor={tensor}: {rule} {fix}"
+            return
 
     @property
     def where(self) -> str:
@@ -190,4 +204,4 @@ def _slurm_plan(wish: Wish, config: RunConfig, around: Surroundings, why: str) -
     variables = {"ROOTS_HOME": str(script.parents[1]), **around.variables}
     text = job.text((str(wish.config), *wish.overrides), Path.cwd(), variables)
     path = f"{config.run_directory}.sbatch"
-    return Plan(Via.slurm, why, job.ranks, (), ("sbatch", path), {}, {path: text})
+    return Plan(Via.slurm, why, job.ranks, (), ("sbatch", path), {}, {path: text}, job.tasks)

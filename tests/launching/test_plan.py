@@ -95,7 +95,18 @@ def test_slurm_job_file_is_written_beside_the_run_and_submitted() -> None:
     assert "#SBATCH --account=us\n#SBATCH -C big\n" in text
     assert "\nexport VIRTUAL_ENV=/venv\n" in text
     assert text.endswith(f"\nexec bash {script('slurm.sbatch')} {' '.join(WORDS)}\n")
+    assert ' --port "$((20000 + SLURM_JOB_ID % ' in text
     assert "--gpus" not in plan(wish, replace(AROUND, slurm=False)).files[path]
+
+
+def test_container_of_a_slurm_job_is_for_the_script_and_its_nodes_are_not_looked_at() -> None:
+    options = ("--container=podman:a b", "--account=us")
+    (text,) = plan(replace(WISH, via=Via.slurm, options=options)).files.values()
+    words = f"--container 'podman:a b' {' '.join(WORDS)}"
+    assert text.endswith(f"\nexec bash {script('slurm.sbatch')} {words}\n")
+    assert "#SBATCH --account=us\n" in text
+    assert "#SBATCH --container" not in text
+    assert "allocation" not in text
 
 
 @pytest.mark.parametrize(
@@ -132,6 +143,25 @@ def test_options_that_do_not_go_together_are_told(wish: dict[str, object], line:
     with pytest.raises(RootsError) as caught:
         plan(replace(WISH, **wish))  # type: ignore[arg-type]
     assert caught.value.lines == (line,)
+
+
+def notes(wish: Wish) -> list[str]:
+    config = load_config(wish.config, wish.overrides)
+    return list(make_plan(wish, config, AROUND).notes(config))
+
+
+def test_tensor_parallel_ranks_on_two_hosts_are_noted(hosts: Path) -> None:
+    four = replace(WISH, overrides=("parallel.tensor=4",))
+    line = (
+        "parallel.tensor=4: 2 ranks on {} are no multiple of it, so that some of them exchange "
+        "every layer over the network; give each host a multiple of 4 ranks"
+    )
+    assert notes(replace(four, hostfile=hosts)) == [line.format("b")]
+    slurm = replace(four, via=Via.slurm, nodes=2, ranks_per_node=2)
+    assert notes(slurm) == [line.format("a node")]
+    assert notes(replace(WISH, hostfile=hosts)) == []
+    assert notes(replace(slurm, ranks_per_node=8)) == []
+    assert notes(replace(four, ranks_per_node=6)) == []
 
 
 def test_ranks_per_node_is_nothing_to_a_hostfile(hosts: Path) -> None:
