@@ -89,7 +89,7 @@ def job_start() -> float:
     that is no number.
     """
     text = os.environ.get("ROOTS_JOB_START", "")
-    return _epoch_seconds("ROOTS_JOB_START", text) if text else _process_start()
+    return _epoch_seconds("ROOTS_JOB_START", text) if text else process_start()
 
 
 def slurm_job_end() -> float | None:
@@ -101,8 +101,8 @@ def slurm_job_end() -> float | None:
     return _epoch_seconds("SLURM_JOB_END_TIME", text) if text else None
 
 
-def _process_start() -> float:
-    """When this process began; now, where the system does not say it."""
+def process_start() -> float:
+    """When this process began, in seconds of time.time(); now, where the system does not say it."""
     try:
         words = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(words[19]) / os.sysconf("SC_CLK_TCK")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roots.device import end_process
+from roots.device import end_process, process_start
 
 GIB = 2**30
 PRINT_PEAK = "from roots.device import Device, memory_bytes; print(memory_bytes(Device('cpu', 0)))"
@@ -46,3 +46,20 @@ def test_an_end_at_once_leaves_the_code_where_launchers_look(
     moment, code = (tmp_path / "3.code").read_text("ascii").split()
     assert (int(moment) >= began, code) == (True, "7")
     assert [path.name for path in tmp_path.iterdir()] == ["3.code"]
+
+
+def test_start_of_the_process_is_its_own() -> None:
+    """To a hundredth of a second, the kernel's unit; a fork begins when it is forked."""
+    before = time.time()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, repr(process_start()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    forked = float(os.read(read, 100))
+    os.close(read)
+    os.close(write)
+    assert before - 0.05 <= forked <= time.time() + 0.05
+    assert process_start() < before
+    assert process_start() == pytest.approx(process_start(), abs=0.05)

@@ -260,3 +260,6 @@ class WatchdogConfig(Section):
         description="the same for one that works: computes on a CPU, has not ended its first step, "
         "or is in a checkpoint",
     )
+    start_seconds: float = Field(
+        300.0, gt=0, description="all ranks must have come within so long after the first"
+    )

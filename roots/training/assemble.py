@@ -21,6 +21,7 @@ from roots.device import (
     current_device,
     launch_environment,
     prepend_to_path,
+    process_start,
     set_environment,
 )
 from roots.errors import ExitCode
@@ -35,7 +36,7 @@ from roots.parallel.shared_errors import together
 from roots.parallel.topology import Topology
 from roots.parallel.watchdog.record import Marks
 from roots.parallel.watchdog.recorder import recorder_of_process
-from roots.parallel.watchdog.start import watch
+from roots.parallel.watchdog.start import join
 from roots.training.callbacks.callback import (
     CallbackList,
     MetricsCallback,
@@ -43,7 +44,7 @@ from roots.training.callbacks.callback import (
     TrackerCallback,
     replay,
 )
-from roots.training.callbacks.ledger import LEDGER_FILE, Ledger, process_start
+from roots.training.callbacks.ledger import LEDGER_FILE, Ledger
 from roots.training.callbacks.metrics import (
     CHECKPOINTS_FILE,
     EvaluationWriter,
@@ -102,9 +103,8 @@ def train_in_process(
         local_rank = environment.local_rank
     device = start_process(environment, local_rank)
     plan = plan_batch(config, environment.world_size)
-    process.initialise(environment, device)
     with ExitStack() as stack:
-        watched = watch(config.watchdog, config.run_directory, environment, device)
+        watched = join(config.watchdog, config.run_directory, environment, device)
         marks = stack.enter_context(watched)
         run = assemble(config, plan, device, stack, marks=marks, started=started)
         # First of all that hears of an error, so that the others hear of its cause.

@@ -27,6 +27,7 @@ from roots.lock import Owner
 from roots.parallel.watchdog.judge import Limits
 from roots.parallel.watchdog.record import to_line
 from roots.parallel.watchdog.recorder import Recorder, recorder_of_process
+from roots.parallel.watchdog.speaker import Speaker
 from roots.parallel.watchdog.start import LONGEST_BEAT
 from roots.parallel.watchdog.watch import Place, Watch
 from roots.training import loop
@@ -91,7 +92,8 @@ def beat_seconds(rank: int, world_size: int) -> float:
         dist.all_reduce(torch.ones(1), group=dist.new_group(ranks))
     (dist.send if rank else dist.recv)(torch.ones(1), 1 - rank)
     place = Place(0, (Owner.this_process(),), Path("stacks"), computes=True)
-    watched = Watch(place, Limits(60.0, 1800.0, "stacks"), recorder, LONGEST_BEAT)
+    limits, speaker = Limits(60.0, 1800.0, "stacks"), Speaker(Path("stacks"), 0, "here", 0.0)
+    watched = Watch(place, limits, recorder, LONGEST_BEAT, speaker)
     began = time.process_time()
     for _ in range(BEATS):
         to_line(watched.record())

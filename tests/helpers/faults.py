@@ -21,9 +21,8 @@ import torch
 from roots.config.training import WatchdogConfig
 from roots.device import Device, LaunchEnvironment, end_process
 from roots.errors import RootsError
-from roots.parallel import process
 from roots.parallel.watchdog.record import Marks
-from roots.parallel.watchdog.start import watch
+from roots.parallel.watchdog.start import join
 from tests.helpers.distributed import fork_context
 
 # Whoever runs longer hangs.
@@ -87,7 +86,26 @@ def run_watched(
     *args: Any,
 ) -> list[Ended]:
     """As run_ranks, with function(rank, marks, *args) in a process group that is watched."""
-    return run_ranks(_watched, world_size, folder, folder, section, function, args)
+    return run_ranks(be_watched, world_size, folder, folder, section, function, args)
+
+
+def be_watched(
+    place: LaunchEnvironment,
+    folder: Path,
+    section: WatchdogConfig,
+    function: Callable[..., None],
+    args: tuple[Any, ...],
+) -> None:
+    """One rank of run_watched."""
+    device = Device("cpu", 0)
+    try:
+        with join(section, folder, place, device) as marks:
+            function(place.rank, marks, *args)
+    except RootsError as error:
+        if error.speaks:
+            sys.stderr.write("".join(f"roots: error: {line}\n" for line in error.lines))
+            sys.stderr.flush()
+        end_process(int(error.exit_code))
 
 
 def _run_rank(place: LaunchEnvironment, folder: Path, task: bytes) -> None:
@@ -96,25 +114,6 @@ def _run_rank(place: LaunchEnvironment, folder: Path, task: bytes) -> None:
     torch.set_num_threads(1)
     function, args = pickle.loads(task)
     function(place, *args)
-
-
-def _watched(
-    place: LaunchEnvironment,
-    folder: Path,
-    section: WatchdogConfig,
-    function: Callable[..., None],
-    args: tuple[Any, ...],
-) -> None:
-    device = Device("cpu", 0)
-    process.initialise(place, device, timeout_seconds=_SECONDS)
-    try:
-        with watch(section, folder, place, device) as marks:
-            function(place.rank, marks, *args)
-    except RootsError as error:
-        if error.speaks:
-            sys.stderr.write("".join(f"roots: error: {line}\n" for line in error.lines))
-            sys.stderr.flush()
-        end_process(int(error.exit_code))
 
 
 def steps(

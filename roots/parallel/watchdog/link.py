@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 
 from roots.errors import RootsError, problem
 from roots.parallel.process import LOOPBACK
-from roots.parallel.watchdog.record import Message, from_line, to_line
+from roots.parallel.watchdog.record import Message, Question, from_line, to_line
 
 _LONGEST_LINE = 1 << 20
-_CONNECT_SECONDS = 60.0
-_FIX = "let the ranks' hosts reach each other, or set it to 0, which switches it off"
+CONNECT_SECONDS = 60.0
+FIX = "let the ranks' hosts reach each other, or set it to 0, which switches it off"
 
 
 class Line:
@@ -71,6 +71,7 @@ class Hub:
     listener: socket.socket
     token: str
     lines: dict[int, Line] = field(default_factory=dict)
+    hosts: dict[int, str] = field(default_factory=dict)
 
     @staticmethod
     def open(master_addr: str) -> Hub:
@@ -89,47 +90,46 @@ class Hub:
         """Where to connect."""
         return int(self.listener.getsockname()[1])
 
-    def admit(self, count: int) -> None:
-        """Let in `count` ranks, and nobody who does not show the token.
+    def let_in(self) -> int | None:
+        """Give whoever comes next its place, and tell it so; its rank.
 
-        Raises RootsError for ranks that do not come.
+        None for nobody within a second, and for who does not show the token.
         """
-        deadline = now() + _CONNECT_SECONDS
         self.listener.settimeout(1.0)
-        while len(self.lines) < count:
-            if now() > deadline:
-                here = f"{len(self.lines)} of {count} ranks have reached rank 0"
-                raise RootsError(problem("watchdog.timeout_seconds", None, here, _FIX))
-            with suppress(TimeoutError):
-                self._let_in(Line(self.listener.accept()[0]))
-        self.listener.close()
-
-    def _let_in(self, line: Line) -> None:
-        """Give a rank its place if its first line has the token."""
+        try:
+            line = Line(self.listener.accept()[0])
+        except TimeoutError:
+            return None
         shown = line.receive_lines()
-        first = shown[0].decode("ascii", "replace") if len(shown) == 1 else ""
-        token, _, rank = first.partition(" ")
-        if secrets.compare_digest(token.encode(), self.token.encode()) and rank.isdecimal():
-            self.lines[int(rank)] = line
-        else:
+        first = shown[0].decode("utf-8", "replace") if len(shown) == 1 else ""
+        token, rank, host = (*first.split(" ", 2), "", "")[:3]
+        if not secrets.compare_digest(token.encode(), self.token.encode()) or not rank.isdecimal():
             line.close()
+            return None
+        self.lines[int(rank)], self.hosts[int(rank)] = line, host
+        line.send(Question())
+        return int(rank)
 
     def close(self) -> None:
         """Close everything."""
+        self.listener.close()
         for line in self.lines.values():
             line.close()
 
 
-def connect(host: str, port: int, token: str, rank: int) -> Line:
-    """This rank's connection to rank 0. Raises RootsError if there is no way."""
+def connect(host: str, port: int, token: str, rank: int, seconds: float = CONNECT_SECONDS) -> Line:
+    """This rank's connection to rank 0, which answers with a Question once it has let it in.
+
+    Raises RootsError if there is no way within `seconds`.
+    """
     target = LOOPBACK[0] if host in LOOPBACK else host
     try:
-        line = Line(socket.create_connection((target, port), timeout=_CONNECT_SECONDS))
-        line.connection.sendall(f"{token} {rank}\n".encode())
+        line = Line(socket.create_connection((target, port), timeout=seconds))
+        line.connection.sendall(f"{token} {rank} {socket.gethostname()}\n".encode())
         return line
     except OSError as error:
         rule = f"rank {rank} must reach rank 0 at {target}:{port} ({error.strerror or error})"
-        raise RootsError(problem("watchdog.timeout_seconds", None, rule, _FIX)) from error
+        raise RootsError(problem("watchdog.timeout_seconds", None, rule, FIX)) from error
 
 
 class Waker:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from roots.parallel.watchdog.judge import Sight, judge
 from roots.parallel.watchdog.link import Hub, Line, now
-from roots.parallel.watchdog.record import Goodbye, Question, Record, Verdict
+from roots.parallel.watchdog.record import Goodbye, Message, Question, Record, Verdict
 from roots.parallel.watchdog.watch import Watch
+
+Heard = Sequence[tuple[int, Message]]
 
 
 def _unheard(watch: Watch, rank: int) -> Record:
@@ -16,8 +20,10 @@ def _unheard(watch: Watch, rank: int) -> Record:
 class HubSide:
     """Rank 0: answers every record with its own and passes on goodbyes and the verdict."""
 
-    def __init__(self, watch: Watch, hub: Hub) -> None:
+    def __init__(self, watch: Watch, hub: Hub, heard: Heard = ()) -> None:
+        """`heard`: what has come before this watch began, by rank."""
         self._watch, self._hub = watch, hub
+        self._before = heard
         self._records: dict[int, Record] = {}
         self._heard = dict.fromkeys(hub.lines, now())
         self._goodbyes: dict[int, Goodbye] = {}
@@ -29,6 +35,8 @@ class HubSide:
         watch, due = self._watch, now()
         for rank, line in self._hub.lines.items():
             watch.waker.add(line.connection, rank)
+        for rank, message in self._before:
+            self._take(rank, message)
         while not watch.finished.is_set():
             for rank in watch.waker.wait(due - now()):
                 self._read(rank, self._hub.lines[rank])
@@ -58,20 +66,23 @@ class HubSide:
 
     def _read(self, rank: int, line: Line) -> None:
         for message in line.receive():
-            self._heard[rank] = now()
-            if isinstance(message, Record):
-                self._records[rank] = message
-                line.send(self._watch.record())
-            elif isinstance(message, Goodbye):
-                self._goodbyes[rank] = message
-                self._tell(message)
-                self._watch.hear_goodbye(message)
+            self._take(rank, message)
         if line.broken:
             del self._hub.lines[rank]
             self._watch.waker.remove(line.connection)
             line.close()
             if rank not in self._goodbyes:
                 self._ended.add(rank)
+
+    def _take(self, rank: int, message: Message) -> None:
+        self._heard[rank] = now()
+        if isinstance(message, Record):
+            self._records[rank] = message
+            self._hub.lines[rank].send(self._watch.record())
+        elif isinstance(message, Goodbye):
+            self._goodbyes[rank] = message
+            self._tell(message)
+            self._watch.hear_goodbye(message)
 
     def _tell(self, message: Goodbye | Verdict) -> None:
         for rank, line in self._hub.lines.items():
@@ -90,8 +101,10 @@ class HubSide:
 class SpokeSide:
     """Any other rank: reports, and notices by itself when rank 0 is gone or silent."""
 
-    def __init__(self, watch: Watch, line: Line) -> None:
+    def __init__(self, watch: Watch, line: Line, heard: Heard = ()) -> None:
+        """`heard`: what has come before this watch began."""
         self._watch, self._line = watch, line
+        self._before = [message for _, message in heard]
         self._hub_record = _unheard(watch, 0)
         self._goodbye: Goodbye | None = None
         self._heard = now()
@@ -101,7 +114,7 @@ class SpokeSide:
         watch, line, due = self._watch, self._line, now()
         watch.waker.add(line.connection, 0)
         while not watch.finished.is_set():
-            if watch.waker.wait(due - now()):
+            if self._before or watch.waker.wait(due - now()):
                 verdict = self._read()
                 if verdict is not None:
                     watch.conclude(verdict, speaks=False)
@@ -121,7 +134,8 @@ class SpokeSide:
         self._line.close()
 
     def _read(self) -> Verdict | None:
-        for message in self._line.receive():
+        before, self._before = self._before, []
+        for message in before or self._line.receive():
             self._heard = now()
             if isinstance(message, Verdict):
                 return message

@@ -7,15 +7,16 @@ from pathlib import Path
 import torch.distributed as dist
 
 from roots.config.training import WatchdogConfig
-from roots.device import Device, LaunchEnvironment, slurm_job
+from roots.device import Device, LaunchEnvironment, process_start, slurm_job
 from roots.lock import Owner
 from roots.parallel.mesh import Axis
-from roots.parallel.process import all_gather_object
+from roots.parallel.process import all_gather_object, initialise
 from roots.parallel.shared_errors import together
 from roots.parallel.watchdog.judge import Limits
-from roots.parallel.watchdog.link import Hub, Line, connect
+from roots.parallel.watchdog.meeting import Meeting
 from roots.parallel.watchdog.recorder import recorder_of_process
 from roots.parallel.watchdog.sides import HubSide, SpokeSide
+from roots.parallel.watchdog.speaker import Speaker
 from roots.parallel.watchdog.stacks import FOLDER
 from roots.parallel.watchdog.watch import Place, Unwatched, Watch
 
@@ -24,48 +25,43 @@ _CPU_SECONDS, _GPU_SECONDS = 60.0, 300.0
 _BEATS, LONGEST_BEAT = 20, 3.0
 
 
-def watch(
+def join(
     section: WatchdogConfig, run_directory: Path, environment: LaunchEnvironment, device: Device
 ) -> Watch | Unwatched:
-    """The context in which this rank is watched, with the marks by which it tells of itself.
+    """Join the process group of this run; return the context in which this rank is watched then.
 
-    Called by all ranks, in the process group. A lone process is not watched, nor any with a
-    timeout of 0. Communication: three all-gathers of small objects. Raises RootsError on all ranks
-    if one cannot reach rank 0.
+    Called by all ranks, which are watched from here on: those that do not come are named too. A
+    lone process is not watched, nor any with a timeout of 0. Communication: an all-gather of small
+    objects. Raises RootsError where the ranks cannot meet.
     """
     computes = device.kind == "cpu"
     seconds = section.timeout_seconds
     if seconds is None:
         seconds = _CPU_SECONDS if computes else _GPU_SECONDS
     if environment.world_size == 1 or seconds == 0:
+        initialise(environment, device)
         return Unwatched()
     rank, size = environment.rank, environment.world_size
-    world = Axis("world", size, rank, tuple(range(size)), dist.group.WORLD)
-    hub = together(world, lambda: Hub.open(environment.master_addr) if rank == 0 else None)
-    mine = Owner.this_process(slurm_job())
-    known = all_gather_object(world, (mine, None if hub is None else (hub.port, hub.token)))
-    port, token = known[0][1] or (0, "")
-    beat = min(seconds / _BEATS, LONGEST_BEAT)
     stacks = run_directory / FOLDER
+    mine = Owner.this_process(slurm_job())
+    speaker = Speaker(stacks, rank, mine.host, since=process_start())
+    with Meeting(environment, section.start_seconds, speaker) as meeting:
+        initialise(environment, device)
+        world = Axis("world", size, rank, tuple(range(size)), dist.group.WORLD)
+        owners = tuple(all_gather_object(world, mine))
+        together(world, meeting.complete)
+    beat = min(seconds / _BEATS, LONGEST_BEAT)
     # Noticed within the timeout: a sign may be one beat old, and is looked at once a beat.
     limits = Limits(seconds - 2 * beat, max(section.busy_seconds, seconds), str(stacks))
-
-    def meet() -> Line | None:
-        if hub is not None:
-            hub.admit(size - 1)
-            return None
-        return connect(environment.master_addr, port, token, rank)
-
-    line = together(world, meet)
     recorder = recorder_of_process()
     recorder.restart()
-    owners = tuple(owner for owner, _ in known)
-    watched = Watch(Place(rank, owners, stacks, computes), limits, recorder, beat)
+    watched = Watch(Place(rank, owners, stacks, computes), limits, recorder, beat, speaker)
     side: HubSide | SpokeSide
-    if hub is not None:
-        side = HubSide(watched, hub)
+    if meeting.hub is not None:
+        meeting.hub.listener.close()
+        side = HubSide(watched, meeting.hub, meeting.heard)
     else:
-        assert line is not None, "every rank but 0 is connected"
-        side = SpokeSide(watched, line)
+        assert meeting.line is not None, "every rank but 0 is connected"
+        side = SpokeSide(watched, meeting.line, meeting.heard)
     watched.set_side(side.run, side.close)
     return watched

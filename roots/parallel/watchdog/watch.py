@@ -9,11 +9,10 @@ unless the main thread already leaves with the error that a broken connection ga
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,19 +23,22 @@ import torch.distributed as dist
 from roots.device import end_process
 from roots.errors import ExitCode, RootsError
 from roots.lock import Owner
+from roots.parallel.watchdog.blame import is_of_communication
 from roots.parallel.watchdog.judge import Limits
 from roots.parallel.watchdog.link import Waker, now
 from roots.parallel.watchdog.record import Goodbye, Marks, Record, Verdict
 from roots.parallel.watchdog.recorder import Recorder
+from roots.parallel.watchdog.speaker import Speaker
 from roots.parallel.watchdog.stacks import is_stopped, is_there, write_absence, write_stacks
 
 # A main thread that a broken connection has thrown out of a collective has this long to come here,
 # and then that long to close what it has open.
 _UNWIND_SECONDS = 5.0
 _CLOSE_SECONDS = 30.0
+# What the rank that is to speak about rank 0 has over the others.
+_SPEAKER_SECONDS = 0.3
 # The share of a beat for which a main thread that waits computes at most.
 _IDLE_SHARE = 0.01
-_COMMUNICATION = re.compile("gloo|nccl|connection|timed out|process group", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,11 @@ class Place:
 class Watch:
     """Holds what both threads of a rank know: its own state, and the verdict once there is one."""
 
-    def __init__(self, place: Place, limits: Limits, recorder: Recorder, beat: float) -> None:
+    def __init__(
+        self, place: Place, limits: Limits, recorder: Recorder, beat: float, speaker: Speaker
+    ) -> None:
         self.place, self.limits, self.beat = place, limits, beat
+        self._speaker = speaker
         self.marks = Marks()
         self.waker = Waker()
         self.finished = threading.Event()
@@ -131,9 +136,23 @@ class Watch:
         end_process(verdict.code)
 
     def speaks_without_hub(self) -> bool:
-        """Whether this rank says the line about rank 0: the first that is not on its host.
+        """Whether this rank says the line about rank 0: the first to note that it does.
 
-        If all are, the first that is not stopped.
+        The one that is to has a start over the others, which speak if it is gone as well. Where
+        that cannot be noted, it alone speaks.
+        """
+        first = self._is_to_speak()
+        try:
+            if not first:
+                threading.Event().wait(_SPEAKER_SECONDS)
+            return self._speaker.take_the_word()
+        except OSError:
+            return first
+
+    def _is_to_speak(self) -> bool:
+        """Whether this is the first rank that is not on the host of rank 0.
+
+        If all are there, the first that is not stopped.
         """
         owners = self.place.owners
         others = [rank for rank, owner in enumerate(owners) if not owner.is_near(owners[0])]
@@ -178,8 +197,7 @@ class Watch:
 
         To be pushed onto an ExitStack where others should hear of the cause, too.
         """
-        if self._error is None and any(_is_of_communication(each) for each in _chain(error)):
-            assert error is not None, "it has a chain"
+        if self._error is None and error is not None and is_of_communication(error):
             self._explain(error)
 
     def _leave_together(self) -> None:
@@ -276,19 +294,6 @@ def _processor_seconds(thread: int) -> float:
     if not hasattr(time, "pthread_getcpuclockid"):
         return time.process_time()
     return time.clock_gettime(time.pthread_getcpuclockid(thread))
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _is_of_communication(error: BaseException) -> bool:
-    """Whether the rank that raises it may not be the one to blame; torch has no type for that."""
-    if isinstance(error, dist.DistError):
-        return True
-    return isinstance(error, RuntimeError) and _COMMUNICATION.search(str(error)) is not None
 
 
 def _first_line(error: BaseException) -> str:

@@ -49,7 +49,6 @@ from typing import Any
 
 from roots.errors import ExitCode, RootsError
 from roots.files import append_whole
-from roots.lock import start_ticks
 from roots.log import get_logger
 from roots.parallel.watchdog.record import Marks
 
@@ -239,12 +238,3 @@ class Ledger:
             with suppress(OSError):
                 self._file.close()
             self._file = None
-
-
-def process_start() -> float:
-    """When this process began, in seconds since the epoch; now where the system does not tell."""
-    ticks = start_ticks(os.getpid())
-    if not ticks:
-        return time.time()
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return time.time() - max(0.0, age)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from roots.config.training import WatchdogConfig
 from roots.errors import ExitCode, RootsError
 from roots.parallel.watchdog.record import Marks
+from roots.parallel.watchdog.watch import Watch
 from tests.helpers.faults import Ended, run_watched, steps
 
 pytestmark = [pytest.mark.distributed]
@@ -100,6 +101,23 @@ def test_a_stopped_rank_is_named_within_the_timeout_and_ended(tmp_path: Path, vi
     assert "; it is missing in all_reduce number 4 over ranks " in line
     assert ended[victim].code == -signal.SIGKILL
     assert SECONDS / 2 < max(each.seconds for each in ended) < SECONDS + 1
+
+
+def _die_together(rank: int, marks: Marks, folder: Path) -> None:
+    """Rank 0, and as soon as it sees that, rank 1."""
+    if rank == 1:
+        Watch.speaks_without_hub = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
+    _signals(rank, marks, folder, 0, signal.SIGKILL)
+
+
+def test_another_rank_speaks_where_rank_0_dies_and_the_next_with_it(tmp_path: Path) -> None:
+    ended = run_watched(_die_together, RANKS, tmp_path, SECTION, tmp_path)
+    said = "".join(each.stderr for each in ended)
+    lines = [line for line in said.splitlines() if line.startswith("roots: error: ")]
+    assert len(lines) == 1, said
+    assert lines[0].startswith(f"roots: error: rank 0 on host {os.uname().nodename}: has died, ")
+    assert [each.code for each in ended] == [-signal.SIGKILL] * 2 + [ExitCode.LOST] * 2
+    assert max(each.seconds for each in ended) < 2 * SECONDS
 
 
 def _rests(rank: int, marks: Marks, folder: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from roots.errors import ExitCode, RootsError
-from roots.training.callbacks.ledger import CATEGORIES, LINE_SECONDS, Ledger, process_start
+from roots.training.callbacks.ledger import CATEGORIES, LINE_SECONDS, Ledger
 from tests.helpers.ledgers import FACTS, Clock, FakeRun
 
 
@@ -197,23 +196,6 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ledger.step_done(1)
         ledger.saved()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_start_of_the_process_is_its_own(tmp_path: Path) -> None:
-    """To a hundredth of a second, the kernel's unit; a fork begins when it is forked."""
-    before = time.time()
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(write, repr(process_start()).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    forked = float(os.read(read, 100))
-    os.close(read)
-    os.close(write)
-    assert before - 0.05 <= forked <= time.time() + 0.05
-    assert process_start() < before
-    assert process_start() == pytest.approx(process_start(), abs=0.05)
 
 
 def test_a_clock_that_is_set_back_counts_nothing_twice(tmp_path: Path) -> None:
