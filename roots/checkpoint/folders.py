@@ -7,14 +7,16 @@ What is ROOTS' own here are folders `step_` and the step in eight digits or more
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
 from pathlib import Path
 
 from roots.checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, damage_of, read_manifest
-from roots.config.load import load_config
+from roots.config.load import load_config, parse_config
 from roots.config.run import RunConfig
+from roots.config.yaml_reader import read_yaml
 from roots.errors import RootsError, problem
 from roots.files import sync_folder, write_atomically
 from roots.log import get_logger
@@ -213,4 +215,15 @@ def read_config(checkpoint: Path) -> RunConfig:
     damage = damage_of(checkpoint, read_manifest(checkpoint), [CONFIG_NAME])
     if damage:
         raise RootsError(*damage)
-    return load_config(checkpoint / CONFIG_NAME)
+    path = checkpoint / CONFIG_NAME
+    try:
+        return _config_in(path.read_bytes())
+    except RootsError:
+        # Says of which file that is true.
+        return load_config(path)
+
+
+@functools.lru_cache(maxsize=4)
+def _config_in(content: bytes) -> RunConfig:
+    """A start asks several times for the configs of checkpoints that mostly have the same one."""
+    return parse_config(read_yaml(content.decode("utf-8"), "config file", CONFIG_NAME))

@@ -98,8 +98,9 @@ def _tell(lines: Sequence[str]) -> None:
 
 def run_command(words: list[str]) -> None:
     """Run the command that `words` name. Raises whatever it does, and SystemExit at its end."""
-    refuse_stray_options(typer.main.get_command(app), words)
-    app(args=words)
+    command = typer.main.get_command(app)
+    refuse_stray_options(command, words)
+    command(args=words)
 
 
 def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:

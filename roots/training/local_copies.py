@@ -15,6 +15,7 @@ import secrets
 import shutil
 import threading
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from roots.checkpoint import folders, manifest, retention
@@ -143,11 +144,16 @@ class LocalCopies:
                 found.append(path)
         return found
 
+    @cached_property
+    def _config_text(self) -> str:
+        """The same in every copy."""
+        return dump_config(self._config)
+
     def _seal(
         self, folder: Path, point: ResumePoint, state: dict[str, object], names: list[str]
     ) -> None:
         try:
-            write_atomically(folder / manifest.CONFIG_NAME, dump_config(self._config))
+            write_atomically(folder / manifest.CONFIG_NAME, self._config_text)
             files = manifest.describe_files(folder, [manifest.CONFIG_NAME, *names])
             manifest.write_manifest(folder, point.manifest(self._layout, files, state))
             assert self._root is not None

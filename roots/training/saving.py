@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from roots.checkpoint import folders, manifest, retention
@@ -203,12 +204,17 @@ class Saver:
         for removed in retention.apply(self._root, keep, held):
             _logger.info("removed old checkpoint %s", removed.name)
 
+    @cached_property
+    def _config_text(self) -> str:
+        """The same in every checkpoint."""
+        return dump_config(self._config)
+
     def _make(self, folder: Path) -> None:
         """The folder with all that is small."""
         if self._mesh.rank != 0:
             return
         folder.mkdir()
-        write_atomically(folder / manifest.CONFIG_NAME, dump_config(self._config))
+        write_atomically(folder / manifest.CONFIG_NAME, self._config_text)
         write_tokenizer_files(folder, self.tokenizer_files)
 
     def _may_copy(self, engine: Engine) -> bool:

@@ -10,11 +10,15 @@ from roots.checkpoint import folders, manifest
 from roots.errors import RootsError
 
 
-def finish(root: Path, step: int) -> Path:
+def finish(root: Path, step: int, config: str | None = None) -> Path:
     path = root / folders.step_name(step)
     path.mkdir(parents=True)
     layout = manifest.Layout(1, 1, 1, 0, "fp32")
-    manifest.write_manifest(path, manifest.Manifest(step, step, layout, {}))
+    files = {}
+    if config is not None:
+        (path / manifest.CONFIG_NAME).write_text(config, encoding="utf-8")
+        files = manifest.describe_files(path, [manifest.CONFIG_NAME])
+    manifest.write_manifest(path, manifest.Manifest(step, step, layout, files))
     return path
 
 
@@ -172,3 +176,23 @@ def test_model_of_hugging_face_leads_to_the_import(tmp_path: Path) -> None:
 def test_pointer_names_the_folder_as_deepspeed_reads_it(tmp_path: Path) -> None:
     folders.point_latest(tmp_path, finish(tmp_path, 7))
     assert (tmp_path / "latest").read_text() == "step_00000007"
+
+
+def test_config_that_several_checkpoints_have_is_read_once(tmp_path: Path) -> None:
+    """A start looks at many; each is compared with its manifest all the same."""
+    steps = [finish(tmp_path, step, "training: {steps: 7}") for step in (1, 2)]
+    other = finish(tmp_path, 3, "training: {steps: 8}")
+    first, second = (folders.read_config(each) for each in steps)
+    assert first is second
+    assert (first.training.steps, folders.read_config(other).training.steps) == (7, 8)
+    (steps[1] / manifest.CONFIG_NAME).write_text("training: {steps: 9}", encoding="utf-8")
+    with pytest.raises(RootsError, match=r"config\.yaml"):
+        folders.read_config(steps[1])
+
+
+def test_config_of_a_checkpoint_that_is_wrong_is_named_with_its_path(tmp_path: Path) -> None:
+    path = finish(tmp_path, 1, "[")
+    with pytest.raises(
+        RootsError, match=f"config file='{path / manifest.CONFIG_NAME}': is not YAML"
+    ):
+        folders.read_config(path)
