@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from datetime import timedelta
 from typing import TypeVar
 
@@ -16,6 +17,8 @@ from roots.parallel.mesh import Axis
 
 T = TypeVar("T")
 LOOPBACK = ("127.0.0.1", "localhost")
+# Ranks of one machine start together, so that the first of them is not far.
+_MEETING_SECONDS = 5.0
 
 
 def initialise(env: LaunchEnvironment, device: Device, timeout_seconds: float = 1800.0) -> None:
@@ -76,6 +79,8 @@ def _loopback_store(env: LaunchEnvironment, timeout: timedelta) -> dist.TCPStore
     """The store that the ranks meet in. One that torch opens itself listens on every interface."""
     host, port = LOOPBACK[0], env.master_port
     if env.rank != 0:
+        # A store that finds nobody tries again after half a second at the earliest.
+        await_listener(host, port, min(_MEETING_SECONDS, timeout.total_seconds()))
         return dist.TCPStore(host, port, env.world_size, is_master=False, timeout=timeout)
     listener = socket.create_server((host, port), backlog=max(128, env.world_size))
     # The store owns the socket from here on.
@@ -87,6 +92,19 @@ def _loopback_store(env: LaunchEnvironment, timeout: timedelta) -> dist.TCPStore
         timeout=timeout,
         master_listen_fd=listener.detach(),
     )
+
+
+def await_listener(host: str, port: int, seconds: float) -> bool:
+    """Wait until somebody listens at `port`; False if nobody has within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, port), timeout=1.0).close()
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return True
+    return False
 
 
 def shutdown() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,14 @@ def _listening(rank: int, world_size: int) -> set[str]:
 def test_ranks_of_one_machine_listen_on_its_loopback_alone() -> None:
     found = run_distributed(_listening, 2)
     assert found == [{"0100007F"}] * 2
+
+
+def test_rank_waits_for_the_first_to_listen() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        assert not process.await_listener("127.0.0.1", port, 0.02)
+        late = threading.Timer(0.05, taken.listen)
+        late.start()
+        assert process.await_listener("127.0.0.1", port, 60.0)
+        late.join()
