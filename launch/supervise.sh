@@ -9,7 +9,7 @@
 # waited for and not started again; the end of this script, however it comes, lets the ranks save and leave.
 #
 #   --tries N                starts in a row that bring the newest checkpoint no further, before this gives up (5)
-#   --first-delay SECONDS    wait before such a start, twice as long before each further one in a row (10)
+#   --first-delay SECONDS    wait after such a start, twice as long after each further one in a row (10); else none
 #   --longest-delay SECONDS  but no longer (600)
 #   --restart-on-interrupt   start again after code 3, too: the run was interrupted and has saved
 #   --restart-on-divergence  start again after code 4, too: the training diverged
@@ -122,17 +122,21 @@ supervise() {
         if [[ -n "$stopped" ]]; then finish "$code" "ended with code $code after SIG$stopped"; fi
         if ! is_restarted "$code"; then finish "$code" "ended with code $code$(words_of "$code")"; fi
         newest="$(newest_step)"
-        if ((newest > before)); then failures=0; fi
-        before=$((newest > before ? newest : before))
-        failures=$((failures + 1))
         why="the last ended with code $code$(words_of "$code")"
-        if ((failures > tries)); then
-            finish "$code" "gives up: $why, and $tries starts in a row brought no newer checkpoint"
+        if ((newest > before)); then
+            # A failure here and there: every second of waiting is one in which nothing is trained.
+            before="$newest" failures=0
+            why+=" and has brought a newer checkpoint"
+        else
+            failures=$((failures + 1))
+            if ((failures > tries)); then
+                finish "$code" "gives up: $why, and $tries starts in a row brought no newer checkpoint"
+            fi
+            delay=$((first_delay << (failures - 1 < 20 ? failures - 1 : 20)))
+            delay=$((delay < longest_delay ? delay : longest_delay))
+            why+=", try $failures of $tries after $delay s"
+            pause "$delay"
         fi
-        delay=$((first_delay << (failures - 1 < 20 ? failures - 1 : 20)))
-        delay=$((delay < longest_delay ? delay : longest_delay))
-        why+=", try $failures of $tries after $delay s"
-        pause "$delay"
         if [[ -n "$stopped" ]]; then finish "$code" "ends by SIG$stopped, before start $((starts + 1))"; fi
         # What the command was told to begin with stands until the run has saved something itself.
         if [[ "$(latest_mark)" != "$at_first" ]]; then resume=(checkpoint.resume=auto); fi

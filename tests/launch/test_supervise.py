@@ -59,6 +59,11 @@ class Supervision:
     def starts(self) -> list[str]:
         return (self.folder / "starts").read_text("utf-8").splitlines()
 
+    def slept(self) -> list[str]:
+        """Seconds that it has waited; the guard's second is none of them."""
+        slept = (self.folder / "slept").read_text("utf-8").split()
+        return [each for each in slept if each != "1"]
+
 
 @pytest.fixture
 def supervision(tmp_path: Path) -> Supervision:
@@ -66,6 +71,7 @@ def supervision(tmp_path: Path) -> Supervision:
 
 
 def test_crash_is_started_again_from_what_was_saved(supervision: Supervision) -> None:
+    """At once, where that was something new."""
     supervision.plan("exit 1", "save 00000012; kill -9 $$", "save 00000020; exit 6", "exit 0")
     result = supervision.result()
     assert result.returncode == 0
@@ -73,15 +79,16 @@ def test_crash_is_started_again_from_what_was_saved(supervision: Supervision) ->
         "supervise.sh: start 1: the first; newest checkpoint: none",
         "supervise.sh: start 2: the last ended with code 1 (a bug, or a rank that was killed), "
         "try 1 of 5 after 10 s; newest checkpoint: none",
-        "supervise.sh: start 3: the last ended with code 137 (SIGKILL), "
-        "try 1 of 5 after 10 s; newest checkpoint: step_00000012",
-        "supervise.sh: start 4: the last ended with code 6 (not saved), "
-        "try 1 of 5 after 10 s; newest checkpoint: step_00000020",
+        "supervise.sh: start 3: the last ended with code 137 (SIGKILL) "
+        "and has brought a newer checkpoint; newest checkpoint: step_00000012",
+        "supervise.sh: start 4: the last ended with code 6 (not saved) "
+        "and has brought a newer checkpoint; newest checkpoint: step_00000020",
         "supervise.sh: ended with code 0 (done)",
     ]
     # What it was told to begin with stands until it has saved.
     resumed = "x.yaml a.b=c checkpoint.resume=auto"
     assert supervision.starts() == ["x.yaml a.b=c"] * 2 + [resumed] * 2
+    assert supervision.slept() == ["10"]
 
 
 def test_starts_that_bring_nothing_are_bounded_and_come_ever_later(
@@ -90,9 +97,7 @@ def test_starts_that_bring_nothing_are_bounded_and_come_ever_later(
     supervision.plan("exit 1", "exit 1", "save 00000005; exit 1", *["save 00000005; exit 143"] * 4)
     result = supervision.result("--tries", "3", "--longest-delay", "35")
     assert result.returncode == 143
-    slept = (supervision.folder / "slept").read_text("utf-8").split()
-    # The guard's second is none of them.
-    assert [each for each in slept if each != "1"] == ["10", "20", "10", "20", "35"]
+    assert supervision.slept() == ["10", "20", "10", "20", "35"]
     assert result.stderr.splitlines()[-1] == (
         "supervise.sh: gives up: the last ended with code 143 (SIGTERM), and 3 starts in a row "
         "brought no newer checkpoint"
