@@ -19,6 +19,14 @@ fail() {
     exit 2
 }
 
+# help_if_asked WORD ...: for --help, the comment at the head of the script, and the end.
+help_if_asked() {
+    if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
+        sed -n -e '1d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "$0"
+        exit 0
+    fi
+}
+
 has_gpu() {
     command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1
 }

@@ -24,6 +24,7 @@ main() {
     trap 'forward INT' INT
     trap 'forward TERM' TERM HUP
     trap 'forward USR1' USR1
+    help_if_asked "$@"
     (($# >= 2)) || fail "$USAGE"
     local ranks="$1" config="$2"
     [[ "$ranks" =~ ^[1-9][0-9]*$ ]] || fail "N=$ranks: must be a positive number of ranks; $USAGE"

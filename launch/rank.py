@@ -25,6 +25,9 @@ from pathlib import Path
 
 # How often a rank looks for those who started it, and how long it may then take to save.
 WATCH_SECONDS, SAVING_SECONDS = 1.0, 600.0
+# After these another start changes nothing: bad input, interrupted, diverged, `verify` differs,
+# ended by the keyboard.
+FINAL_CODES = (2, 3, 4, 5, 130)
 # Those of roots.training.signals, which comes too late with what it imports.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -40,13 +43,29 @@ def main(arguments: list[str]) -> int:
     if records:
         # launch/hostfile.sh names a folder that does not exist yet on every host.
         Path(records).mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _has_ended(Path(records, f"{rank}.code")):
+            return 0
         _write(Path(records, f"{rank}.pid"), str(os.getpid()))
         # For an end that does not come back here: roots.device.end_process.
         os.environ["ROOTS_RANK_RECORD"] = str(Path(records, f"{rank}.code"))
     code = _run(arguments)
     if records:
         _write(Path(records, f"{rank}.code"), f"{time.time_ns()} {code}")
+        # torchrun starts again all that does not end with 0; launch/torchrun.sh reads the records.
+        if "TORCHELASTIC_RUN_ID" in os.environ and code in FINAL_CODES:
+            return 0
     return code
+
+
+def _has_ended(record: Path) -> bool:
+    """Whether this rank, which torchrun starts again, had an end that is none to start after.
+
+    Any other record of an end before is removed.
+    """
+    if record.exists() and int(record.read_text("ascii").split()[1]) in FINAL_CODES:
+        return True
+    record.unlink(missing_ok=True)
+    return False
 
 
 def _starters() -> dict[int, str]:

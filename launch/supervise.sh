@@ -45,6 +45,7 @@ stopped=""
 pending=""
 
 main() {
+    help_if_asked "$@"
     read_options "$@"
     shift "$options"
     (($# >= 1)) || fail "$USAGE"

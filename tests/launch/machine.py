@@ -33,6 +33,8 @@ TOOLS = (
     "nproc",
     "paste",
     "rm",
+    "sed",
+    "seq",
     "sha256sum",
     "sleep",
     "sort",

@@ -6,6 +6,7 @@ Each "host" of the tests is this machine. What really crosses a network is not s
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -34,6 +35,9 @@ while [[ "$1" == -* ]]; do if [[ "$1" == -[op] ]]; then shift; fi; shift; done
 if [[ "$1" == gone ]]; then
     echo "ssh: connect to host gone port 22: No route to host" >&2
     exit 255
+elif [[ "$1" == typo ]]; then
+    printf 'ssh: Could not resolve hostname typo: Name or service not known\\r\\n' >&2
+    exit 255
 fi
 shift
 exec bash -c "$*"
@@ -46,7 +50,8 @@ while [[ "$1" == -* ]]; do
 done
 number=0
 for host in ${hosts//,/ }; do
-    bash -c "${*//%n/$number}" &
+    words="${*//%n/$number}"
+    bash -c "${words//%%/%}" &
     number=$((number + 1))
 done
 code=0
@@ -90,7 +95,6 @@ def environment(tmp_path: Path, **more: str) -> dict[str, str]:
 
 def test_code_and_variables_of_the_ranks(tmp_path: Path, command: list[str]) -> None:
     more = {"NCCL_NOTE": 'two words, "it" costs $5 `now` \\\\', "WANDB_API_KEY": "a marker"}
-    before = set(Path("/tmp").glob("roots-ranks-*"))
     result = run([*command, *WORDS, "code=4"], env=environment(tmp_path, **more))
     assert result.returncode == 4
     assert "hostfile.sh: WANDB_API_KEY looks like a secret and stays on this host" in result.stderr
@@ -98,9 +102,11 @@ def test_code_and_variables_of_the_ranks(tmp_path: Path, command: list[str]) -> 
         facts = (tmp_path / f"rank{rank}").read_text("utf-8").split()
         assert facts[:3] == [str(rank), "0", "2"]
         assert facts[4:] == ["train", str(tmp_path / "run.yaml"), *WORDS, "code=4"]
-        assert repr(more["NCCL_NOTE"]) in (tmp_path / f"facts{rank}").read_text("utf-8")
-    # Each run has a name of its own, and leaves nothing under it.
-    assert set(Path("/tmp").glob("roots-ranks-*")) <= before
+        variables = (tmp_path / f"facts{rank}").read_text("utf-8")
+        assert repr(more["NCCL_NOTE"]) in variables
+        # Each run has a name of its own, and leaves nothing under it.
+        (records,) = re.findall("'ROOTS_RANK_RECORDS': '(/tmp/roots-ranks-[^/]*)/%h'", variables)
+        assert not Path(records).exists()
 
 
 @pytest.mark.parametrize("victim", ["script", "launcher"])
@@ -152,15 +158,34 @@ def test_signal_before_there_are_ranks_has_nothing_to_save(
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 3
         told = process.stderr.read() if process.stderr else ""
-    assert told == "hostfile.sh: stopped before there were ranks, nothing to save\n"
+    assert told.splitlines() == [
+        "hostfile.sh: 2 ranks: a slots 0; b slots 0",
+        "hostfile.sh: stopped before there were ranks, nothing to save",
+    ]
 
 
-def test_host_that_does_not_answer_is_named(tmp_path: Path, command: list[str]) -> None:
-    (tmp_path / "hosts").write_text("a slots=1\ngone slots=1\n")
+@pytest.mark.parametrize(
+    "name, reason, fix",
+    [
+        (
+            "gone",
+            "ssh: connect to host gone port 22: No route to host",
+            "start it, or leave it out by --exclude gone",
+        ),
+        (
+            "typo",
+            "ssh: Could not resolve hostname typo: Name or service not known",
+            "correct the name in HOSTFILE, or make it known",
+        ),
+    ],
+)
+def test_host_that_does_not_answer_is_named(
+    tmp_path: Path, command: list[str], name: str, reason: str, fix: str
+) -> None:
+    (tmp_path / "hosts").write_text(f"a slots=1\n{name} slots=1\n")
     result = run([*command, "code=0"], env=environment(tmp_path))
     assert (result.returncode, result.stderr) == (
         2,
-        "hostfile.sh: host gone does not answer to `ssh -o BatchMode=yes gone true` "
-        "(ssh: connect to host gone port 22: No route to host): start it, or give it your key by "
-        "`ssh-copy-id gone`\n",
+        f"hostfile.sh: host {name} does not answer to `ssh -o BatchMode=yes {name} true` "
+        f"({reason}): {fix}\n",
     )
