@@ -14,6 +14,7 @@
 #   --restart-on-interrupt   start again after code 3, too: the run was interrupted and has saved
 #   --restart-on-divergence  start again after code 4, too: the training diverged
 #   --grace SECONDS          what processes that a start leaves behind get to save before they are killed (120)
+#   --check COMMAND          asked before each further start: when it fails, this ends with the code of the last one
 #   --run FOLDER             the run's folder, where CONFIG and overrides do not end COMMAND
 #
 # Not started again: a run that is done (0), refuses its input (2), was interrupted (3, 130), diverged (4) or differs (5).
@@ -32,6 +33,7 @@ longest_delay=600
 grace=120
 restart_on=()
 run=""
+check=""
 
 # Of this supervision alone: what it starts has it in its environment, and is found by that.
 readonly token="$$-$RANDOM$RANDOM"
@@ -74,6 +76,7 @@ read_options() {
             --first-delay) first_delay="$(number "$@")" ;;
             --longest-delay) longest_delay="$(number "$@")" ;;
             --grace) grace="$(number "$@")" ;;
+            --check) check="${2:-}"; [[ -n "$check" ]] || fail "--check: needs a command; $USAGE" ;;
             --run) run="${2:-}"; [[ -n "$run" ]] || fail "--run: needs a folder; $USAGE" ;;
             --restart-on-interrupt) restart_on+=(3) width=1 ;;
             --restart-on-divergence) restart_on+=(4) width=1 ;;
@@ -139,6 +142,8 @@ supervise() {
             pause "$delay"
         fi
         if [[ -n "$stopped" ]]; then finish "$code" "ends by SIG$stopped, before start $((starts + 1))"; fi
+        # shellcheck disable=SC2086 # words
+        if [[ -n "$check" ]] && ! $check >&2; then finish "$code" "ends, for \`$check\` failed: $why"; fi
         # What the command was told to begin with stands until the run has saved something itself.
         if [[ "$(latest_mark)" != "$at_first" ]]; then resume=(checkpoint.resume=auto); fi
     done

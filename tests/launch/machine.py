@@ -32,6 +32,7 @@ TOOLS = (
     "mktemp",
     "nproc",
     "paste",
+    "printf",
     "rm",
     "sed",
     "seq",
@@ -40,9 +41,11 @@ TOOLS = (
     "sort",
     "stat",
     "tail",
+    "timeout",
     "tr",
     "uname",
     "wc",
+    "xargs",
 )
 
 # To look all the time would take a processor from those that are waited for.

@@ -118,8 +118,8 @@ def test_script_passes_shellcheck(path: Path) -> None:
         ),
         (
             ["launch/slurm.sbatch"],
-            "slurm.sbatch: usage: sbatch [options] launch/slurm.sbatch CONFIG "
-            "[section.key=value ...]",
+            "slurm.sbatch: usage: sbatch [options] launch/slurm.sbatch [--sweep FILE] "
+            "[--container KIND:IMAGE] [--mount FOLDER] CONFIG [section.key=value ...]",
         ),
         (
             ["launch/slurm.sbatch", "none.yaml"],
@@ -127,7 +127,8 @@ def test_script_passes_shellcheck(path: Path) -> None:
         ),
         (
             ["launch/slurm.sbatch", "configs/base.yaml"],
-            "slurm.sbatch: not inside a Slurm job: submit this file with sbatch",
+            "slurm.sbatch: no sbatch on PATH: no machine of a Slurm cluster; launch/local.sh and "
+            "launch/hostfile.sh start runs without",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

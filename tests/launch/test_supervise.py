@@ -70,6 +70,20 @@ def supervision(tmp_path: Path) -> Supervision:
     return Supervision(tmp_path)
 
 
+def test_check_that_fails_ends_it_with_the_code_of_the_last_start(
+    supervision: Supervision,
+) -> None:
+    supervision.plan("exit 7", "exit 1", "exit 0")
+    asked = supervision.folder / "asked"
+    # Passes once.
+    result = supervision.result("--check", f"mkdir {asked}")
+    assert (result.returncode, len(supervision.starts())) == (1, 2)
+    assert result.stderr.splitlines()[-1] == (
+        f"supervise.sh: ends, for `mkdir {asked}` failed: the last ended with code 1 (a bug, or "
+        "a rank that was killed), try 2 of 5 after 20 s"
+    )
+
+
 def test_crash_is_started_again_from_what_was_saved(supervision: Supervision) -> None:
     """At once, where that was something new."""
     supervision.plan("exit 1", "save 00000012; kill -9 $$", "save 00000020; exit 6", "exit 0")
