@@ -147,6 +147,7 @@ class Checkpointer:
             found.step,
             found.consumed_samples,
             new_course=aside or changed,
+            evaluation=found.evaluation,
             history=found.history,
         )
 

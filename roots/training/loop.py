@@ -66,7 +66,8 @@ class Run:
 def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
     """Train from `run.start` to training.steps, or until something stops the run (stopping.py).
 
-    Evaluates before the first step and then, like saving, as the config says and at the end.
+    Evaluates before the first step and then, like saving, as the config says and at the end; what
+    a stop has broken off is made up where the run goes on.
     `signals`: the entered context of signals, by default one that is entered here.
     Returns DONE, or INTERRUPTED after the checkpoint that a stop leaves behind. Raises RootsError
     after it for data that cannot be read, and with NOT_SAVED where it could not be written.
@@ -80,8 +81,9 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
         run.ledger.begin(point.step)
         run.callbacks.on_train_start(point.step)
         steps = _Steps(run)
-        if point.step == 0 and config.evaluation.every_steps > 0:
-            _evaluate(run, 0, stopping)
+        at_end = point.step >= config.training.steps
+        if point.evaluation is None and _evaluation_due(config, point.step, at_end):
+            _evaluate(run, point.step, stopping)
         feed = Feed(steps.stream)
         while point.step < config.training.steps:
             with run.ledger.span("data"):

@@ -263,6 +263,20 @@ def test_signal_stops_after_what_is_being_done_and_saves_once(
     assert part.batches == batches
 
 
+@pytest.mark.parametrize("step", [4, STEPS])
+def test_evaluation_that_was_broken_off_is_made_up(config: RunConfig, step: int) -> None:
+    """At the same step, before the next; not what was measured, or was not due."""
+    batch = config.training.global_batch_size
+    later = [6] if step < 6 else []
+    for start, evaluated in (
+        (ResumePoint(step, step * batch), [step, *later]),
+        (ResumePoint(step, step * batch, evaluation=2.5), later),
+        (ResumePoint(3, 3 * batch), [4, 6]),
+    ):
+        _, listener, _ = trained(config, start)
+        assert list(listener.evaluations) == evaluated
+
+
 def test_signal_in_the_last_evaluation_ends_a_run_that_is_done(config: RunConfig) -> None:
     part = AsksToStop(f"evaluation {STEPS}")
     assert train_loop(parts(config, engine=part, checkpointer=part)) is ExitCode.DONE
