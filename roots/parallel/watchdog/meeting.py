@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from roots.device import LaunchEnvironment, end_process
 from roots.errors import ExitCode, RootsError, problem
-from roots.parallel.process import LOOPBACK
+from roots.parallel.process import LOOPBACK, await_listener
 from roots.parallel.watchdog.blame import is_of_communication
 from roots.parallel.watchdog.link import CONNECT_SECONDS, FIX, Hub, Line, Waker, connect, now
 from roots.parallel.watchdog.record import Goodbye, Message, Question, Verdict, spell
@@ -107,19 +107,12 @@ class Meeting:
             self._failure = error
             self._there.set()
 
-    def _looks(self) -> Iterator[None]:
-        """Once every moment until this rank leaves the meeting."""
-        while not self._stopped.is_set():
-            yield
-            self._stopped.wait(_LOOK_SECONDS)
-
     def _store(self) -> dist.TCPStore | None:
         """The store that rank 0, or torchrun, opens; None if this rank leaves before."""
-        place, noted = self._place, False
+        place, noted, look = self._place, False, now() + _NOTE_SECONDS
         target = LOOPBACK[0] if place.master_addr in LOOPBACK else place.master_addr
-        for _ in self._looks():
-            with suppress(OSError):
-                socket.create_connection((target, place.master_port), CONNECT_SECONDS).close()
+        while not self._stopped.is_set():
+            if await_listener(target, place.master_port, _LOOK_SECONDS):
                 return dist.TCPStore(
                     target,
                     place.master_port,
@@ -129,6 +122,11 @@ class Meeting:
                 )
             if place.rank == 0:
                 continue
+            if now() > look:
+                look = now() + _NOTE_SECONDS
+                with suppress(OSError):
+                    if self._speaker.is_taken():
+                        self._end_process("", ExitCode.LOST, speaks=False)
             left = self._deadline - now()
             if left < self._seconds / 2 and not noted:
                 noted = True
@@ -199,6 +197,12 @@ class Meeting:
             if failure is not None and now() > self._deadline:
                 raise failure
         return host
+
+    def _looks(self) -> Iterator[None]:
+        """Once every moment until this rank leaves the meeting."""
+        while not self._stopped.is_set():
+            yield
+            self._stopped.wait(_LOOK_SECONDS)
 
     def _is_let_in(self, line: Line) -> bool:
         self._waker.add(line.connection, 0)

@@ -39,6 +39,13 @@ class Speaker:
         with self._notes() as (notes, _):
             return {int(each["rank"]): str(each["host"]) for each in notes}
 
+    def is_taken(self) -> bool:
+        """Whether a rank has the word, so that this start is over."""
+        if not self._path.exists():
+            return False
+        with self._notes() as (notes, _):
+            return any(each["speaks"] for each in notes)
+
     def take_the_word(self) -> bool:
         """Whether nobody has before, so that this rank speaks."""
         with self._notes() as (notes, add):

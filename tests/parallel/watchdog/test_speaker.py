@@ -19,7 +19,9 @@ def test_first_to_take_the_word_has_it_and_knows_who_is_there(tmp_path: Path) ->
     for each in (fifth, second, second):
         each.note()
     assert fifth.here() == {5: "host5", 2: "host2"}
+    assert not late.is_taken()
     assert fifth.take_the_word()
+    assert late.is_taken()
     assert not second.take_the_word()
     assert not fifth.take_the_word()
     assert not late.take_the_word()
