@@ -17,6 +17,7 @@
 #   --check COMMAND          asked before each further start: when it fails, this ends with the code of the last one
 #   --run FOLDER             the run's folder, where CONFIG and overrides do not end COMMAND
 #
+# A disk that is full, also one that still is at the next start, ends with code 6 and is tried again like a crash.
 # Not started again: a run that is done (0), refuses its input (2), was interrupted (3, 130), diverged (4) or differs (5).
 # Exit code: that of the last start (launch/local.sh says which there are); where ranks recorded theirs, of the first to fail.
 set -euo pipefail

@@ -27,7 +27,8 @@ class ExitCode(IntEnum):
     DIFFERENT = 5, "`roots verify`: the layout does not compute what one process does"
     NOT_SAVED = (
         6,
-        "done or interrupted, but the disk did not take the work since the last checkpoint",
+        "done or interrupted, but the disk did not take the work since the last checkpoint; "
+        "or it was full when the run was to begin",
     )
     LOST = 7, "a rank died or hung; the same command goes on from the last checkpoint"
     FAULTY = (
@@ -39,6 +40,12 @@ class ExitCode(IntEnum):
         "ended at once by the keyboard (Ctrl-C), and what was not finished is not kept; "
         "`roots train` takes the first for a request to save, and the second for this",
     )
+
+
+def code_of(error: OSError) -> ExitCode:
+    """NOT_SAVED where a disk or a quota is full, which may pass by itself; else BAD_INPUT."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ExitCode.NOT_SAVED if full else ExitCode.BAD_INPUT
 
 
 class RootsError(Exception):

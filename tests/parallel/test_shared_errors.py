@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,22 @@ def test_missing_permission_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(RootsError) as caught:
         together(Mesh.single().world, action)
     assert caught.value.lines == (f"{tmp_path}/absent/file: No such file or directory",)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_full_disk_has_a_code_of_its_own(number: int) -> None:
+    """It may have room again when the run is started again."""
+
+    def action() -> None:
+        raise OSError(number, os.strerror(number), "runs/a/config.yaml")
+
+    with pytest.raises(RootsError) as caught:
+        together(Mesh.single().world, action)
+    passes = number != errno.EACCES
+    assert caught.value.exit_code is (ExitCode.NOT_SAVED if passes else ExitCode.BAD_INPUT)
+    with pytest.raises(RootsError) as caught:
+        together(Mesh.single().world, action, os_error=ExitCode.DIVERGED)
+    assert caught.value.exit_code is ExitCode.DIVERGED
 
 
 def test_a_bug_passes_as_it_is() -> None:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from roots.errors import RootsError, problem
+from roots.errors import RootsError, code_of, problem
 from roots.evaluation.likelihood import finite, perplexity_of
 from roots.files import append_whole
 from roots.log import get_logger
@@ -373,4 +373,5 @@ def _broken(path: Path, number: int, what: str) -> RootsError:
 
 def _unusable(path: Path, error: OSError) -> RootsError:
     rule = f"cannot be used ({error.strerror})"
-    return RootsError(problem(str(path), None, rule, "check the path, its rights and the disk"))
+    line = problem(str(path), None, rule, "check the path, its rights and the disk")
+    return RootsError(line, exit_code=code_of(error))
