@@ -16,13 +16,15 @@ inline T& static_shared(const Declaration&) {
   return *static_cast<T*>(current_block->static_shared(&key, sizeof(T)));
 }
 
-// An access of `bytes` at once must be aligned to as many, or the GPU stops the kernel.
+[[noreturn]] void fail_alignment(const void* address, size_t bytes, const char* name);
+
+// An access of `bytes` at once must be aligned to as many, or the GPU stops the kernel. Inlined, so
+// that the compiler knows `bytes`, a power of 2: kernels ask this before every access of theirs.
 template <class T>
-inline void check_alignment(const T* address, size_t bytes, const char* name) {
-  const uintptr_t value = reinterpret_cast<uintptr_t>(address);
-  if (__builtin_expect(value % bytes != 0, 0)) {
-    fail(std::string(name) + " of " + std::to_string(bytes) + " bytes at address " + hex(value) +
-         ", which is no multiple of them");
+__attribute__((always_inline)) inline void check_alignment(const T* address, size_t bytes,
+                                                           const char* name) {
+  if (__builtin_expect(reinterpret_cast<uintptr_t>(address) % bytes != 0, 0)) {
+    fail_alignment(address, bytes, name);
   }
 }
 

@@ -11,6 +11,11 @@ void* poisoned_memory(size_t bytes) {
   return memory;
 }
 
+void fail_alignment(const void* address, size_t bytes, const char* name) {
+  fail(std::string(name) + " of " + std::to_string(bytes) + " bytes at address " +
+       hex(reinterpret_cast<uintptr_t>(address)) + ", which is no multiple of them");
+}
+
 void* Block::static_shared(const void* key, size_t bytes) {
   for (const Region& region : static_) {
     if (region.key == key) return region.memory;

@@ -6,6 +6,7 @@ a CPU) that are linked into one library. Names and flags are free of machine-dep
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ _CAPABILITIES: dict[str, tuple[str, ...]] = {
         "-mf16c",
     ),
 }
+# Kernels of the simulator multiply and add without a call, and round as without these flags.
+_SIMULATED = ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off")
 _NVCC = (
     "-O3",
     "-std=c++20",
@@ -177,7 +180,8 @@ def _kernel_units(
                 for source in _sources(csrc, "cuda/sm90", ".cu", ops)
             ),
         ]
-    flags = (*optimisation, *_CXX, "-fopenmp", _define(backend))
+    host = _SIMULATED if platform.machine() == "x86_64" else ()
+    flags = (*optimisation, *_CXX, *host, "-fopenmp", _define(backend))
     runtime = _sources(csrc, "cuda/sim", ".cpp", ())
     return [
         *(
