@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roots.device import end_process, process_start
+from roots.device import end_process, process_start, release_free_memory
 
 GIB = 2**30
 PRINT_PEAK = "from roots.device import Device, memory_bytes; print(memory_bytes(Device('cpu', 0)))"
@@ -63,3 +63,18 @@ def test_start_of_the_process_is_its_own() -> None:
     assert before - 0.05 <= forked <= time.time() + 0.05
     assert process_start() < before
     assert process_start() == pytest.approx(process_start(), abs=0.05)
+
+
+def test_memory_that_nobody_uses_goes_back_to_the_system() -> None:
+    """Also what lies below a block that is in use, as after an engine was built."""
+    before = resident_bytes()
+    blocks = [bytearray(b"x" * 100_000) for _ in range(500)]
+    del blocks[:-1]
+    release_free_memory()
+    assert resident_bytes() - before < 10_000_000
+    assert len(blocks) == 1
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import torch
 from torch import Tensor
 
 from roots.checkpoint.boxes import Box, Numbers, Piece
-from roots.checkpoint.tensor_file import StoredBox, read_boxes, read_part
+from roots.checkpoint.tensor_file import StoredBox, block_for_reading, read_boxes, read_part
 from roots.errors import RootsError, problem
 from roots.parallel.chunk_plan import Part, plan_parts
 from roots.parallel.shard import Shard
@@ -62,9 +63,20 @@ class TensorStore:
 
         Raises RootsError as `read` does.
         """
+        blocks: SimpleQueue[Tensor] = SimpleQueue()
+        for _ in range(_READERS):
+            blocks.put(block_for_reading())
+
+        def read(descriptor: int, stored: StoredBox, part: Box, out: Tensor) -> None:
+            block = blocks.get()
+            try:
+                read_part(descriptor, stored, part, out, block)
+            finally:
+                blocks.put(block)
+
         with _Files() as files, ThreadPoolExecutor(_READERS) as readers:
             tasks = [
-                readers.submit(read_part, files.open(stored.file), stored, part, out)
+                readers.submit(read, files.open(stored.file), stored, part, out)
                 for piece in pieces
                 for stored, part, out in self._plan(piece)
             ]

@@ -202,19 +202,44 @@ def _numbers(values: Iterable[object]) -> Numbers:
     return numbers  # type: ignore[return-value]  # as just checked
 
 
-def read_part(descriptor: int, stored: StoredBox, part: Box, out: Tensor) -> None:
+def block_for_reading() -> Tensor:
+    """Memory that `read_part` may use, by one thread at a time.
+
+    Kept by whoever reads many parts: memory that is asked for and given back by every part stays
+    with the threads of the allocator, which may hold many times as much.
+    """
+    return torch.empty(_BLOCK_BYTES, dtype=torch.uint8)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A stored box in its open file, and the block to read through."""
+
+    descriptor: int
+    stored: StoredBox
+    block: Tensor
+
+    def room(self, sizes: Iterable[int]) -> Tensor:
+        """A tensor of `sizes` in the block; a row may be longer, and then has memory of its own."""
+        sizes = tuple(sizes)
+        num_bytes = math.prod(sizes) * self.stored.dtype.itemsize
+        if num_bytes > self.block.numel():
+            return torch.empty(sizes, dtype=self.stored.dtype)
+        return self.block[:num_bytes].view(self.stored.dtype).view(sizes)
+
+
+def read_part(descriptor: int, stored: StoredBox, part: Box, out: Tensor, block: Tensor) -> None:
     """Copy `part` of the stored box, its offsets counted from the box's, into `out`, of its sizes.
 
-    `out` may be a view, of another dtype, and on another device. No more than that and about
-    2 MiB is held, and read little more than `part`.
+    `out` may be a view, of another dtype, and on another device; then it is read through `block`,
+    and little more than `part` is read.
     """
     offsets = tuple(a + b for a, b in zip(stored.start, part.offsets, strict=True))
-    _read(descriptor, stored, (offsets, part.sizes), 0, 0, out)
+    _read(_Source(descriptor, stored, block), (offsets, part.sizes), 0, 0, out)
 
 
 def _read(
-    descriptor: int,
-    stored: StoredBox,
+    source: _Source,
     region: tuple[Numbers, Numbers],
     dim: int,
     element: int,
@@ -222,38 +247,37 @@ def _read(
 ) -> None:
     """Copy the region's dimensions from `dim` on, of the entry's row that starts at `element`."""
     offsets, sizes = region
-    row = math.prod(stored.entry[dim + 1 :])
-    whole = sizes[dim + 1 :] == stored.entry[dim + 1 :]
+    row = math.prod(source.stored.entry[dim + 1 :])
+    whole = sizes[dim + 1 :] == source.stored.entry[dim + 1 :]
     if dim == len(sizes):
-        _read_rows(descriptor, stored, element, 1, out.view(1))
+        _read_rows(source, element, 1, out.view(1))
         return
     first = element + offsets[dim] * row
-    run = math.prod(sizes[dim + 1 :]) * stored.dtype.itemsize
+    run = math.prod(sizes[dim + 1 :]) * source.stored.dtype.itemsize
     if whole:
-        _read_rows(descriptor, stored, first, row, out)
-    elif run >= _SHORT_RUN_BYTES or row * stored.dtype.itemsize > _BLOCK_BYTES:
+        _read_rows(source, first, row, out)
+    elif run >= _SHORT_RUN_BYTES or row * source.stored.dtype.itemsize > _BLOCK_BYTES:
         for index in range(sizes[dim]):
-            _read(descriptor, stored, region, dim + 1, first + index * row, out[index])
+            _read(source, region, dim + 1, first + index * row, out[index])
     else:
-        _read_between(descriptor, stored, region, dim, first, out)
+        _read_between(source, region, dim, first, out)
 
 
-def _read_rows(descriptor: int, stored: StoredBox, element: int, row: int, out: Tensor) -> None:
+def _read_rows(source: _Source, element: int, row: int, out: Tensor) -> None:
     """Fill `out`, [rows, ...] of `row` elements each, with what follows on `element`."""
-    if out.is_contiguous() and out.dtype == stored.dtype and out.device.type == "cpu":
-        _fill(descriptor, stored, element, out)
+    if out.is_contiguous() and out.dtype == source.stored.dtype and out.device.type == "cpu":
+        _fill(source, element, out)
         return
-    step = max(1, _BLOCK_BYTES // max(1, row * stored.dtype.itemsize))
+    step = max(1, _BLOCK_BYTES // max(1, row * source.stored.dtype.itemsize))
     for start in range(0, out.shape[0], step):
         target = out[start : start + step]
-        block = torch.empty(target.shape, dtype=stored.dtype)
-        _fill(descriptor, stored, element + start * row, block)
+        block = source.room(target.shape)
+        _fill(source, element + start * row, block)
         target.copy_(block)
 
 
 def _read_between(
-    descriptor: int,
-    stored: StoredBox,
+    source: _Source,
     region: tuple[Numbers, Numbers],
     dim: int,
     element: int,
@@ -261,25 +285,27 @@ def _read_between(
 ) -> None:
     """As `_read` for rows of which little is left out: whole ones are read, some at a time."""
     offsets, sizes = region
-    inner = stored.entry[dim + 1 :]
+    inner = source.stored.entry[dim + 1 :]
     row = math.prod(inner)
-    step = max(1, _BLOCK_BYTES // (row * stored.dtype.itemsize))
+    step = max(1, _BLOCK_BYTES // (row * source.stored.dtype.itemsize))
     for start in range(0, sizes[dim], step):
         target = out[start : start + step]
-        block = torch.empty((target.shape[0], *inner), dtype=stored.dtype)
-        _fill(descriptor, stored, element + start * row, block)
+        block = source.room((target.shape[0], *inner))
+        _fill(source, element + start * row, block)
         for axis in range(dim + 1, len(sizes)):
             block = block.narrow(axis - dim, offsets[axis], sizes[axis])
         target.copy_(block)
 
 
-def _fill(descriptor: int, stored: StoredBox, element: int, out: Tensor) -> None:
+def _fill(source: _Source, element: int, out: Tensor) -> None:
     """Read contiguous `out` from `element` of the entry on."""
     content = bytes_of(out)
-    position, done = stored.position + element * stored.dtype.itemsize, 0
+    position, done = source.stored.position + element * source.stored.dtype.itemsize, 0
     while done < len(content):
-        count = os.preadv(descriptor, [content[done:]], position + done)
+        count = os.preadv(source.descriptor, [content[done:]], position + done)
         if count == 0:
             fix = "use another checkpoint of the run"
-            raise RootsError(problem("checkpoint file", str(stored.file), "is cut short", fix))
+            raise RootsError(
+                problem("checkpoint file", str(source.stored.file), "is cut short", fix)
+            )
         done += count

@@ -8,6 +8,7 @@ from roots.checkpoint import folders, manifest
 from roots.checkpoint.mirror import Mirror
 from roots.checkpoint.store import TensorStore
 from roots.config.run import RunConfig
+from roots.device import release_free_memory
 from roots.errors import ExitCode, RootsError, problem
 from roots.files import remove_partials
 from roots.lock import Ownership
@@ -135,6 +136,8 @@ class Checkpointer:
         if found.in_deepspeed_files:
             engine.load_deepspeed_files(folder.parent, folder.name)
         else:
+            # What building the engine has left over is not to lie beside what is read.
+            release_free_memory()
             engine.restore(*together(self.mesh.world, lambda: _stored(folder, found)))
         self.local.give_up_after(found.step)
         own = self.local.holds(folder) or folder.parent.resolve() == self.root.resolve()

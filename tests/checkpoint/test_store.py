@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from roots.checkpoint import tensor_file
 from roots.checkpoint.boxes import Box, Piece, ranges
 from roots.checkpoint.staging import entries_of
 from roots.checkpoint.store import StoredTensor, TensorStore
@@ -140,7 +142,7 @@ def test_plan_of_a_read_is_quick_for_a_checkpoint_of_many_ranks(
     store, wanted = of_ranks(ranks, tmp_path / "a")
     parts: list[Box] = []
     monkeypatch.setattr(
-        "roots.checkpoint.store.read_part", lambda _, stored, part, out: parts.append(part)
+        "roots.checkpoint.store.read_part", lambda _, stored, part, *out: parts.append(part)
     )
     started = time.process_time()
     store.fill(wanted)
@@ -148,3 +150,32 @@ def test_plan_of_a_read_is_quick_for_a_checkpoint_of_many_ranks(
     assert sum(part.count for part in parts) == 512 * TENSORS
     assert len(parts) <= 8 * TENSORS
     assert seconds < PLANNING_SECONDS
+
+
+def test_parts_are_read_through_a_block_a_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No part asks the allocator for memory, which would keep some in every thread."""
+    full = torch.arange(40 * 64.0).view(40, 64)
+    pieces = [
+        Piece(f"x{number}", replicated(f"x{number}", (40, 64)), 0, full.view(-1))
+        for number in range(9)
+    ]
+    store = write(tmp_path, pieces)
+    columns = [
+        chunked(each.tensor, (40, 64), 1, Axis("tensor", 4, 1, (0, 1, 2, 3)), (64,))
+        for each in pieces
+    ]
+    wanted = [Piece(each.name, each, 0, torch.empty(40 * 16)) for each in columns]
+    made: list[int] = []
+    empty = torch.empty
+
+    def counted(*sizes: int, **more: Any) -> torch.Tensor:
+        made.append(1)
+        return empty(*sizes, **more)
+
+    monkeypatch.setattr(tensor_file.torch, "empty", counted)
+    store.fill(wanted)
+    assert sum(made) == 4
+    for piece in wanted:
+        assert torch.equal(piece.data.view(40, 16), full[:, 16:32])

@@ -17,7 +17,14 @@ from torch import Tensor
 from roots.checkpoint import tensor_file
 from roots.checkpoint.boxes import Box
 from roots.checkpoint.manifest import describe_files
-from roots.checkpoint.tensor_file import Entry, StoredBox, read_boxes, read_part, write_entries
+from roots.checkpoint.tensor_file import (
+    Entry,
+    StoredBox,
+    block_for_reading,
+    read_boxes,
+    read_part,
+    write_entries,
+)
 from roots.errors import RootsError
 
 MEBIBYTE = 1 << 20
@@ -30,7 +37,7 @@ def entry(name: str, data: Tensor, offsets: tuple[int, ...], shape: tuple[int, .
 def read(stored: StoredBox, part: Box, out: Tensor) -> Tensor:
     descriptor = os.open(stored.file, os.O_RDONLY)
     try:
-        read_part(descriptor, stored, part, out)
+        read_part(descriptor, stored, part, out, block_for_reading())
     finally:
         os.close(descriptor)
     return out
