@@ -12,6 +12,7 @@ A checkpoint is a folder `step_NNNNNNNN` holding
     manifest.json            written last: {"format": "roots-checkpoint", "version": 3, "step": ...,
                              "consumed_samples": ..., "layout": {...}, "evaluation": x or null,
                              "state": {...} or null, "history": {...},
+                             "data": {...} (roots/data/record.py),
                              "files": {path: {"bytes": n, "sha256": hex}},
                              "sha256": hex of the rest}
 
@@ -32,6 +33,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from roots.checkpoint.file_record import DIGEST, DIGESTS, FileRecord, describe_file, digest_of
+from roots.data.record import DataRecord
 from roots.errors import RootsError, problem
 from roots.files import sync_file, write_atomically
 from roots.log import Report, silent
@@ -87,6 +89,7 @@ class Manifest:
     evaluation: the held-out loss after `step`, if one was measured there and is finite.
     state: the numbers that the optimizer goes on with; None of an imported model, and in version 1.
     history: what the run remembers of samples that it skipped (training/anomalies/guard.py).
+    data: what it reads, and since when; None of a ROOTS that did not write it.
     """
 
     step: int
@@ -97,6 +100,7 @@ class Manifest:
     state: dict[str, Any] | None = None
     version: int = VERSION
     history: dict[str, Any] = field(default_factory=dict)
+    data: DataRecord | None = None
 
     @property
     def has_training_state(self) -> bool:
@@ -227,8 +231,8 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             raise RootsError(problem("checkpoint", where, rule, fix))
         files = {_plain(name): FileRecord.from_json(each) for name, each in tree["files"].items()}
         layout = Layout(**tree["layout"])
-        # One without held-out loss or history is of a ROOTS that did not write any.
-        loss = tree.get("evaluation")
+        # One without held-out loss, history or data is of a ROOTS that did not write any.
+        loss, data = tree.get("evaluation"), tree.get("data")
         sealed = Manifest(
             tree["step"],
             tree["consumed_samples"],
@@ -238,6 +242,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             tree.get("state"),
             tree["version"],
             tree.get("history", {}),
+            None if data is None else DataRecord.from_json(data),
         )
         _check_types(sealed)
         return sealed

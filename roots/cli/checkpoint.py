@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,7 +62,7 @@ def show(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Print what a checkpoint holds: its step, layout, model, files and what reads it."""
+    """Print what a checkpoint holds: its step, data, layout, model, files and what reads it."""
     from roots.checkpoint.entries import opened_entry
     from roots.checkpoint.folders import read_config
     from roots.checkpoint.manifest import read_manifest
@@ -75,6 +76,7 @@ def show(
         **entry.record(),
         "consumed_samples": found.consumed_samples,
         "consumed_tokens": found.consumed_samples * config.model.sequence_length,
+        "data": None if found.data is None else asdict(found.data),
         "architecture": config.model.architecture,
         "tensors": len(shapes),
         "parameters": sum(math.prod(shape) for shape in shapes.values()),
@@ -209,6 +211,7 @@ def _words(entry: Entry, found: Manifest, document: dict[str, Any]) -> dict[str,
         "saved": _time(entry),
         "step": f"{found.step:,}, after {found.consumed_samples:,} samples, "
         f"{document['consumed_tokens']:,} tokens",
+        "data": _data(found),
         "held-out": loss,
         "layout": found.layout.describe(),
         "model": f"{document['architecture']}, {size}",
@@ -216,6 +219,17 @@ def _words(entry: Entry, found: Manifest, document: dict[str, Any]) -> dict[str,
         "state": entry.state,
         "use": use,
     }
+
+
+def _data(found: Manifest) -> str:
+    """The phase of the data, and how much there is of them."""
+    data = found.data
+    if data is None or not data.sources:
+        return "phase 0, of which nothing is recorded"
+    since = f", from sample {data.first_sample:,} on" if data.first_sample else ""
+    tokens = sum(source.tokens for source in data.sources)
+    sets = f"{len(data.sources)} dataset{'s' if len(data.sources) > 1 else ''}"
+    return f"phase {data.phase}{since}: {tokens:,} tokens in {sets}"
 
 
 def _time(entry: Entry) -> str:

@@ -58,6 +58,12 @@ class DataConfig(Section):
         (969.0, 30.0, 1.0),
         description="weights of train, valid and test where `valid` is empty; also `969,30,1`",
     )
+    phase: int = Field(
+        0,
+        ge=0,
+        description="a run goes on in the phase of its checkpoint and reads on in the same order; "
+        "a higher one begins another blend there, whose samples are counted from it",
+    )
     tokenizer: str | None = Field(None, description="folder of the tokenizer, or `bytes`")
     separate_documents: bool = Field(
         True, description="attention of a decoder stays inside a document"

@@ -34,7 +34,10 @@ class Source:
 
 
 class Blend:
-    """`num_samples` samples drawn from `sources`; sample i does not depend on how many follow."""
+    """`num_samples` samples drawn from `sources`; sample i does not depend on how many follow.
+
+    With `first` they are those from sample `first` of the order on.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Blend:
         num_samples: int,
         seed: int,
         vocab_size: int,
+        first: int = 0,
         reserved: range = _NONE,
         cache_directory: str | Path | None = None,
     ) -> None:
@@ -56,11 +60,12 @@ class Blend:
         for source in sources:
             check_vocabulary(source.indexed, vocab_size, reserved)
         self._num_samples = num_samples
+        self._first = first
         self._vocab_size = vocab_size
         self._reserved = reserved
         weights = [source.weight for source in sources]
         folder = cache_folder(sources[0].indexed.prefix, cache_directory)
-        self._index = blend_index(weights, num_samples, folder)
+        self._index = blend_index(weights, first + num_samples, folder)
         self._datasets = [
             GPTDataset(
                 source.indexed,
@@ -76,7 +81,7 @@ class Blend:
     def _counts(self, num_sources: int) -> list[int]:
         """Return how many samples each dataset gives."""
         if self._index is None:
-            return [self._num_samples]
+            return [self._first + self._num_samples]
         return [int(count) for count in np.bincount(self._index[0], minlength=num_sources)]
 
     def __len__(self) -> int:
@@ -92,7 +97,7 @@ class Blend:
         if not 0 <= number < self._num_samples:
             raise IndexError(f"sample {number} of {self._num_samples}")
         try:
-            which, sample = place_of(self._index, number)
+            which, sample = place_of(self._index, self._first + number)
             dataset = self._datasets[which]
             result = dataset[sample]
         except UnreadableFile as error:

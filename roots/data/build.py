@@ -14,6 +14,7 @@ from roots.data.indexed import IndexedDataset
 from roots.data.loader import StepReader, TrainSource, ValidSource
 from roots.data.objectives.choice import batch_maker
 from roots.data.objectives.pairs import open_pairs
+from roots.data.sampler import DataState, Order, seed_of_phase
 from roots.errors import RootsError, problem
 from roots.tokenizer.tokenizer import load_tokenizer
 
@@ -39,48 +40,62 @@ def build_data(
     data_rank: int,
     *,
     needs_data: bool = True,
-    num_batches: int | None = None,
+    state: DataState | None = None,
+    steps_left: int | None = None,
 ) -> DataSources:
     """Open the datasets of `config` for one data-parallel rank.
 
-    `num_batches`: how many global batches there are to be, those before a resumed step included; by
-    default one for each step. A run that has changed its batch size has read fewer, or more.
+    `state`: how far the run has consumed them, None of one that begins; `steps_left`: how many
+    steps follow, by default all of the config.
     Every rank may call this at once: the first builds and caches the sample indices, the others
     wait for that. Where `needs_data` is false, the batches are empty lists and no index is built.
     Raises RootsError with every dataset that cannot be opened, one line each.
     """
-    if not config.data.train:
-        fix = "add `data.train=PREFIX`, made by `roots preprocess`"
-        raise RootsError(problem("data.train", None, "names no data to train on", fix))
     evaluates = config.evaluation.every_steps > 0
-    pairs = config.objective == "pairs"
-    train_set = _open(config.data.train, "data.train", pairs=pairs)
-    valid_set = _open(config.data.valid, "data.valid", pairs=pairs) if evaluates else []
+    train_set = open_train(config)
+    valid_set = _open(config, config.data.valid, "data.valid") if evaluates else []
     _check_tokenizers([*train_set, *valid_set], config.data.tokenizer)
     train, valid = _sources(config, train_set, valid_set)
 
+    size, seed = batch_plan.global_batch_size, config.training.seed
+
     def reader(
-        sources: Sequence[Source], num_steps: int, *, grouped: bool, spare: int = 0
+        sources: Sequence[Source], order: Order, num_steps: int, *, grouped: bool
     ) -> StepReader:
-        num_samples = (num_steps + spare) * batch_plan.global_batch_size
         maker = None
         if needs_data:
-            maker = batch_maker(config, sources, num_samples, grouped=grouped)
+            maker = batch_maker(config, sources, order, grouped=grouped)
         return StepReader(maker, batch_plan, data_rank, num_steps=num_steps)
 
-    spare = config.anomaly.spare_batches
-    wanted = config.training.steps if num_batches is None else num_batches
-    steps = reader(train, wanted, grouped=True, spare=spare)
-    return DataSources(
-        TrainSource(steps, config.data.num_workers),
-        ValidSource(reader(valid, config.evaluation.steps, grouped=False)) if evaluates else None,
-        train,
-        valid if evaluates else [],
+    state = DataState() if state is None else state
+    wanted = config.training.steps if steps_left is None else steps_left
+    wanted += state.next_step(size)
+    order = Order(
+        seed_of_phase(seed, config.data.phase),
+        (wanted + config.anomaly.spare_batches) * size,
+        state.left_over(size),
     )
+    steps = reader(train, order, wanted, grouped=True)
+    source = TrainSource(steps, config.data.num_workers, state)
+    if not evaluates:
+        return DataSources(source, None, train, [])
+    # The same in all phases, so that losses can be compared.
+    fixed = Order(seed, config.evaluation.steps * size)
+    held_out = reader(valid, fixed, config.evaluation.steps, grouped=False)
+    return DataSources(source, ValidSource(held_out), train, valid)
 
 
-def _open(sources: Sequence[DataSource], field: str, *, pairs: bool) -> list[Source]:
+def open_train(config: RunConfig) -> list[Source]:
+    """The datasets of `data.train`, whole. Raises RootsError with the problems of all of them."""
+    if not config.data.train:
+        fix = "add `data.train=PREFIX`, made by `roots preprocess`"
+        raise RootsError(problem("data.train", None, "names no data to train on", fix))
+    return _open(config, config.data.train, "data.train")
+
+
+def _open(config: RunConfig, sources: Sequence[DataSource], field: str) -> list[Source]:
     """Open every dataset whole. Raises RootsError with the problems of all of them."""
+    pairs = config.objective == "pairs"
     opened: list[Source] = []
     lines: list[str] = []
     for number, source in enumerate(sources):

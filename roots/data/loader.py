@@ -45,12 +45,36 @@ class StepReader:
 
 
 class TrainSource:
-    """The training data: an iterator over steps, from any of them on."""
+    """The training data: an iterator over steps, from any of them on.
 
-    def __init__(self, reader: StepReader, num_workers: int = 0) -> None:
-        """Read one step at a time; with workers, a few steps ahead in that many threads."""
+    Steps count from the start of the phase of the data (see `DataState.left_over`); samples, here
+    and in `DataState`, from the start of the run.
+    """
+
+    def __init__(
+        self, reader: StepReader, num_workers: int = 0, state: DataState | None = None
+    ) -> None:
+        """Read one step at a time; with workers, a few steps ahead in that many threads.
+
+        state: one that the run has been in or begins with.
+        """
         self._reader = reader
         self._num_workers = num_workers
+        state = DataState() if state is None else state
+        self._phase = state.first_sample
+        # The first sample of step 0.
+        self._first = state.first_sample + state.left_over(reader.global_batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps there are in the phase."""
+        return self._reader.num_steps
+
+    def step_after(self, consumed_samples: int) -> int:
+        """The step that follows so many samples."""
+        steps, rest = divmod(consumed_samples - self._first, self._reader.global_batch_size)
+        assert rest == 0, "no step ends there"
+        return steps
 
     def iterate(
         self, start_step: int = 0, skipped: Sequence[SampleRange] = ()
@@ -58,15 +82,16 @@ class TrainSource:
         """Yield (micro-batches of the step, state after it) from `start_step` to the last step.
 
         The state belongs to its item: it says what is consumed once this step is done, however
-        far has been read ahead. `DataState.next_step` turns it into a start step. Steps with
+        far has been read ahead. `step_after` turns it into a start step. Steps with
         samples that are `skipped` ([first, behind the last)) are jumped over, and as many follow.
         """
-        size = self._reader.global_batch_size
+        size, first = self._reader.global_batch_size, self._first
         wanted = self._reader.num_steps
-        jumped = {step for a, b in skipped for step in range(a // size, -(-b // size))}
+        inside = [(a - first, b - first) for a, b in skipped if b > first]
+        jumped = {step for a, b in inside for step in range(a // size, -(-b // size))}
         steps = (step for step in range(start_step, wanted + len(jumped)) if step not in jumped)
         for step, batches in _read(self._reader.read, steps, self._num_workers):
-            yield batches, DataState((step + 1) * size)
+            yield batches, DataState(first + (step + 1) * size, self._phase)
 
 
 class ValidSource:

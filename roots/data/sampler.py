@@ -7,6 +7,9 @@ its micro-batch a the samples
     (a * D + d) * m + r    for r = 0 .. m - 1
 
 of the step: micro-batches are dealt to the ranks one after the other.
+
+A later phase of the data (`data.phase`) counts steps and samples from its own start, and draws by a
+seed of its own: what is read is a function of the seed, the phase and the number in it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from roots.config.batch import BatchPlan
-from roots.errors import RootsError, problem
 from roots.seeding import derive_key
 
 # Samples by their numbers in the order of the run: the first, and the one behind the last.
@@ -23,20 +25,42 @@ SampleRange = tuple[int, int]
 
 @dataclass(frozen=True)
 class DataState:
-    """How far a run has consumed its data. Stored in checkpoints, valid on every layout."""
+    """How far a run has consumed its data. Stored in checkpoints, valid on every layout.
+
+    `first_sample`: how far it had when its phase of the data began. Where a run has changed its
+    global batch size, its steps count from `left_over` samples behind that.
+    """
 
     consumed_samples: int = 0
+    first_sample: int = 0
 
     def next_step(self, global_batch_size: int) -> int:
-        """Return the step to continue with.
+        """Return the step of the phase to continue with."""
+        return (self.consumed_samples - self.first_sample) // global_batch_size
 
-        Raises RootsError where a changed global batch size does not divide what was consumed.
+    def left_over(self, global_batch_size: int) -> int:
+        """Return how many samples of the phase came before its step 0, of batches of this size.
+
+        Equal after every step of that size, so that a run may stop and go on anywhere.
         """
-        if self.consumed_samples % global_batch_size:
-            rule = f"must divide the {self.consumed_samples} samples consumed so far"
-            fix = "resume with the former size or another divisor"
-            raise RootsError(problem("training.global_batch_size", global_batch_size, rule, fix))
-        return self.consumed_samples // global_batch_size
+        return (self.consumed_samples - self.first_sample) % global_batch_size
+
+
+def seed_of_phase(seed: int, phase: int) -> int:
+    """The seed of all that is drawn in a phase, so that none reads the same files as another did.
+
+    That of the run in phase 0.
+    """
+    return seed if phase == 0 else derive_key(seed, "data.phase", phase)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Samples in the order that `seed` gives them: `num_samples` of them from `first` on."""
+
+    seed: int
+    num_samples: int
+    first: int = 0
 
 
 def places_in_step(plan: BatchPlan, data_rank: int) -> tuple[tuple[int, ...], ...]:

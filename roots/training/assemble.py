@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -14,7 +15,8 @@ from roots.checkpoint import load_model_weights
 from roots.config.batch import BatchPlan, plan_batch
 from roots.config.load import dump_config
 from roots.config.run import RunConfig
-from roots.data.build import build_data
+from roots.data.build import DataSources, build_data
+from roots.data.sampler import DataState
 from roots.device import (
     Device,
     LaunchEnvironment,
@@ -64,7 +66,6 @@ from roots.training.loop import Run, train_loop
 from roots.training.mirroring import open_mirror
 from roots.training.ownership import own_run_folder
 from roots.training.resume_point import ResumePoint
-from roots.training.resuming import num_batches
 from roots.training.signals import StopSignals
 from roots.training.stopping import deadline_of
 from roots.training.travelling_tokenizer import tokenizer_files
@@ -155,16 +156,13 @@ def assemble(
     checkpointer = Checkpointer(config, mesh, ownership, mirror)
     found = checkpointer.find()
     ledger = stack.enter_context(open_ledger(config, mesh, device, started, marks))
-    reads = mesh.pipeline.rank in (0, mesh.pipeline.size - 1)
-    batches = num_batches(config, found)
-    data = together(
-        mesh.world,
-        lambda: build_data(config, plan, mesh.data.rank, needs_data=reads, num_batches=batches),
-    )
+    start = checkpointer.where_from(found)
+    data = together(mesh.world, lambda: open_data(config, plan, mesh, start))
     checkpointer.saver.tokenizer_files = together(mesh.world, lambda: tokenizer_files(config))
     weights = checkpointer.find_weights() if found is None else None
     engine = build_engine(config, plan, mesh, device, weights=weights)
-    start = ResumePoint(0, 0) if found is None else checkpointer.load(engine, found)
+    if found is not None:
+        start = replace(checkpointer.load(engine, found), data=start.data)
     # Ranks of one machine share its cores: a peak measured alone would never be reached together.
     process.barrier(mesh.world)
     throughput = Throughput(
@@ -201,6 +199,18 @@ def topology_of(config: RunConfig, plan: BatchPlan) -> Topology:
         pipeline=parallel.pipeline,
         context=parallel.context,
         expert=parallel.expert,
+    )
+
+
+def open_data(config: RunConfig, plan: BatchPlan, mesh: Mesh, start: ResumePoint) -> DataSources:
+    """What this rank reads from `start` on."""
+    return build_data(
+        config,
+        plan,
+        mesh.data.rank,
+        needs_data=mesh.pipeline.rank in (0, mesh.pipeline.size - 1),
+        state=DataState(start.consumed_samples, start.data.first_sample),
+        steps_left=max(0, config.training.steps - start.step),
     )
 
 

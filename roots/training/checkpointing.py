@@ -14,8 +14,11 @@ from roots.files import remove_partials
 from roots.lock import Ownership
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
+from roots.parallel.process import broadcast_object
 from roots.parallel.shared_errors import together
+from roots.training.anomalies.guard import history_of_new_phase
 from roots.training.course import changed_fields, leaves_the_course, rate_change
+from roots.training.data_order import going_on
 from roots.training.engine.checkpoint_state import EngineState
 from roots.training.engine.deepspeed_json import effective_zero_stage
 from roots.training.engine.step import Engine
@@ -87,6 +90,26 @@ class Checkpointer:
             together(self.mesh.world, lambda: self._candidates.judge(copy))
         return copy
 
+    def where_from(self, found: Path | None) -> ResumePoint:
+        """Where a run that goes on from `found` reads its data, and which: what rank 0 has found.
+
+        `load` knows the rest. Raises RootsError with every dataset that cannot be opened.
+        """
+
+        def look() -> ResumePoint | None:
+            if self.mesh.rank != 0:
+                return None
+            data = self._candidates.data
+            if found is None:
+                return ResumePoint(0, 0, data=data)
+            sealed = manifest.read_manifest(found)
+            data = going_on(data, sealed)
+            return ResumePoint(sealed.step, sealed.consumed_samples, data=data)
+
+        world = self.mesh.world
+        point: ResumePoint = broadcast_object(world, together(world, look))
+        return point
+
     def find_weights(self) -> Path | None:
         """The checkpoint whose weights a fresh run starts from, checked whole; None without one.
 
@@ -145,13 +168,15 @@ class Checkpointer:
         if self.saver.mirror is not None:
             self.saver.mirror.wake()
         _logger.info("resumed from %s at step %d", folder, found.step)
-        changed = self._tell_changes(folders.read_config(folder), found)
+        before = folders.read_config(folder)
+        changed = self._tell_changes(before, found)
+        same_phase = before.data.phase == self.config.data.phase
         return ResumePoint(
             found.step,
             found.consumed_samples,
             new_course=aside or changed,
             evaluation=found.evaluation,
-            history=found.history,
+            history=found.history if same_phase else history_of_new_phase(found.history),
         )
 
     def _tell_changes(self, before: RunConfig, found: manifest.Manifest) -> bool:
@@ -163,6 +188,9 @@ class Checkpointer:
         rate = rate_change(before, self.config, found.step)
         for line in (*changed.values(), *([] if rate is None else [rate])):
             _logger.info("%s", line)
+        if "data.phase" in changed:
+            phase, consumed = self.config.data.phase, found.consumed_samples
+            _logger.info("phase %d of the data begins after %s samples", phase, f"{consumed:,}")
         return leaves_the_course(changed, rate)
 
     def _set_aside(self, step: int) -> bool:

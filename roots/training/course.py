@@ -20,6 +20,8 @@ _BESIDE_THE_COURSE = (
     "watchdog.",
     "stop.",
     "training.steps",
+    # A source that is the same one; see _same_data.
+    "data.train[",
 )
 _WITHOUT_EFFECT = {
     "loss_scale.initial_power": "no effect on a run that goes on: the scale is the checkpoint's",
@@ -27,14 +29,31 @@ _WITHOUT_EFFECT = {
 
 
 def changed_fields(before: RunConfig, now: RunConfig) -> dict[str, str]:
-    """Field to the line that tells its change, for every field that is not as it was."""
+    """Field to the line that tells its change, for every field that is not as it was.
+
+    Of a run that may go on: within a phase of the data they are the same, wherever they lie.
+    """
     old = dict(_fields(before.model_dump(mode="json")))
     lines = {}
+    same_phase = now.data.phase == before.data.phase
     for name, value in _fields(now.model_dump(mode="json")):
-        if old[name] != value and name not in _SILENT:
+        if name == "data.train" and same_phase:
+            lines |= _same_data(before, now)
+        elif old[name] != value and name not in _SILENT:
             note = f" ({_WITHOUT_EFFECT[name]})" if name in _WITHOUT_EFFECT else ""
             lines[name] = f"{name}={value!r}: was {old[name]!r} in the checkpoint{note}"
     return lines
+
+
+def _same_data(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, str]]:
+    """As `changed_fields`, of data.train, whose change gives no other samples."""
+    notes = {"prefix": "the same data at another place", "weight": "the same share"}
+    for number, (was, source) in enumerate(zip(before.data.train, now.data.train, strict=True)):
+        for field, note in notes.items():
+            value, old = getattr(source, field), getattr(was, field)
+            if value != old:
+                name = f"data.train[{number}].{field}"
+                yield name, f"{name}={value!r}: was {old!r} in the checkpoint ({note})"
 
 
 def rate_change(before: RunConfig, now: RunConfig, step: int) -> str | None:

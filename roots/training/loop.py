@@ -127,9 +127,7 @@ class _Steps:
         self._size = run.plan.global_batch_size
         self.guard = Guard(run.config, run.engine, run.mesh, start, run.events(ANOMALIES_FILE))
         self._checks = Checks(run.config, run.engine, run.events(RANK_TIMES_FILE))
-        self.stream = BatchStream(
-            run.data.train, self._size, start.consumed_samples, self.guard.skipped
-        )
+        self.stream = BatchStream(run.data.train, start.consumed_samples, self.guard.skipped)
 
     def make(
         self, point: ResumePoint, micro_batches: list[Batch], state: DataState
@@ -149,8 +147,9 @@ class _Steps:
             run.ledger.rewound(back.step)
             run.callbacks.on_rewind(back.step)
             return back, True
-        history = self.guard.history()
-        return ResumePoint(record.step, state.consumed_samples, history=history), False
+        history, data = self.guard.history(), point.data
+        after = ResumePoint(record.step, state.consumed_samples, history=history, data=data)
+        return after, False
 
 
 class _Saves:

@@ -8,6 +8,7 @@ from typing import Any
 
 from roots.checkpoint.file_record import FileRecord
 from roots.checkpoint.manifest import Layout, Manifest
+from roots.data.record import DataRecord
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class ResumePoint:
 
     `new_course`: steps that the run had done after this point come out otherwise now. Known on
     global rank 0. `evaluation`: the held-out loss after `step`, if measured and finite. `history`:
-    what the run remembers of bad numbers, as JSON (anomalies/guard.py).
+    what the run remembers of bad numbers, as JSON (anomalies/guard.py). `data`: what it reads, and
+    since when.
     """
 
     step: int
@@ -24,6 +26,7 @@ class ResumePoint:
     new_course: bool = False
     evaluation: float | None = None
     history: Mapping[str, Any] = field(default_factory=dict)
+    data: DataRecord = field(default_factory=DataRecord)
 
     def manifest(
         self, layout: Layout, files: dict[str, FileRecord], state: dict[str, Any]
@@ -37,4 +40,5 @@ class ResumePoint:
             evaluation=self.evaluation,
             state=state,
             history=dict(self.history),
+            data=self.data,
         )

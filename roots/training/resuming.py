@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from roots.config.model import RESOLVED_FIELDS, ModelConfig
 from roots.config.run import RunConfig
 from roots.config.section import Section
 from roots.config.unread_fields import idle_fields
-from roots.data.sampler import DataState
+from roots.data.record import DataRecord
 from roots.errors import RootsError, problem
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, broadcast_object
 from roots.parallel.shared_errors import together
+from roots.training.data_order import DataOrder, record_of
 from roots.training.engine.state_files import foreign_names, foreign_state
 
 _logger = get_logger(__name__)
@@ -52,6 +53,11 @@ class Candidates:
     root: Path
     layout: manifest.Layout
     mirror: Mirror | None = None
+
+    @cached_property
+    def data(self) -> DataRecord:
+        """What lies at the prefixes of the config. Raises RootsError for what cannot be opened."""
+        return record_of(self.config)
 
     def find(self) -> Path | None:
         """The checkpoint to resume from, checked whole; None for a fresh start.
@@ -199,7 +205,7 @@ class Candidates:
             raise RootsError(problem("checkpoint.resume", self.config.checkpoint.resume, rule, fix))
         lines = [
             *self._model_differences(folder),
-            *self._order_differences(folder),
+            *self._order_differences(folder, found),
             *self._layout_differences(folder, found),
             *(self._damage(folder, found, found.resumed_files) if reads else ()),
             *self._foreign(folder, found),
@@ -246,25 +252,20 @@ class Candidates:
             if stored[name] != value and name not in {*_FREE_MODEL_FIELDS, *free, *idle}
         ]
 
-    def _order_differences(self, folder: Path) -> list[str]:
-        """What decides which samples a step sees must stay, or some are skipped or repeated."""
-        stored = folders.read_config(folder)
-        fix = "set it back, or start a new run with another run.name"
-        lines = []
-        seed, size = self.config.training.seed, self.config.training.global_batch_size
-        if seed != stored.training.seed:
-            rule = f"is {stored.training.seed} in checkpoint {folder}"
-            lines.append(problem("training.seed", seed, rule, fix))
-        if size != stored.training.global_batch_size:
-            if self.config.objective == "pairs" and self.config.data.group_batches > 1:
-                rule = (
-                    f"is {stored.training.global_batch_size} in checkpoint {folder}, and batches "
-                    "that are grouped by length are other ones with another size"
-                )
-                lines.append(problem("training.global_batch_size", size, rule, fix))
-            else:
-                lines += _undivided(size, manifest.read_manifest(folder).consumed_samples)
-        return lines
+    def _order_differences(self, folder: Path, found: manifest.Manifest) -> list[str]:
+        """What decides which samples a step sees must stay, or some are skipped or repeated.
+
+        Rank 0 looks at the data; only a checkpoint that says what it was can be compared with them.
+        """
+        lines: tuple[str, ...] = ()
+        data = None
+        if self.mesh.rank == 0 and found.data is not None:
+            try:
+                data = self.data
+            except RootsError as error:
+                lines = error.lines
+        order = DataOrder(folder, folders.read_config(folder), found, self.config, data)
+        return [*order.differences(), *lines]
 
     def _layout_differences(self, folder: Path, found: manifest.Manifest) -> list[str]:
         """What only DeepSpeed's files hold resumes where they were written."""
@@ -278,28 +279,6 @@ class Candidates:
             f"start the run that way or set another run.name; this one is {self.layout.describe()}"
         )
         return [problem("checkpoint", str(folder), rule, fix)]
-
-
-def num_batches(config: RunConfig, found: Path | None) -> int:
-    """How many global batches of its size a run has to know that goes on from `found`.
-
-    Those for the samples that are consumed already, however they were cut, and one for each step
-    that is left.
-    """
-    if found is None:
-        return config.training.steps
-    sealed = manifest.read_manifest(found)
-    consumed = DataState(sealed.consumed_samples).next_step(config.training.global_batch_size)
-    return consumed + max(0, config.training.steps - sealed.step)
-
-
-def _undivided(size: int, consumed: int) -> list[str]:
-    """The line on a global batch size that does not divide what was consumed before."""
-    try:
-        DataState(consumed).next_step(size)
-    except RootsError as error:
-        return list(error.lines)
-    return []
 
 
 def _resolved_fields(model: ModelConfig) -> Iterator[tuple[str, Any]]:

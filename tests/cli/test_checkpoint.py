@@ -16,6 +16,7 @@ from roots.checkpoint.storage import storage_at
 from roots.checkpoint.stored import StoredCheckpoints
 from roots.cli.main import main
 from roots.config import RunConfig
+from roots.data.record import DataRecord, SideRecord, SourceRecord
 from roots.lock import RUN_LOCK_NAME, Place, owned
 from tests.helpers.checkpoints import STATE_NAME, WEIGHTS_NAME, flip_bit, save_checkpoint
 from tests.helpers.places import place_of
@@ -138,6 +139,7 @@ def test_show_in_words(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = dict(line.split(maxsplit=1) for line in printed(capsys, "show", run))
     assert lines["checkpoint"] == str(folder)
     assert lines["step"] == "8, after 64 samples, 1,024 tokens"
+    assert lines["data"] == "phase 0, of which nothing is recorded"
     assert lines["held-out"] == "2.5000"
     assert lines["layout"] == LAYOUT.describe()
     assert lines["model"] == "decoder, 25 parameters in 2 tensors"
@@ -156,6 +158,24 @@ def test_show_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (document["tensors"], document["parameters"]) == (2, 25)
     assert document["evaluation"] is None
     assert document["files"]["weights"]["files"] == 1
+
+
+def test_show_tells_the_phase_of_the_data(
+    config: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    side = {"documents": 30, "tokens": 1200, "digest": "d"}
+    source = SourceRecord("a", 0.5, (SideRecord(**side),))
+    record = DataRecord(1, 1024, "fingerprint", (source, source))
+    folder = save_checkpoint(config, 10, layout=LAYOUT, data=record)
+    lines = dict(line.split(maxsplit=1) for line in printed(capsys, "show", folder))
+    assert lines["data"] == "phase 1, from sample 1,024 on: 2,400 tokens in 2 datasets"
+    document = json.loads("\n".join(printed(capsys, "show", folder, "--json")))
+    assert document["data"] == {
+        "phase": 1,
+        "first_sample": 1024,
+        "tokenizer": "fingerprint",
+        "sources": [{"prefix": "a", "weight": 0.5, "sides": [side]}] * 2,
+    }
 
 
 def test_show_names_what_is_missing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,3 +167,26 @@ def test_dataset_of_another_tokenizer_than_the_configured_one(write_dataset):
     )
     write_dataset([[1, 2, 0]] * 99, tokenizer="bytes")
     assert len(list(build(config_of(config)).train.iterate())) == 3
+
+
+def test_a_phase_reads_the_same_files_in_an_order_of_its_own(numbered):
+    """What it is measured on stays."""
+    indexed = numbered([10] * 20)
+
+    def rows(phase):
+        data = build(config_of({"train": indexed.prefix, "split": "80,20,0", "phase": phase}))
+        steps = [batches for batches, _ in data.train.iterate()]
+        return (
+            [batch.tokens_BT.tolist() for batches in steps for batch in batches],
+            [batch.dropout_keys_B.tolist() for batches in steps for batch in batches],
+            [batch.tokens_BT.tolist() for batches in data.valid.batches() for batch in batches],
+        )
+
+    plain, first, second = (rows(phase) for phase in (0, 1, 2))
+    assert first == rows(1)
+    for place in range(2):
+        assert plain[place] != first[place] != second[place] != plain[place]
+    assert plain[2] == first[2] == second[2]
+    config = config_of({"train": indexed.prefix, "split": "80,20,0"})
+    (again, *_), _ = next(build(config).train.iterate())
+    assert again.tokens_BT.tolist() == plain[0][0]

@@ -13,6 +13,7 @@ from roots.data.batch import Batch, DocumentRules
 from roots.data.blend import Blend, Source
 from roots.data.loader import StepReader, TrainSource, ValidSource
 from roots.data.objectives.causal import CausalBatches
+from roots.data.sampler import DataState
 
 SIZE, STEPS, VOCAB_SIZE = 12, 6, 400
 
@@ -126,3 +127,29 @@ def test_every_evaluation_reads_the_same(blend):
     assert all(equal(a, b) for x, y in zip(first, second) for a, b in zip(x, y))
     assert len(list(source.batches())) == STEPS
     assert len(list(source.batches(100))) == STEPS
+
+
+def test_a_phase_counts_its_steps_from_its_first_sample(blend):
+    """And its samples from the start of the run; what was skipped before it is of no account."""
+    whole = list(TrainSource(reader_of(blend)).iterate())
+    source = TrainSource(reader_of(blend), state=DataState(42, 30))
+    assert [source.step_after(consumed) for consumed in (30, 42, 54)] == [0, 1, 2]
+    skipped = [(6, 18), (18, 30), (54, 66)]
+    phase = list(itertools.islice(source.iterate(source.step_after(42), skipped), 2))
+    assert [state for _, state in phase] == [DataState(54, 30), DataState(78, 30)]
+    for step, (batches, _) in zip((1, 3), phase):
+        assert all(equal(a, b) for a, b in zip(batches, whole[step][0], strict=True))
+
+
+def test_steps_of_another_size_begin_wherever_a_run_stands(numbered):
+    """Behind 28 samples, in steps of 12: the blend read from its sample 4 on."""
+    data = [Source(numbered([13, 40, 8, 22], "a"), range(4)), Source(numbered([31], "b"), range(1))]
+    options = {"sequence_length": 8, "seed": 11, "vocab_size": VOCAB_SIZE}
+    state = DataState(28)
+    late = Blend(data, num_samples=STEPS * SIZE, first=state.left_over(SIZE), **options)
+    whole = Blend(data, num_samples=STEPS * SIZE + 4, **options)
+    source = TrainSource(reader_of(late), state=state)
+    (batches, after), *_ = source.iterate(source.step_after(28))
+    assert after == DataState(40)
+    rows = [row.tolist() for batch in batches for row in batch.tokens_BT]
+    assert rows == [whole[number].tokens[:-1].tolist() for number in range(28, 40)]

@@ -6,7 +6,6 @@ import pytest
 
 from roots.config.batch import BatchPlan
 from roots.data.sampler import DataState, dropout_keys, places_in_step
-from roots.errors import RootsError
 
 
 def plan_of(data_parallel, micro, total):
@@ -44,12 +43,7 @@ def test_state_gives_the_step_to_continue_with():
     assert DataState().next_step(8) == 0
     assert DataState(24).next_step(8) == 3
     assert DataState(24).next_step(12) == 2
-
-
-def test_global_batch_size_that_does_not_divide_what_was_consumed():
-    with pytest.raises(RootsError) as caught:
-        DataState(24).next_step(16)
-    assert str(caught.value) == (
-        "training.global_batch_size=16: must divide the 24 samples consumed so far; "
-        "resume with the former size or another divisor"
-    )
+    assert (DataState(24).next_step(16), DataState(24).left_over(16)) == (1, 8)
+    # In steps of 16 that end with 24 samples, and with all that follow.
+    assert {DataState(24 + 16 * number).left_over(16) for number in range(5)} == {8}
+    assert (DataState(24, 10).next_step(4), DataState(24, 10).left_over(4)) == (3, 2)

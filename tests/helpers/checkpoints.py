@@ -10,13 +10,19 @@ from safetensors.torch import save_file
 
 from roots.checkpoint import folders, manifest
 from roots.config import RunConfig, dump_config
+from roots.data.record import DataRecord
 
 STATE_NAME = f"{manifest.OPTIMIZER_FOLDER}/rank_00000.safetensors"
 WEIGHTS_NAME = "weights/pipeline_000_tensor_000.safetensors"
 
 
 def save_checkpoint(
-    config: RunConfig, step: int, *, layout: manifest.Layout, loss: float | None = None
+    config: RunConfig,
+    step: int,
+    *,
+    layout: manifest.Layout,
+    loss: float | None = None,
+    data: DataRecord | None = None,
 ) -> Path:
     """A finished checkpoint of `config` after `step`: a config, two tensors, a training state."""
     folder = config.run_directory / folders.CHECKPOINTS_FOLDER / folders.step_name(step)
@@ -32,7 +38,8 @@ def save_checkpoint(
     save_file(tensors, folder / WEIGHTS_NAME, {"shards": json.dumps(shards)})
     files = manifest.describe_files(folder, [manifest.CONFIG_NAME, STATE_NAME, WEIGHTS_NAME])
     samples = step * config.training.global_batch_size
-    manifest.write_manifest(folder, manifest.Manifest(step, samples, layout, files, loss, {}))
+    sealed = manifest.Manifest(step, samples, layout, files, loss, {}, data=data)
+    manifest.write_manifest(folder, sealed)
     folders.point_latest(folder.parent, folder)
     return folder
 

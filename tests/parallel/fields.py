@@ -267,6 +267,8 @@ EXEMPT: dict[str, str] = {
     "training.global_batch_size": "an axis of the table: split",
     "optimizer.name": "has one value",
     "optimizer.implementation": "the same formula by other kernels: tests/training/engine",
+    "data.phase": "a seed of its own, as of training.seed; what it does to a resumed run: "
+    "tests/integration/test_phases.py",
     "data.tokenizer": "a path; tells the size of the vocabulary",
     "data.cache_directory": "a path",
 }

@@ -177,6 +177,20 @@ BUGS = [
         "tests/data/objectives/test_masked.py",
     ),
     PlantedBug(
+        "every phase in the order of the first",
+        "data/sampler.py",
+        'return seed if phase == 0 else derive_key(seed, "data.phase", phase)',
+        "return seed",
+        "tests/data/test_build.py -k phase",
+    ),
+    PlantedBug(
+        "samples of a phase counted from its start in what is saved",
+        "data/loader.py",
+        "DataState(first + (step + 1) * size, first)",
+        "DataState((step + 1) * size, first)",
+        "tests/data/test_loader.py -k phase",
+    ),
+    PlantedBug(
         "micro-batches of a rank from the first rank's places",
         "data/sampler.py",
         "(accumulated * plan.data_parallel + data_rank) * size",

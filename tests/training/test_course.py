@@ -152,7 +152,7 @@ def test_what_is_told_when_a_run_goes_on(prefix: Path, tmp_path: Path) -> None:
         training={"steps": 6},
         optimizer={"weight_decay": 0.3},
         model={"dropout": 0.2},
-        data={"train": [str(other)]},
+        data={"train": [str(other)], "phase": 1},
     )
     (found,) = run_distributed(train, 1, [first, second, second])
     told = [line for line in found[1]["lines"] if "was" in line or "learning rate" in line]
@@ -162,6 +162,7 @@ def test_what_is_told_when_a_run_goes_on(prefix: Path, tmp_path: Path) -> None:
         "optimizer.weight_decay=0.3: was 0.1 in the checkpoint",
         f"data.train=[{{'prefix': '{other}', 'weight': 1.0}}]: "
         f"was [{{'prefix': '{prefix}', 'weight': 1.0}}] in the checkpoint",
+        "data.phase=1: was 0 in the checkpoint",
         "learning rate: 0.0055 in step 4, 0.0055 in step 5, which would have had 0.001 under the "
         "checkpoint's config",
     ]

@@ -15,6 +15,7 @@ from roots.checkpoint import folders
 from roots.checkpoint.boxes import Piece
 from roots.checkpoint.manifest import Layout, read_manifest
 from roots.config import RunConfig
+from roots.data.record import DataRecord
 from roots.errors import ExitCode
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import replicated
@@ -179,7 +180,8 @@ def test_copy_has_what_a_checkpoint_has_and_what_is_torn_goes(prefix: Path, tmp_
     place = (config, Mesh.single(), tmp_path / "shared", Layout(1, 1, 1, 1, "fp16"))
     copies = LocalCopies(*place)
     copies.open()
-    point = ResumePoint(4, 40, evaluation=2.5, history={"skipped": [[8, 16]]})
+    skipped = {"skipped": [[8, 16]]}
+    point = ResumePoint(4, 40, evaluation=2.5, history=skipped, data=DataRecord(1, 24))
     copies.start(cast(Engine, OneTensor()), point)
     copies.close(done=False)
     found = copies.newest(-1)
@@ -187,6 +189,7 @@ def test_copy_has_what_a_checkpoint_has_and_what_is_torn_goes(prefix: Path, tmp_
     sealed = read_manifest(found)
     assert (sealed.step, sealed.consumed_samples, sealed.evaluation) == (4, 40, 2.5)
     assert (sealed.history, sealed.state) == (point.history, EngineState(3).to_json())
+    assert sealed.data == point.data
     torn = folders.partial_folder(found.parent, 6)
     torn.mkdir()
     again = LocalCopies(*place)

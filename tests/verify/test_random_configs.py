@@ -23,7 +23,7 @@ NOT_DRAWN: dict[str, set[str]] = {
         "warmup_steps", "warmup_tokens", "decay_steps", "decay_tokens", "min_learning_rate",
     },
     "data": {
-        "objective", "train", "valid", "split", "tokenizer", "begin_token", "mask_token",
+        "objective", "train", "valid", "split", "phase", "tokenizer", "begin_token", "mask_token",
         "sentinel_token", "pad_multiple", "group_batches", "cache_directory",
     },
     "ops": {"check_finite"},

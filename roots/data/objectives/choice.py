@@ -14,29 +14,32 @@ from roots.data.objectives.causal import CausalBatches
 from roots.data.objectives.masked import MaskedBatches
 from roots.data.objectives.pairs import PairBatches, PairShape
 from roots.data.objectives.span_corruption import SpanCorruptionBatches
+from roots.data.sampler import Order
 from roots.errors import RootsError, problem
 from roots.tokenizer.tokenizer import load_tokenizer
 
 
 def batch_maker(
-    config: RunConfig, sources: Sequence[Source], num_samples: int, *, grouped: bool = True
+    config: RunConfig, sources: Sequence[Source], order: Order, *, grouped: bool = True
 ) -> BatchMaker:
     """Return what makes the micro-batches of `config.objective` from `sources`.
 
+    order: sample 0 of step 0 is its first; its seed is that of all that is drawn;
     grouped: pairs may be sorted by length; not in an evaluation, which reads some batches alone.
     Raises RootsError for data that does not fit the model or the objective.
     """
     if config.objective == "pairs":
-        return _pairs(config, sources, num_samples, config.data.group_batches if grouped else 1)
+        group_batches = config.data.group_batches if grouped else 1
+        return _pairs(config, sources, order, group_batches)
     if config.objective == "span_corruption":
-        return _span_corruption(config, sources, num_samples)
+        return _span_corruption(config, sources, order)
     if config.objective == "masked":
-        return _masked(config, sources, num_samples)
+        return _masked(config, sources, order)
     return CausalBatches(
-        _blend(config, sources, num_samples, config.model.sequence_length),
+        _blend(config, sources, order, config.model.sequence_length),
         global_batch_size=config.training.global_batch_size,
         rules=document_rules(config.data),
-        seed=config.training.seed,
+        seed=order.seed,
     )
 
 
@@ -55,17 +58,18 @@ def begin_token(data: DataConfig, end: int) -> int:
 
 
 def _pairs(
-    config: RunConfig, sources: Sequence[Source], num_samples: int, group_batches: int
+    config: RunConfig, sources: Sequence[Source], order: Order, group_batches: int
 ) -> PairBatches:
     model, data = config.model, config.data
     shape = PairShape(model.source_tokens, model.sequence_length, data.pad_multiple)
     return PairBatches(
         sources,
-        num_samples=num_samples,
+        num_samples=order.num_samples,
+        first=order.first,
         global_batch_size=config.training.global_batch_size,
         shape=shape,
         begin=begin_token(data, _end_of_document(config, sources)),
-        seed=config.training.seed,
+        seed=order.seed,
         vocab_size=model.vocab_size,
         group_batches=group_batches,
         cache_directory=data.cache_directory,
@@ -73,10 +77,10 @@ def _pairs(
 
 
 def _span_corruption(
-    config: RunConfig, sources: Sequence[Source], num_samples: int
+    config: RunConfig, sources: Sequence[Source], order: Order
 ) -> SpanCorruptionBatches:
     model, plan, sentinels = config.model, span_plan(config), sentinel_tokens(config)
-    blend = _blend(config, sources, num_samples, plan.text_length, reserved=sentinels)
+    blend = _blend(config, sources, order, plan.text_length, reserved=sentinels)
     end = _end_of_document(config, sources)
     begin = begin_token(config.data, end)
     for use, token in (("ends a document", end), ("begins a target", begin)):
@@ -92,11 +96,11 @@ def _span_corruption(
         first_sentinel=sentinels[-1],
         begin=begin,
         end=end,
-        seed=config.training.seed,
+        seed=order.seed,
     )
 
 
-def _masked(config: RunConfig, sources: Sequence[Source], num_samples: int) -> MaskedBatches:
+def _masked(config: RunConfig, sources: Sequence[Source], order: Order) -> MaskedBatches:
     model, data = config.model, config.data
     reserved = 1 if data.mask_token is None else 0
     text_size = model.vocab_size - reserved
@@ -104,7 +108,7 @@ def _masked(config: RunConfig, sources: Sequence[Source], num_samples: int) -> M
         _blend(
             config,
             sources,
-            num_samples,
+            order,
             model.sequence_length,
             reserved=range(text_size, model.vocab_size),
         ),
@@ -114,14 +118,14 @@ def _masked(config: RunConfig, sources: Sequence[Source], num_samples: int) -> M
         mask=model.vocab_size - 1 if data.mask_token is None else data.mask_token,
         end=_end_of_document(config, sources),
         text_size=text_size,
-        seed=config.training.seed,
+        seed=order.seed,
     )
 
 
 def _blend(
     config: RunConfig,
     sources: Sequence[Source],
-    num_samples: int,
+    order: Order,
     sequence_length: int,
     *,
     reserved: range = range(0),
@@ -129,8 +133,9 @@ def _blend(
     return Blend(
         sources,
         sequence_length=sequence_length,
-        num_samples=num_samples,
-        seed=config.training.seed,
+        num_samples=order.num_samples,
+        first=order.first,
+        seed=order.seed,
         vocab_size=config.model.vocab_size,
         reserved=reserved,
         cache_directory=config.data.cache_directory,

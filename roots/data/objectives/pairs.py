@@ -167,22 +167,26 @@ class PairBatches:
         begin: int,
         seed: int,
         vocab_size: int,
+        first: int = 0,
         group_batches: int = 1,
         cache_directory: str | Path | None = None,
     ) -> None:
         """Open the blend. Raises RootsError as `PairDataset`, and where a cache cannot be written.
 
-        begin: the token from which the decoder starts to write.
+        begin: the token from which the decoder starts to write; first: the sample of the order that
+        is sample 0 of step 0.
         """
+        assert first == 0 or group_batches == 1, "batches of another size are other groups"
         self._datasets = [
             PairDataset(source, shape=shape, seed=seed, vocab_size=vocab_size) for source in sources
         ]
         self._group_size = group_batches * global_batch_size
         # Whole groups, so that the last ones do not depend on where the run ends.
-        num_samples = -(-num_samples // self._group_size) * self._group_size
+        num_samples = first + -(-num_samples // self._group_size) * self._group_size
         weights = [source.weight for source in sources]
         folder = cache_folder(sources[0].indexed.prefix, cache_directory)
         self._index: BlendIndex | None = blend_index(weights, num_samples, folder)
+        self._first = first
         self._global_batch_size = global_batch_size
         self._group_batches = group_batches
         self._shape = shape
@@ -225,5 +229,5 @@ class PairBatches:
         return sorted(samples, key=lambda pair: pair[0].lengths(pair[1])[::-1])
 
     def _at(self, number: int) -> tuple[PairDataset, int]:
-        which, sample = place_of(self._index, number)
+        which, sample = place_of(self._index, self._first + number)
         return self._datasets[which], sample

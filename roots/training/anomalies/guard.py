@@ -155,6 +155,11 @@ class Guard:
             raise RootsError(problem("anomaly.max_rewinds", value, rule, fix), speaks=self._speaks)
 
 
+def history_of_new_phase(history: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What of `history` holds where other data begin, of which the losses before say nothing."""
+    return {name: value for name, value in history.items() if name != "losses"}
+
+
 def _field(kind: str) -> str:
     return "spike" if kind == "spike" else "non_finite"
 

@@ -19,17 +19,16 @@ class BatchStream:
     def __init__(
         self,
         source: TrainSource,
-        global_batch_size: int,
         consumed_samples: int,
         skipped: Sequence[SampleRange],
     ) -> None:
-        self._source, self._size = source, global_batch_size
+        self._source = source
         self.seconds = 0.0
         self.go_to(consumed_samples, skipped)
 
     def go_to(self, consumed_samples: int, skipped: Sequence[SampleRange]) -> None:
         """Let the next item be that after `consumed_samples`, jumping over `skipped` ones."""
-        start = DataState(consumed_samples).next_step(self._size)
+        start = self._source.step_after(consumed_samples)
         self._items = self._source.iterate(start, skipped)
 
     def __iter__(self) -> Iterator[tuple[list[Batch], DataState]]:

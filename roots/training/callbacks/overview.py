@@ -47,7 +47,9 @@ def describe_layout(config: RunConfig, topology: Topology) -> str:
 
 def data_lines(config: RunConfig, data: DataSources) -> Iterator[str]:
     """Every dataset with its size and how often the run reads it."""
-    samples = config.training.steps * config.training.global_batch_size
+    steps, phase = config.training.steps, config.data.phase
+    steps, since = (data.train.num_steps, f" of phase {phase}") if phase else (steps, "")
+    samples = steps * config.training.global_batch_size
     whole = sum(source.weight for source in data.train_sets)
     for source in data.train_sets:
         share = samples * source.weight / whole
@@ -55,8 +57,7 @@ def data_lines(config: RunConfig, data: DataSources) -> Iterator[str]:
             epochs = share / len(source.documents)
         else:
             epochs = share * config.model.sequence_length / max(1, tokens_of(source))
-        steps = config.training.steps
-        yield f"train    {_size(source)}, read {epochs:.2f} times in {steps:,} steps"
+        yield f"train    {_size(source)}, read {epochs:.2f} times in {steps:,} steps{since}"
     for source in data.valid_sets:
         yield f"valid    {_size(source)}"
 

@@ -36,7 +36,7 @@ def taken(stream: BatchStream, count: int) -> list[tuple[int, int]]:
 
 def test_goes_back_and_jumps_over_exactly_the_skipped_samples() -> None:
     for workers in (0, 1):
-        stream = BatchStream(source(workers), SIZE, 0, [])
+        stream = BatchStream(source(workers), 0, [])
         assert taken(stream, 4) == [(0, 4), (1, 8), (2, 12), (3, 16)]
         stream.go_to(8, [(12, 16)])
         assert taken(stream, 2) == [(2, 12), (4, 20)]
@@ -49,6 +49,6 @@ def test_goes_back_and_jumps_over_exactly_the_skipped_samples() -> None:
 
 def test_a_run_that_goes_on_jumps_over_what_is_still_to_come() -> None:
     """What lies behind it counts only for how many steps are left."""
-    stream = BatchStream(source(), SIZE, 16, [(4, 8), (20, 24)])
+    stream = BatchStream(source(), 16, [(4, 8), (20, 24)])
     assert [step for step, _ in taken(stream, 3)] == [4, 6, 7]
     assert next(stream, None) is None
