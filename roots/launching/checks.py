@@ -219,7 +219,8 @@ def _addresses(known: _Known) -> Iterator[str]:
     if len(known.needs.ranks) < 2 or known.needs.interface:
         return
     for name, facts in known.facts.items():
-        if not facts.address or facts.address.startswith("127."):
+        # NCCL, for ranks with GPUs, looks for an interface by itself.
+        if not facts.gpus and (not facts.address or facts.address.startswith("127.")):
             shown = facts.address or "no address"
             rule = f"its own name {facts.host} means {shown} there, where no other host reaches it"
             fix = "correct its /etc/hosts, or set ROOTS_INTERFACE to the interface (as eth0)"

@@ -139,6 +139,8 @@ def test_address_is_no_matter_with_an_interface_or_on_one_host() -> None:
     assert judge(changed, replace(NEEDS, interface="eth0")) == []
     assert judge(changed[1:2], Needs({"b": 2})) == []
     assert "means no address there" in judge(changed, NEEDS)[0]
+    on_gpus = {name: {"gpus": ("H100",) * 2, "address": "127.0.1.1"} for name in NAMES}
+    assert judge(answers(**on_gpus), NEEDS) == []
 
 
 def test_folder_that_is_not_shared_is_that_of_the_fewest() -> None:
