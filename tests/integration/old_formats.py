@@ -1,15 +1,18 @@
-"""The tiny run whose checkpoint lies in tests/golden for every version of the format.
+"""The tiny runs whose checkpoints lie in tests/golden for every version of the format.
 
-    python -m tests.integration.old_formats FOLDER
+    python -m tests.integration.old_formats FOLDER [experts]
 
 writes that of the ROOTS at hand to FOLDER/step_00000003: fp16, ZeRO 1, one rank, gradients that are
-known, and an overflow in the second step which the loss scale tolerates. Every version of the
-format has been written by the ROOTS of its time.
+known, and an overflow in the second step which the loss scale tolerates. With `experts` it is of a
+mixture of experts that two ranks share, fp32, trained as any run is; beside it, in losses.json,
+stand the losses of all steps of that run where nothing interrupts it. Every version of the format
+has been written by the ROOTS of its time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import sys
 import tempfile
@@ -37,6 +40,7 @@ from roots.training.callbacks.metrics import StepRecord
 from roots.training.callbacks.peak import Peak
 from roots.training.engine.step import Engine
 from roots.training.loop import Run, train_loop
+from tests.helpers.distributed import run_distributed
 
 DONE, STEPS = 3, 7
 # Steps, counted from 1, whose gradient is infinite: the first halves nothing, the second does.
@@ -79,6 +83,20 @@ def config_of(folder: Path, **sections: dict[str, Any]) -> RunConfig:
     return parse_config(tree)
 
 
+def experts_config(folder: Path, **sections: dict[str, Any]) -> RunConfig:
+    """The run whose experts two ranks share; `sections` override fields."""
+    moe = {"num_experts": 4, "ffn_hidden_size": 8}
+    mine: dict[str, dict[str, Any]] = {
+        "run": {"name": "experts"},
+        "model": {"activation": "swiglu", "tied_embeddings": False, "moe": moe},
+        "training": {"precision": "fp32", "global_batch_size": 4},
+        "parallel": {"expert": 2},
+    }
+    for name, fields in sections.items():
+        mine.setdefault(name, {}).update(fields)
+    return config_of(folder, **mine)
+
+
 def write_text(folder: Path) -> Path:
     """Some bytes to train on, as `folder/text`."""
     with IndexedWriter(folder / "text", 257) as writer:
@@ -113,8 +131,9 @@ def train(
     world_size: int,
     configs: list[RunConfig],
     then: Callable[[Engine], dict[str, Tensor]],
+    known: bool = True,
 ) -> list[Trained]:
-    """Train every config on the known gradients; what was told, and what `then` finds."""
+    """Train every config, on the known gradients or its own; what was told, what `then` finds."""
     environment = launch_environment()
     device = start_process(environment, environment.local_rank)
     process.initialise(environment, device)
@@ -122,9 +141,10 @@ def train(
     with mock.patch("roots.training.assemble.device_peak", return_value=Peak(1e9, "none")):
         for config in configs:
             with ExitStack() as stack:
-                run = assemble(config, plan_batch(config, 1), device, stack)
+                run = assemble(config, plan_batch(config, world_size), device, stack)
                 records = Records()
-                plant(run)
+                if known:
+                    plant(run)
                 train_loop(replace(run, callbacks=CallbackList([records])))
                 trained.append((records.steps, then(run.engine)))
     return trained
@@ -154,20 +174,33 @@ def nothing(engine: Engine) -> dict[str, Tensor]:
     return {}
 
 
-def main(target: Path) -> None:
+def main(target: Path, *, experts: bool) -> None:
     """Write the checkpoint of the ROOTS at hand, with paths that are nobody's."""
-    from tests.helpers.distributed import run_distributed
-
     target = target.absolute()
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         folder = Path("runs")
         folder.mkdir()
         write_text(folder)
-        ((records, _),) = run_distributed(train, 1, [config_of(folder)], nothing)[0]
-        assert [each.skipped for each in records] == [False, True, False]
-        (made,) = folder.glob("old/checkpoints/step_*")
+        run = _write_experts(folder, target) if experts else _write_known(folder)
+        (made,) = folder.glob(f"{run}/checkpoints/step_{DONE:08d}")
         shutil.copytree(made, target / made.name)
 
 
+def _write_known(folder: Path) -> str:
+    ((records, _),) = run_distributed(train, 1, [config_of(folder)], nothing)[0]
+    assert [each.skipped for each in records] == [False, True, False]
+    return "old"
+
+
+def _write_experts(folder: Path, target: Path) -> str:
+    whole = experts_config(folder, run={"name": "whole"}, training={"steps": STEPS})
+    configs = [whole, experts_config(folder)]
+    ((records, _), _) = run_distributed(train, 2, configs, nothing, False)[0]
+    target.mkdir(parents=True)
+    losses = json.dumps([each.loss for each in records])
+    (target / "losses.json").write_text(losses + "\n", encoding="utf-8")
+    return "experts"
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), experts=sys.argv[2:] == ["experts"])

@@ -4,6 +4,9 @@ tests/golden/checkpoint_v1 was written at commit fb32571, by tests/integration/o
 of v2 and v3 are of the first ROOTS that had them. A run goes on with other settings, and in one of
 two with another implementation of Adam; the reference reads the fp32 weights out of the files as
 torch and safetensors do, and steps by torch's AdamW with the gradients that were known.
+
+checkpoint_v1_experts was written at commit ab2600b, the last of that version, with the losses that
+this ROOTS found where nothing interrupted the run.
 """
 
 from __future__ import annotations
@@ -39,13 +42,16 @@ from tests.integration.old_formats import (
     SETTINGS,
     STEPS,
     config_of,
+    experts_config,
     gradient_of,
+    nothing,
     train,
     write_text,
 )
 
 VERSIONS = (1, 2, 3)
 FOLDERS = {each: ROOT / f"tests/golden/checkpoint_v{each}/step_00000003" for each in VERSIONS}
+EXPERTS = ROOT / "tests/golden/checkpoint_v1_experts"
 IMPLEMENTATIONS = ("torch", "deepspeed")
 OTHERS = {"beta1": 0.8, "beta2": 0.9, "epsilon": 1e-3, "weight_decay": 0.3}
 OTHER_CLIPPING = 0.5
@@ -210,3 +216,26 @@ def test_first_version_resumes_on_its_own_layout_alone(tmp_path: Path) -> None:
     for version in VERSIONS[1:]:
         config = going_on(tmp_path, version, "torch", parallel={"zero_stage": 2})
         assert Candidates(config, Mesh.single(), tmp_path, layout).find() == FOLDERS[version]
+
+
+def test_experts_of_the_first_version_go_on_where_they_were(tmp_path: Path) -> None:
+    """Each of two ranks with its own experts, their fp32 weights and moments."""
+    folder = EXPERTS / FOLDERS[1].name
+    assert manifest.read_manifest(folder).version == 1
+    config = experts_config(
+        write_text(tmp_path), training={"steps": STEPS}, checkpoint={"resume": str(folder)}
+    )
+    told = [rank[0][0] for rank in run_distributed(train, 2, [config], nothing, False)]
+    expected = json.loads((EXPERTS / "losses.json").read_text(encoding="utf-8"))[DONE:]
+    for records in told:
+        assert [each.step for each in records] == list(range(DONE + 1, STEPS + 1))
+        assert [each.loss for each in records] == pytest.approx(expected, rel=1e-5)
+
+
+def test_experts_of_the_first_version_resume_on_their_own_ranks_alone(tmp_path: Path) -> None:
+    folder = EXPERTS / FOLDERS[1].name
+    resume = {"resume": str(folder)}
+    config = experts_config(tmp_path, parallel={"expert": 1}, checkpoint=resume)
+    candidates = Candidates(config, Mesh.single(), tmp_path, manifest.Layout(1, 1, 2, 1, "fp32"))
+    with pytest.raises(RootsError, match="its optimizer state resumes on that layout only"):
+        candidates.find()
