@@ -62,11 +62,12 @@ class Handover:
 
 @dataclass(frozen=True)
 class Matrix:
-    """All pairs of layouts of a family in one precision."""
+    """Pairs of layouts of a family in one precision: all, or those with one of `anchors`."""
 
     family: Family
     precision: str
     folder: Path
+    anchors: frozenset[str] = frozenset()
 
     def source(self, layout: Layout) -> RunConfig:
         """The run that a layout trains from beginning to end."""
@@ -85,11 +86,18 @@ class Matrix:
         told = self._train({each.name: Job((self.source(each),)) for each in layouts})
         told |= self._train(
             {
-                target.name: Job(tuple(self.target(source, target) for source in layouts))
+                target.name: Job(tuple(self.target(source, target) for source in self._to(target)))
                 for target in layouts
             }
         )
-        return [self._handover(source, target, told) for source in layouts for target in layouts]
+        pairs = [(source, target) for target in layouts for source in self._to(target)]
+        pairs.sort(key=lambda pair: layouts.index(pair[0]))
+        return [self._handover(source, target, told) for source, target in pairs]
+
+    def _to(self, target: Layout) -> list[Layout]:
+        """From where `target` takes over."""
+        anchored = not self.anchors or target.name in self.anchors
+        return [each for each in self.family.layouts if anchored or each.name in self.anchors]
 
     def _train(self, jobs: dict[str, Job]) -> Told:
         told: Told = {}
@@ -127,7 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for precision in options.precision or TOLERANCE:
             started = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="relayout-") as name:
-                found = Matrix(family, precision, write_datasets(Path(name))).run()
+                folder, anchors = write_datasets(Path(name)), frozenset(options.anchors.split(","))
+                found = Matrix(family, precision, folder, anchors - {""}).run()
             reports.append(_report(family, precision, found))
             reports[-1]["wall_seconds"] = round(time.monotonic() - started)
             print(_line(reports[-1]), flush=True)
@@ -197,6 +206,9 @@ def _parser() -> argparse.ArgumentParser:
     names = [each.name for each in FAMILIES]
     parser.add_argument("--only", default="", choices=names, help="one family; by default all")
     parser.add_argument("--layouts", default="", metavar="A,B,...", help="by default all")
+    parser.add_argument(
+        "--anchors", default="", metavar="A,B,...", help="only pairs with one of these layouts"
+    )
     parser.add_argument(
         "--precision", action="append", choices=list(TOLERANCE), help="by default all; repeatable"
     )
