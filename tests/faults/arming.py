@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +21,22 @@ from roots.training.callbacks.peak import Peak
 
 @dataclass(frozen=True)
 class Armed:
-    """A fault of `rank`, in step `step` where it is one of a step; `delay`: seconds it waits."""
+    """A fault of `rank`, in step `step` where it is one of a step; `delay`: seconds it waits.
+
+    moment: of time.monotonic(), which all processes of a machine share; before it nothing happens,
+    and steps count from there.
+    """
 
     place: str
     rank: int
     step: int
     delay: float = 0.0
+    moment: float = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether its moment has come."""
+        return time.monotonic() >= self.moment
 
 
 @contextmanager
@@ -38,6 +49,23 @@ def armed(fault: Armed | None, rank: int) -> Iterator[None]:
             return
         with _PLACES[fault.place](fault):
             yield
+
+
+@contextmanager
+def device_time(seconds: float) -> Iterator[None]:
+    """Within it every step waits for so long, as for a device that computes it.
+
+    A stand-in: what a large model takes on GPUs leaves the processor to saves, as here.
+    """
+    if not seconds:
+        yield
+        return
+
+    def wait(*arguments: Any) -> None:
+        threading.Event().wait(seconds)
+
+    with _around_method("roots.training.engine.step", "Engine", "train_step", wait):
+        yield
 
 
 def _die() -> None:
@@ -73,30 +101,37 @@ def _nothing(*arguments: Any, **named: Any) -> None:
 
 
 def _while_it_writes(fault: Armed) -> Any:
-    def before(*arguments: Any, **named: Any) -> None:
-        _die_after(fault.delay)
-
-    return _around("roots.training.saving.write_part", before, _nothing)
+    return _around("roots.training.saving.write_part", _soon(fault), _nothing)
 
 
-def _die_if_shared(folder: Path) -> None:
-    if folder.parent.name == CHECKPOINTS_FOLDER:
-        _die()
+def _soon(fault: Armed) -> Callable[..., None]:
+    """Has this process die by the fault's delay after it is called, once the fault is due."""
+
+    def die(*arguments: Any, **named: Any) -> None:
+        if fault.due:
+            _die_after(fault.delay)
+
+    return die
+
+
+def _if_shared(fault: Armed) -> Callable[[Path], None]:
+    def die(folder: Path) -> None:
+        if fault.due and folder.parent.name == CHECKPOINTS_FOLDER:
+            _die()
+
+    return die
 
 
 def _before_the_rename(fault: Armed) -> Any:
-    return _around("roots.checkpoint.folders.publish_folder", _die_if_shared, _nothing)
+    return _around("roots.checkpoint.folders.publish_folder", _if_shared(fault), _nothing)
 
 
 def _after_the_rename(fault: Armed) -> Any:
-    return _around("roots.checkpoint.folders.publish_folder", _nothing, _die_if_shared)
+    return _around("roots.checkpoint.folders.publish_folder", _nothing, _if_shared(fault))
 
 
 def _in_a_local_copy(fault: Armed) -> Any:
-    def before(*arguments: Any, **named: Any) -> None:
-        _die_after(fault.delay)
-
-    return _around("roots.training.local_copies.copy_entries", before, _nothing)
+    return _around("roots.training.local_copies.copy_entries", _soon(fault), _nothing)
 
 
 def _at_step(fault: Armed, action: Callable[[Any], None]) -> Any:
@@ -104,6 +139,8 @@ def _at_step(fault: Armed, action: Callable[[Any], None]) -> Any:
     struck = []
 
     def before(engine: Any, *arguments: Any) -> None:
+        if not fault.due:
+            return
         struck.append(None)
         if len(struck) == fault.step:
             action(engine)
@@ -143,12 +180,13 @@ def _nan(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def _one_bit(fault: Armed) -> Any:
-    """One bit of a gradient that is computed twice is another the first time."""
+    """One bit of a gradient that is computed twice is another one of these times."""
     replay = _imported("roots.training.anomalies.replay")
     original, calls = replay._gradients, []
 
     def gradients(*arguments: Any) -> list[torch.Tensor]:
-        calls.append(None)
+        if fault.due:
+            calls.append(None)
         found: list[torch.Tensor] = original(*arguments)
         if len(calls) == 2 * fault.step - 1:
             found[0].view(-1)[:1].view(torch.int16).bitwise_xor_(1 << 6)
@@ -161,7 +199,8 @@ def _sleeps_in_its_data(fault: Armed) -> Any:
     advanced = []
 
     def before(self: Any, *arguments: Any) -> None:
-        advanced.append(None)
+        if fault.due:
+            advanced.append(None)
         if len(advanced) == fault.step:
             threading.Event().wait()
 
@@ -175,7 +214,7 @@ def _slow(fault: Armed) -> Any:
         threading.Event().wait(fault.delay)
 
     def before(engine: Any, *arguments: Any) -> None:
-        if not slowed:
+        if fault.due and not slowed:
             slowed.append(next(engine.module.children()).register_forward_pre_hook(wait))
 
     return _around_method("roots.training.engine.step", "Engine", "train_step", before)

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 
 from roots.checkpoint import folders
+from roots.checkpoint.manifest import MANIFEST_NAME
 from roots.errors import ExitCode
 from tests.faults.arming import Armed
 from tests.faults.ranks import Ranks
@@ -36,7 +37,7 @@ _LAUNCHER_SECONDS = 10.0
 
 def _ends(scene: Scene, ranks: Ranks, dead: int | None = None) -> list[int]:
     """Wait until all ranks have ended by themselves; the others know of the dead one."""
-    codes = ranks.wait(PATIENCE)
+    codes = ranks.wait(PATIENCE + scene.seconds_to_fault())
     assert no_process_left(ranks.pids())
     if dead is not None and set(codes) != {ExitCode.DONE}:
         assert codes[dead] == KILLED, ranks.said()
@@ -45,14 +46,14 @@ def _ends(scene: Scene, ranks: Ranks, dead: int | None = None) -> list[int]:
 
 
 def _steps(scene: Scene) -> int:
-    return 1 + scene.random.randrange(12)
+    return scene.steps_to_fault(12)
 
 
 def kill(scene: Scene) -> None:
     """SIGKILL a rank at any moment."""
     victim = scene.victim()
     with scene.ranks() as ranks:
-        scene.after_steps(ranks, _steps(scene))
+        scene.until_fault(ranks, _steps(scene))
         scene.any_moment(ranks, _STEP_SECONDS)
         ranks.send(victim, signal.SIGKILL)
         _ends(scene, ranks, victim)
@@ -72,10 +73,14 @@ def kill_in_start(scene: Scene) -> None:
         assert no_process_left(ranks.pids()) or ranks.wait(PATIENCE)
 
 
+def _at_step(scene: Scene, place: str, victim: int, after: int = 0) -> Armed:
+    return Armed(place, victim, after + _steps(scene), moment=scene.moment or 0.0)
+
+
 def _armed(scene: Scene, place: str, *, rank: int | None = None) -> None:
     victim = scene.victim() if rank is None else rank
     delay = scene.random.uniform(0.0, _SAVE_SECONDS)
-    with scene.ranks(Armed(place, victim, 0, delay)) as ranks:
+    with scene.ranks(Armed(place, victim, 0, delay, scene.moment or 0.0)) as ranks:
         _ends(scene, ranks, victim)
 
 
@@ -86,16 +91,17 @@ def kill_in_save(scene: Scene) -> None:
 
 def kill_before_rename(scene: Scene) -> None:
     """SIGKILL the first rank when a checkpoint is whole, before it has its name."""
-    before = scene.saved()
     _armed(scene, "before the rename", rank=0)
-    assert scene.saved() == before
+    whole = [each for each in scene.root.glob("*.partial") if (each / MANIFEST_NAME).is_file()]
+    assert len(whole) == 1 or scene.done()
 
 
 def kill_after_rename(scene: Scene) -> None:
     """SIGKILL the first rank when a checkpoint has its name, and `latest` names the one before."""
-    before = scene.saved()
     _armed(scene, "after the rename", rank=0)
-    assert scene.saved() != before
+    latest = scene.root / folders.LATEST_NAME
+    named = latest.read_text(encoding="utf-8") if latest.exists() else None
+    assert named != scene.saved()[-1].name or scene.done()
 
 
 def kill_in_local_copy(scene: Scene) -> None:
@@ -106,7 +112,7 @@ def kill_in_local_copy(scene: Scene) -> None:
 def terminate(scene: Scene) -> None:
     """SIGTERM to all ranks, as a scheduler does."""
     with scene.ranks() as ranks:
-        if not scene.after_steps(ranks, _steps(scene)):
+        if not scene.until_fault(ranks, _steps(scene)):
             return
         stop_all(ranks, signal.SIGTERM)
         codes = set(_ends(scene, ranks))
@@ -118,7 +124,7 @@ def stop(scene: Scene) -> None:
     """SIGSTOP one rank: it neither dies nor goes on."""
     victim = scene.victim()
     with scene.ranks() as ranks:
-        scene.after_steps(ranks, _steps(scene))
+        scene.until_fault(ranks, _steps(scene))
         ranks.send(victim, signal.SIGSTOP)
         if _ends(scene, ranks) != [ExitCode.DONE] * scene.world_size:
             assert f"rank {victim}" in ranks.said()
@@ -127,14 +133,14 @@ def stop(scene: Scene) -> None:
 def sleep_in_data(scene: Scene) -> None:
     """One rank never comes back from reading its data."""
     victim = scene.victim()
-    with scene.ranks(Armed("sleeps in its data", victim, 2 + _steps(scene))) as ranks:
+    with scene.ranks(_at_step(scene, "sleeps in its data", victim, 2)) as ranks:
         if _ends(scene, ranks) != [ExitCode.DONE] * scene.world_size:
             assert f"rank {victim}" in ranks.said()
 
 
 def nan_in_a_gradient(scene: Scene) -> None:
     """One gradient of one rank is not a number; the run is told to stop then."""
-    with scene.ranks(Armed("nan", scene.victim(), _steps(scene))) as ranks:
+    with scene.ranks(_at_step(scene, "nan", scene.victim())) as ranks:
         codes = set(_ends(scene, ranks))
         assert codes <= {ExitCode.DIVERGED, ExitCode.DONE}, ranks.said()
         assert codes == {ExitCode.DONE} or "not finite" in ranks.said()
@@ -143,7 +149,7 @@ def nan_in_a_gradient(scene: Scene) -> None:
 def wrong_bit_in_a_gradient(scene: Scene) -> None:
     """One rank computes one bit of a gradient otherwise than the second time."""
     victim = scene.victim()
-    with scene.ranks(Armed("one bit", victim, _steps(scene))) as ranks:
+    with scene.ranks(_at_step(scene, "one bit", victim)) as ranks:
         codes = set(_ends(scene, ranks))
         assert codes <= {ExitCode.FAULTY, ExitCode.DONE}, ranks.said()
         assert codes == {ExitCode.DONE} or f"rank {victim} (" in ranks.said()
@@ -152,7 +158,9 @@ def wrong_bit_in_a_gradient(scene: Scene) -> None:
 def slow_rank(scene: Scene) -> None:
     """One rank takes its time in every step: it is named, and nothing else happens."""
     victim = scene.victim()
-    with scene.ranks(Armed("slow", victim, 0, delay=_STEP_SECONDS)) as ranks:
+    fault = Armed("slow", victim, 0, _STEP_SECONDS, scene.moment or 0.0)
+    with scene.ranks(fault) as ranks:
+        scene.until_fault(ranks, 0)
         if not ranks.until(lambda: f"rank {victim} " in ranks.said(), PATIENCE):
             return
         stop_all(ranks, signal.SIGTERM)
@@ -161,21 +169,16 @@ def slow_rank(scene: Scene) -> None:
 
 
 def _damage_newest(scene: Scene, change: Callable[[Scene], str]) -> None:
-    """Kill all ranks, then damage the newest checkpoint."""
+    """Kill all ranks, then damage the newest checkpoint; what is started again names the file."""
     with scene.ranks() as ranks:
-        scene.after_steps(ranks, 12)
+        scene.until_fault(ranks, 12)
         stop_all(ranks, signal.SIGKILL)
         _ends(scene, ranks)
     # Copies on the machine would do instead.
     shutil.rmtree(scene.config.checkpoint.local_directory, ignore_errors=True)
     if len(scene.saved()) < 2:
         return
-    name = change(scene)
-    with scene.ranks() as ranks:
-        scene.after_steps(ranks, 1)
-        stop_all(ranks, signal.SIGKILL)
-        _ends(scene, ranks)
-        assert name in ranks.said()
+    scene.owed.append((len(scene.told), change(scene)))
 
 
 def _a_file(scene: Scene) -> str:
@@ -208,7 +211,7 @@ def truncated_file(scene: Scene) -> None:
 def full_disk(scene: Scene) -> None:
     """The disk of the run has no room for a while: training goes on, and saves when it has."""
     with scene.ranks() as ranks:
-        if not scene.after_steps(ranks, 2):
+        if not scene.until_fault(ranks, 2):
             return
         ballast = fill(scene.config.run_directory)
         ranks.until(lambda: "not saved, training goes on" in ranks.said(), PATIENCE)
@@ -226,7 +229,7 @@ def unreadable_data(scene: Scene) -> None:
     shutil.copy2(scene.data, kept)
     try:
         with scene.ranks() as ranks:
-            if not scene.after_steps(ranks, _steps(scene)):
+            if not scene.until_fault(ranks, _steps(scene)):
                 return
             truncate(scene.data, 0.0)
             codes = set(_ends(scene, ranks))

@@ -12,10 +12,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.faults.arming import Armed, armed
+from tests.faults.arming import Armed, armed, device_time
 from tests.helpers.distributed import fork_context
 
 _POLL_SECONDS = 0.005
@@ -23,12 +24,16 @@ _POLL_SECONDS = 0.005
 
 @dataclass
 class Ranks:
-    """One start of a run: `config` trained by `world_size` processes, with `fault` in them."""
+    """One start of a run: `config` trained by `world_size` processes, with `fault` in them.
+
+    step_seconds: what each waits in a step, as for a device.
+    """
 
     config: Path
     world_size: int
     log: Path
     fault: Armed | None = None
+    step_seconds: float = 0.0
     processes: list[BaseProcess] = field(default_factory=list)
 
     def __enter__(self) -> Ranks:
@@ -39,7 +44,8 @@ class Ranks:
         for rank in range(self.world_size):
             arguments = (rank, self.world_size, port, self.config, self.log, self.fault)
             # multiprocessing's contexts have a Process each, of which typeshed knows no common one.
-            process = context.Process(target=_train, args=arguments)
+            named = {"step_seconds": self.step_seconds}
+            process = context.Process(target=_train, args=arguments, kwargs=named)
             process.start()
             self.processes.append(process)
         return self
@@ -93,6 +99,13 @@ class Ranks:
             self._pause()
         return True
 
+    def until_moment(self, moment: float) -> bool:
+        """Wait until time.monotonic() comes to `moment`; False if all ranks end before."""
+        left = {process.sentinel for process in self.processes if process.is_alive()}
+        while left and time.monotonic() < moment:
+            left -= {*wait(list(left), moment - time.monotonic())}
+        return bool(left)
+
     def _pause(self) -> None:
         for process in self.processes:
             if process.is_alive():
@@ -101,7 +114,14 @@ class Ranks:
 
 
 def _train(
-    rank: int, world_size: int, port: int, config: Path, log: Path, fault: Armed | None
+    rank: int,
+    world_size: int,
+    port: int,
+    config: Path,
+    log: Path,
+    fault: Armed | None,
+    *,
+    step_seconds: float,
 ) -> None:
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
     places.update(LOCAL_WORLD_SIZE=world_size, MASTER_PORT=port, OMP_NUM_THREADS=1)
@@ -113,7 +133,7 @@ def _train(
 
     code = 1
     try:
-        with armed(fault, rank):
+        with armed(fault, rank), device_time(step_seconds):
             main(["train", str(config)])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0

@@ -26,18 +26,28 @@ from tests.integration.runs import differences, state_of
 # A start, a save or the end of ranks that others wait for takes no longer, on any machine.
 PATIENCE = 180.0
 WATCH_SECONDS = 10.0
+# More than a line of metrics.jsonl has.
+_LAST_BYTES = 1 << 14
 
 
 @dataclass
 class Scene:
-    """A run of `world_size` ranks below `folder`, whose faults are drawn from `random`."""
+    """A run of `world_size` ranks below `folder`, whose faults are drawn from `random`.
+
+    step_seconds: what a step waits, as for a device. moment: of time.monotonic(), at which the next
+    fault comes, or as soon after as training goes on; None: it comes after some steps.
+    """
 
     folder: Path
     config: RunConfig
     world_size: int
     random: random.Random
     starts: int = 0
+    step_seconds: float = 0.0
+    moment: float | None = None
     told: list[str] = field(default_factory=list)
+    # What has to be told yet, by a start that comes after so many.
+    owed: list[tuple[int, str]] = field(default_factory=list)
 
     @property
     def root(self) -> Path:
@@ -56,16 +66,21 @@ class Scene:
         log = self.folder / f"start_{self.starts:03d}.log"
         file = self.folder / "run.yaml"
         file.write_text(dump_config(self.config), encoding="utf-8")
-        with Ranks(file, self.world_size, log, fault) as ranks:
+        with Ranks(file, self.world_size, log, fault, self.step_seconds) as ranks:
             yield ranks
         self.told.append(ranks.said())
 
     def step(self) -> int:
         """The last step that is recorded."""
         path = self.config.run_directory / "metrics.jsonl"
-        with suppress(OSError, IndexError, ValueError):
-            return int(json.loads(path.read_text(encoding="utf-8").splitlines()[-1])["step"])
+        with suppress(OSError, IndexError, ValueError), path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+            return int(json.loads(file.read().splitlines()[-1])["step"])
         return 0
+
+    def done(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.step() >= self.config.training.steps
 
     def saved(self) -> list[Path]:
         """The finished checkpoints, oldest first."""
@@ -81,6 +96,20 @@ class Scene:
         last = self.config.training.steps
         return ranks.until(lambda: self.step() >= min(first + count, last - 1), PATIENCE)
 
+    def until_fault(self, ranks: Ranks, steps: int) -> bool:
+        """Wait for the fault's moment, or for `steps` of them; False if the run ends before."""
+        if self.moment is None:
+            return self.after_steps(ranks, steps)
+        return self.after_steps(ranks, 1) and ranks.until_moment(self.moment)
+
+    def seconds_to_fault(self) -> float:
+        """How long it is to the fault's moment; 0 if it has none, or that has passed."""
+        return max(0.0, (self.moment or 0.0) - time.monotonic())
+
+    def steps_to_fault(self, most: int) -> int:
+        """In which step from now, or from the fault's moment, it comes."""
+        return 1 if self.moment is not None else 1 + self.random.randrange(most)
+
     def any_moment(self, ranks: Ranks, most: float) -> None:
         """Let up to `most` seconds pass."""
         end = time.monotonic() + self.random.uniform(0.0, most)
@@ -92,6 +121,7 @@ class Scene:
             with self.ranks() as ranks:
                 codes = ranks.wait(PATIENCE + 0.5 * self.config.training.steps)
             if set(codes) == {ExitCode.DONE}:
+                assert all(words in "".join(self.told[n:]) for n, words in self.owed), self.owed
                 return
         raise AssertionError(f"the run does not end after {tries} starts: {codes}\n{self.told[-1]}")
 
