@@ -36,11 +36,11 @@ BUGS = [
     PlantedBug(
         "config of the run that resumes is not the model's",
         "training/saving.py",
-        "        write_atomically(folder / manifest.CONFIG_NAME, dump_config(self._config))\n",
+        "        return dump_config(self._config)\n",
         (
             "        before = folders.latest_checkpoint(self._root)\n"
             "        kept = self._config if before is None else folders.read_config(before)\n"
-            "        write_atomically(folder / manifest.CONFIG_NAME, dump_config(kept))\n"
+            "        return dump_config(kept)\n"
         ),
         "tests/training/test_course.py -k told_when",
     ),
@@ -67,8 +67,8 @@ BUGS = [
     ),
     PlantedBug(
         "another seed goes on from a checkpoint",
-        "training/resuming.py",
-        "        if seed != stored.training.seed:\n",
+        "training/data_order.py",
+        "        if seed != was:\n",
         "        if False:\n",
         "tests/integration/test_resume.py -k changed_seed",
     ),

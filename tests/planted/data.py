@@ -88,15 +88,15 @@ BUGS = [
     PlantedBug(
         "state of the step before",
         "data/loader.py",
-        "yield batches, DataState((step + 1) * size)",
-        "yield batches, DataState(step * size)",
+        "DataState(first + (step + 1) * size, self._phase)",
+        "DataState(first + step * size, self._phase)",
         "tests/data/test_loader.py",
     ),
     PlantedBug(
         "resumed run reads from the beginning",
         "training/loop.py",
-        "run.data.train, self._size, start.consumed_samples, self.guard.skipped",
-        "run.data.train, self._size, 0, self.guard.skipped",
+        "run.data.train, start.consumed_samples, self.guard.skipped",
+        "run.data.train, 0, self.guard.skipped",
         "tests/training/test_loop.py",
     ),
     PlantedBug(
@@ -186,8 +186,8 @@ BUGS = [
     PlantedBug(
         "samples of a phase counted from its start in what is saved",
         "data/loader.py",
-        "DataState(first + (step + 1) * size, first)",
-        "DataState((step + 1) * size, first)",
+        "DataState(first + (step + 1) * size, self._phase)",
+        "DataState((step + 1) * size, self._phase)",
         "tests/data/test_loader.py -k phase",
     ),
     PlantedBug(

@@ -18,10 +18,7 @@ BUGS = [
     PlantedBug(
         "fp32 weights not taken over",
         _READ,
-        (
-            "        pieces.append(Piece(_master_key(part.shard, store), part.shard, part.start, "
-            "part.master))\n"
-        ),
+        "    yield Piece(_master_key(part.shard, store), part.shard, part.start, part.master)\n",
         "",
         _STATE,
     ),
@@ -56,9 +53,9 @@ BUGS = [
     PlantedBug(
         "a blend counts what it has taken of each dataset since the start of the process",
         "data/blend.py",
-        "            which, sample = place_of(self._index, number)\n",
+        "            which, sample = place_of(self._index, self._first + number)\n",
         (
-            "            which, _ = place_of(self._index, number)\n"
+            "            which, _ = place_of(self._index, self._first + number)\n"
             '            taken = self.__dict__.setdefault("_taken", [0] * len(self._datasets))\n'
             "            sample, taken[which] = taken[which], taken[which] + 1\n"
         ),
