@@ -33,6 +33,7 @@ _KEY = "roots/watchdog"
 _LOOK_SECONDS, _NOTE_SECONDS = 0.1, 1.0
 # So long an error of torch may be the result of what is told a moment later.
 _BLAME_SECONDS = 5.0
+_STORE_TIMEOUT = timedelta(seconds=5)
 _MOST_HOSTS = 4
 _START_AGAIN = "see whether these ranks were started and what they say, then start again"
 
@@ -52,7 +53,8 @@ class Meeting:
         self._deadline = now() + seconds
         self._waker = Waker()
         self._there, self._stopped, self._ended = (threading.Event() for _ in range(3))
-        self._met = False
+        self._met = self._noted = False
+        self._look = now() + _NOTE_SECONDS
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="meeting", daemon=True)
 
@@ -109,33 +111,38 @@ class Meeting:
 
     def _store(self) -> dist.TCPStore | None:
         """The store that rank 0, or torchrun, opens; None if this rank leaves before."""
-        place, noted, look = self._place, False, now() + _NOTE_SECONDS
+        place = self._place
         target = LOOPBACK[0] if place.master_addr in LOOPBACK else place.master_addr
         while not self._stopped.is_set():
-            if await_listener(target, place.master_port, _LOOK_SECONDS):
-                return dist.TCPStore(
-                    target,
-                    place.master_port,
-                    is_master=False,
-                    wait_for_workers=False,
-                    timeout=timedelta(seconds=max(1.0, self._seconds)),
-                )
-            if place.rank == 0:
-                continue
-            if now() > look:
-                look = now() + _NOTE_SECONDS
-                with suppress(OSError):
-                    if self._speaker.is_taken():
-                        self._end_process("", ExitCode.LOST, speaks=False)
-            left = self._deadline - now()
-            if left < self._seconds / 2 and not noted:
-                noted = True
-                with suppress(OSError):
-                    self._speaker.note()
-            if left < 0:
-                address = f"{place.master_addr}:{place.master_port}"
-                self._end_without_rank_0("", f"has not come to {address} {self._within}")
+            # It may go before it has answered.
+            with suppress(RuntimeError):
+                if await_listener(target, place.master_port, _LOOK_SECONDS):
+                    return dist.TCPStore(
+                        target,
+                        place.master_port,
+                        is_master=False,
+                        wait_for_workers=False,
+                        timeout=_STORE_TIMEOUT,
+                    )
+            if place.rank != 0:
+                self._miss_rank_0("")
         return None
+
+    def _miss_rank_0(self, host: str) -> None:
+        """End if rank 0 has not come in time, or another rank has said that it is gone."""
+        if now() > self._look:
+            self._look = now() + _NOTE_SECONDS
+            with suppress(OSError):
+                if self._speaker.is_taken():
+                    self._end_process("", ExitCode.LOST, speaks=False)
+        left = self._deadline - now()
+        if left < self._seconds / 2 and not self._noted:
+            self._noted = True
+            with suppress(OSError):
+                self._speaker.note()
+        if left < 0:
+            address = f"{self._place.master_addr}:{self._place.master_port}"
+            self._end_without_rank_0(host, f"has not come to {address} {self._within}")
 
     @property
     def _within(self) -> str:
@@ -181,6 +188,8 @@ class Meeting:
             except (RuntimeError, OSError):
                 self._end_without_rank_0(host, "has died before all ranks had met")
                 raise
+            if not self._met:
+                self._miss_rank_0(host)
             if not told:
                 continue
             port, token, host = told.split(" ", 2)
@@ -194,7 +203,7 @@ class Meeting:
                 if self._is_let_in(line):
                     self.line = line
                     return host
-            if failure is not None and now() > self._deadline:
+            if failure is not None and self._met and now() > self._deadline:
                 raise failure
         return host
 
