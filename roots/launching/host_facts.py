@@ -129,7 +129,8 @@ def _versions() -> dict[str, str]:
     """Versions by name; a checkout's own number says too little, so its sources are hashed."""
     package = Path(roots.__file__).parent
     found = {"roots": f"{roots.__version__} (sources {_sources_hash(package)})"}
-    found["python"] = platform.python_version()
+    # Releases of one Python understand each other.
+    found["python"] = ".".join(platform.python_version_tuple()[:2])
     for name in PACKAGES:
         found[name] = ""
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -35,6 +35,7 @@ def test_facts_of_this_host(tmp_path: Path) -> None:
         facts = facts_here([str(there), str(tmp_path / "not")], [port])
     assert facts.host == os.uname().nodename
     assert facts.versions["roots"].startswith(f"{roots.__version__} (sources ")
+    assert facts.versions["python"] == f"{sys.version_info[0]}.{sys.version_info[1]}"
     assert facts.versions["torch"]
     assert facts.versions["deepspeed"]
     assert facts.taken == (port,)
