@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from roots.config import dump_config
 from tests.cluster.hosts import Hosts
+from tests.helpers.runs import small_config, write_dataset
 from tests.helpers.sources import ROOT
 
 CONFIG = """
@@ -113,6 +115,20 @@ def test_every_fault_is_found_at_once_and_names_its_host(hosts: Hosts, folder: P
         "host node2: /dev/shm='16 MiB free': 2 ranks need 32 MiB free there; "
         "start the container with --shm-size=1g, or run `mount -o remount,size=1g /dev/shm`",
     ]
+
+
+@pytest.mark.whole_cluster
+def test_what_was_looked_at_is_trained_on(hosts: Hosts, folder: Path) -> None:
+    config = small_config(write_dataset(folder / "data" / "train"), folder / "runs")
+    (folder / "run.yaml").write_text(dump_config(config), encoding="utf-8")
+    (folder / "hosts").write_text("node1 slots=1\nnode2 slots=1\n", encoding="utf-8")
+    command = [sys.executable, "-m", "roots.cli.main", "launch", str(folder / "run.yaml")]
+    result = hosts.run("head", *command, "--hostfile", str(folder / "hosts"), timeout=240)
+    assert result.returncode == 0, result.stderr
+    assert "2 hosts for" in result.stderr
+    metrics = (folder / "runs" / "test" / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert len(metrics) == 4
+    assert [hosts.processes(node) for node in hosts.names[1:]] == [{}, {}, {}]
 
 
 def test_host_that_falls_silent_is_named_within_bounds(hosts: Hosts, folder: Path) -> None:
