@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # The Python environment of a checkout, for the scripts in launch/ and tests/run.sh. Sourced, not run.
 #
-# Sets ROOTS_HOME (the checkout). Every check says what is wrong in one line and ends with exit code 2;
-# all checks come before the first change to the machine.
+# Sets ROOTS_HOME (the checkout). Every check says what is wrong in one line and ends with exit code 2; all checks come
+# before the first change to the machine. ROOTS_SCRIPT is the name of the script for these lines, where $0 is not.
 
 ROOTS_HOME="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly ROOTS_HOME
@@ -15,7 +15,7 @@ source "$ROOTS_HOME/launch/network.sh"
 
 # fail MESSAGE: one line on stderr, exit code 2 (bad input).
 fail() {
-    printf '%s: %s\n' "$(basename "$0")" "$1" >&2
+    printf '%s: %s\n' "${ROOTS_SCRIPT:-$(basename "$0")}" "$1" >&2
     exit 2
 }
 

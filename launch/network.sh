@@ -45,7 +45,7 @@ network_profile() {
         infiniband | ethernet | off) echo "$profile" ;;
         auto) if compgen -G '/sys/class/infiniband/*' >/dev/null; then echo infiniband; else echo ethernet; fi ;;
         *)
-            printf '%s: ROOTS_NETWORK=%s: must be infiniband, ethernet, off or auto\n' "$(basename "$0")" "$profile" >&2
+            printf '%s: ROOTS_NETWORK=%s: must be infiniband, ethernet, off or auto\n' "${ROOTS_SCRIPT:-$(basename "$0")}" "$profile" >&2
             return 2
             ;;
     esac
@@ -60,7 +60,7 @@ set_network() {
         if [[ -z "${!name+set}" ]]; then
             export "$name=$value"
         elif [[ "${!name}" != "$value" ]]; then
-            printf '%s: %s=%s is yours and stays (%s: %s)\n' "$(basename "$0")" "$name" "${!name}" "$profile" "$value" >&2
+            printf '%s: %s=%s is yours and stays (%s: %s)\n' "${ROOTS_SCRIPT:-$(basename "$0")}" "$name" "${!name}" "$profile" "$value" >&2
         fi
     done < <(network_variables "$profile")
 }

@@ -71,11 +71,17 @@ class Slurm:
         wait_until(lambda: not self.ask("squeue", "--noheader"), "no job is left", 60)
 
     def mend(self) -> None:
-        """Give every node that is on its slurmd, and wait until all are idle."""
+        """Give every node that is on its slurmd, and wait until a job can have all of them."""
         for node in self.nodes:
             running = self.hosts.run(node, "pidof", "slurmd").returncode == 0
             if not running:
                 self.start_node(node)
+        self._wait_until_idle()
+        # Slurm calls a node idle a moment before it gives it away.
+        self.ask("srun", f"--nodes={len(self.nodes)}", "--exclusive", "true")
+        self._wait_until_idle()
+
+    def _wait_until_idle(self) -> None:
         wait_until(
             lambda: all(self.node_state(node) == "idle" for node in self.nodes),
             "all nodes are idle",
