@@ -104,7 +104,7 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "required"
     value = parameter.default
-    if value is None or value is False or value == () or callable(value):
+    if value is None or value is False or value in ((), "") or callable(value):
         return ""
     return code("on" if value is True else getattr(value, "value", value))
 
