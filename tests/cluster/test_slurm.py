@@ -140,6 +140,21 @@ def test_node_that_is_switched_off_is_replaced_by_a_spare(
     _check_node_fail(job, "2 ranks = data 2", one_process)
 
 
+@pytest.mark.whole_cluster
+def test_job_goes_on_with_the_node_that_is_left(job: Job, one_process: list[float]) -> None:
+    job.submit("--nodes=1-2", "--ntasks-per-node=2", "--exclude=node3")
+    job.wait_at_gate(4)
+    assert job.slurm.job(job.number)["NodeList"] == "node[1-2]"
+    job.slurm.hosts.switch_off("node2")
+    job.open_gate()
+    wait_until(lambda: job.slurm.job(job.number)["JobState"] == "PENDING", "it waits again")
+    # Where it asks for GPUs, Slurm would have it wait for as many tasks as it had.
+    job.slurm.ask("scontrol", "update", f"JobId={job.number}", "NumTasks=2")
+    ended = job.finish("COMPLETED")
+    assert (ended["Restarts"], ended["NodeList"]) == ("1", "node1")
+    _check_node_fail(job, "2 ranks = data 2", one_process)
+
+
 def _check_node_fail(job: Job, layout: str, losses: list[float]) -> None:
     assert re.findall(r"layout +(.*)", job.log())[-1].startswith(layout), job.log()
     assert job.losses() == pytest.approx(losses, rel=1e-5)
@@ -178,6 +193,35 @@ def test_array_runs_each_line_of_a_sweep(job: Job) -> None:
     assert all(first[0] == other[0] and first[-1] != other[-1] for other in others)
     states = job.slurm.ask("squeue", "--noheader", "--states=all", "--format=%T", "-j", job.number)
     assert states.split() == ["COMPLETED"] * 3
+
+
+@pytest.mark.whole_cluster
+def test_node_that_does_not_answer_is_left_out_of_the_next_try(
+    job: Job, one_process: list[float], slow_to_notice: None
+) -> None:
+    # Slurm itself takes longer to find out than the ranks do.
+    job.submit("--nodes=2")
+    job.wait_at_gate(2)
+    job.slurm.hosts.cut("node2")
+    job.open_gate()
+    job.wait_for_log("slurm.sbatch: node2 failed, back to the queue")
+    # Slurm waits for the node's goodbye, or until it takes it for lost.
+    job.slurm.hosts.mend("node2")
+    ended = job.finish("COMPLETED")
+    assert (ended["ExcNodeList"], ended["NodeList"]) == ("node2", "node[1,3]")
+    assert job.losses() == pytest.approx(one_process, rel=1e-5)
+
+
+@pytest.fixture
+def slow_to_notice(slurm: Slurm) -> object:
+    """Within the test Slurm gives a silent node minutes, as its own default does."""
+    config = slurm.folder / "slurm.conf"
+    before = config.read_text("utf-8")
+    config.write_text(before.replace("SlurmdTimeout=8", "SlurmdTimeout=300"), encoding="utf-8")
+    slurm.ask("scontrol", "reconfigure")
+    yield
+    config.write_text(before, encoding="utf-8")
+    slurm.ask("scontrol", "reconfigure")
 
 
 @pytest.mark.parametrize(
