@@ -28,8 +28,10 @@ ssh=(ssh)
 records=""
 here=""
 stopped=""
-# The codes of ranks after which the launcher starts none again, as a regular expression.
-final="[1-9][0-9]*"
+# The ends of ranks after which the launcher starts none again, as a regular expression.
+final="[1-9][0-9]*|killed"
+# How long a launcher may outlive its ranks on a host.
+outlives="$KILL_SECONDS"
 
 # launch_on_hosts [option ...] HOSTFILE CONFIG ...: all that the three scripts do. Exits.
 launch_on_hosts() {
@@ -190,14 +192,28 @@ end_here() {
     done
 } 2>/dev/null
 
-# look_here FINAL: ends when all of the run has ended here, or a rank has with a code that FINAL matches, and says it.
+# killed_rank: says so when one is gone that has not recorded its end.
+killed_rank() {
+    local file
+    for file in "$here"/*.pid; do
+        if [[ -f "$file" ]] && ! grep -qs 'State:.[^ZX]' "/proc/$(<"$file")/status" && [[ ! -f "${file%.pid}.code" ]]; then
+            echo killed
+            return
+        fi
+    done
+}
+
+# look_here FINAL SECONDS: says a code of a rank that FINAL matches, and, at its end, that all of the run has ended here. A
+# launcher that outlives its ranks for so long is killed: torchrun, where the link is cut, waits for ever.
 look_here() {
-    local code begun=""
+    local code begun="" alone="$SECONDS"
     while sleep 2; do
-        # Ends this when nobody reads.
-        echo
         code="$(cat "$here"/*.code 2>/dev/null | sort -n | awk '$2 != 0 { print $2; exit }')"
-        if [[ "$code" =~ ^($1)$ ]]; then echo "failed $code"; return; fi
+        code="${code:-$(killed_rank)}"
+        # Ends this when nobody reads.
+        if [[ "$code" =~ ^($1)$ ]]; then echo "failed $code"; else echo; fi
+        if [[ -n "$(live_ranks)" ]] || ! compgen -G "$here/*.pid" >/dev/null; then alone="$SECONDS"; fi
+        if ((SECONDS - alone > $2)); then processes_of_run | xargs -r kill -s KILL; fi
         if [[ -n "$(processes_of_run)" ]]; then
             begun=yes
         elif [[ -n "$begun" ]]; then
@@ -209,17 +225,19 @@ look_here() {
 
 # look_at NUMBER: when something of that host has failed, or the host is lost, nothing must wait for it on the others.
 look_at() {
-    local host="${hosts[$1]}" said code=0 slots
-    said="$(set -o pipefail; on_host "$1" "$(declare -f processes_of_run look_here); look_here '$final'" 2>/dev/null | sed -n '/./p')" || code=$?
+    local host="${hosts[$1]}" line slots
     slots="$(wc -w <<<"${slots_of[$host]}")"
-    if ((code == 255)); then
-        : >"$folder/lost.$host"
-        tell "host $host is lost: the connection to it broke off; ranks on other hosts save, if they can, and end"
-        end_others "$SAVING_SECONDS"
-    elif [[ "$said" != "ended 0 $slots" ]]; then
-        sleep "$END_SECONDS"
-        if [[ "$said" == "failed 3" ]]; then end_others "$SAVING_SECONDS"; else end_others "$KILL_SECONDS"; fi
-    fi
+    while read -r line; do
+        case "$line" in
+            "" | "ended 0 $slots") continue ;;
+            lost)
+                : >"$folder/lost.$host"
+                tell "host $host is lost: the connection to it broke off; ranks on other hosts save, if they can, and end"
+                ;;
+            *) if [[ ! -d "$folder/ending" ]]; then sleep "$END_SECONDS"; fi ;;
+        esac
+        if [[ "$line" == lost || "$line" == "failed 3" ]]; then end_others "$SAVING_SECONDS"; else end_others "$KILL_SECONDS"; fi
+    done < <(on_host "$1" "$(declare -f processes_of_run live_ranks killed_rank look_here); look_here '$final' '$outlives'" 2>/dev/null || (($? != 255)) || echo lost)
 }
 
 # end_others SECONDS: end the run, and its launcher, which may wait for a host that is lost. One caller does.
@@ -268,7 +286,8 @@ decide_code() {
     # shellcheck disable=SC2016
     begun="$(on_hosts 'ls "$here"' 2>/dev/null)"
     lost="$(find "$folder" -name 'lost.*' | wc -l)"
-    if [[ "${first:-3}" == 3 ]] && ((lost > 0)); then
+    # Others have saved without a rank that was killed, or whose host is lost.
+    if [[ "${first:-3}" == 3 ]] && ((lost > 0)) || [[ "$first" == 3 ]] && ((ended < ranks)); then
         echo 7
     elif [[ -n "$first" ]]; then
         echo "$first"

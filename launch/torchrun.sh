@@ -34,7 +34,7 @@ own_option() {
     [[ "$2" =~ ^[0-9]{1,6}$ ]] || fail "--max-restarts=$2: must be a whole number, not negative; $USAGE"
     restarts="$((10#$2))"
     # To torchrun these end well (launch/rank.py); after others it starts all ranks again.
-    if ((restarts > 0)); then final="2|3|4|5|130"; fi
+    if ((restarts > 0)); then final="2|3|4|5|130" outlives="$SAVING_SECONDS"; fi
 }
 
 # torchrun comes with torch, which ROOTS needs anyway.

@@ -1,0 +1,63 @@
+"""What a rank tells torchrun, which starts again whatever does not end with 0."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.helpers.sources import ROOT
+
+
+@pytest.fixture
+def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """launch/rank.py as torchrun starts it, without the thread that watches torchrun."""
+    spec = importlib.util.spec_from_file_location("rank", ROOT / "launch" / "rank.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "_end_with", lambda starters: None)
+    for name, value in (
+        ("RANK", "1"),
+        ("OMP_NUM_THREADS", "1"),
+        ("TORCHELASTIC_RUN_ID", "run"),
+        ("ROOTS_RANK_RECORDS", str(tmp_path)),
+        ("ROOTS_RANK_RECORD", ""),
+    ):
+        monkeypatch.setenv(name, value)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield module
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_rank_that_is_not_to_start_again_ends_well_for_torchrun(
+    rank: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+    for code in rank.FINAL_CODES:
+        monkeypatch.setattr(rank, "_run", lambda words, code=code: starts.append(code) or code)
+        assert rank.main([]) == 0
+        assert (tmp_path / "1.code").read_text("ascii").split()[1] == str(code)
+        # Another rank may not have ended so; torchrun then starts all again, but not this run.
+        assert rank.main([]) == 0
+        (tmp_path / "1.code").unlink()
+    assert starts == list(rank.FINAL_CODES)
+
+
+def test_rank_that_has_crashed_starts_again(
+    rank: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for code in (7, 1, 0):
+        monkeypatch.setattr(rank, "_run", lambda words, code=code: code)
+        assert rank.main([]) == code
+        assert (tmp_path / "1.code").read_text("ascii").split()[1] == str(code)
+
+
+def test_script_looks_for_the_same_codes(rank: ModuleType) -> None:
+    codes = "|".join(map(str, rank.FINAL_CODES))
+    assert f'final="{codes}"' in (ROOT / "launch" / "torchrun.sh").read_text("ascii")
