@@ -91,8 +91,10 @@ def root_of(given: str) -> Path:
 
 def checkpoints_of(given: str) -> list[Path]:
     """The checkpoint `given`, or all of a run, oldest first. Raises RootsError if there is none."""
-    found = folders.resolve_checkpoint(given)
-    return [found] if found == Path(given) else folders.finished_checkpoints(found.parent)
+    for root in (Path(given), Path(given) / folders.CHECKPOINTS_FOLDER):
+        if found := folders.saved_checkpoints(root):
+            return found
+    return [folders.resolve_checkpoint(given)]
 
 
 def entries_of(given: str) -> list[Entry]:
@@ -107,24 +109,26 @@ def entries_of(given: str) -> list[Entry]:
 
 def _entries(paths: Iterable[Path], *, aside: bool = False) -> Iterator[Entry]:
     for path in paths:
-        with suppress(FileNotFoundError):
-            entry = entry_of(path, aside=aside)
-            if is_there(path):
-                yield entry
+        entry = entry_of(path, aside=aside)
+        if is_there(path):
+            yield entry
 
 
 def is_there(path: Path) -> bool:
-    """Whether a checkpoint has its manifest still: a run that trains removes old ones meanwhile.
+    """Whether a checkpoint is there still: a run that trains removes old ones meanwhile.
 
-    The manifest goes first, so what was seen of one that is there is not of half a removal.
+    They lose their name first, so what was seen of one that is there is not of half a removal.
     """
-    return (path / MANIFEST_NAME).is_file()
+    return path.is_dir()
 
 
 def entry_of(path: Path, *, aside: bool = False) -> Entry:
     """What is known of a checkpoint."""
-    saved = datetime.fromtimestamp((path / MANIFEST_NAME).stat().st_mtime).astimezone()
+    saved = None
     try:
+        with suppress(FileNotFoundError):
+            written = (path / MANIFEST_NAME).stat().st_mtime
+            saved = datetime.fromtimestamp(written).astimezone()
         found = read_manifest(path)
     except RootsError as error:
         return Entry(str(path), saved, None, error.lines, aside)

@@ -1,8 +1,10 @@
 """Where checkpoints lie: step folders, the `latest` pointer, and finding one to load.
 
 What is ROOTS' own here are folders `step_` and the step in eight digits or more, the same with
-`.partial` while they are written, `latest`, and those set aside, `superseded_step_...` and
-`damaged_step_...`. Nothing else is touched, and of a link the link alone is removed or renamed.
+`.partial` while they are written, `latest`, those set aside, `superseded_step_...` and
+`damaged_step_...`, and `removed_...` while they are removed. So what has the name of a checkpoint
+was one once: without its manifest it is damaged. Nothing else is touched, and of a link the link
+alone is removed or renamed.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ LATEST_NAME = "latest"
 SUPERSEDED = "superseded"
 DAMAGED = "damaged"
 PARTIAL_SUFFIX = ".partial"
+_REMOVED = "removed"
 _STEP_FOLDER = re.compile(r"step_([0-9]{8,})")
 _ASIDE_FOLDER = re.compile(rf"({SUPERSEDED}|{DAMAGED})_step_[0-9]{{8,}}(_[0-9]+)?")
+_REMOVED_FOLDER = re.compile(rf"{_REMOVED}_.*step_[0-9]{{8,}}.*")
 _logger = get_logger(__name__)
 
 
@@ -55,7 +59,12 @@ def step_named(name: str) -> int:
 
 def finished_checkpoints(root: Path) -> list[Path]:
     """Finished checkpoints below `root` (RUN/checkpoints), oldest first."""
-    return [path for _, path in _ours(root) if (path / MANIFEST_NAME).is_file()]
+    return [path for path in saved_checkpoints(root) if (path / MANIFEST_NAME).is_file()]
+
+
+def saved_checkpoints(root: Path) -> list[Path]:
+    """Those, and what is damaged so far that it has lost its manifest; oldest first."""
+    return [path for _, path in _ours(root) if path.is_dir() or path.is_symlink()]
 
 
 def _ours(root: Path) -> list[tuple[int, Path]]:
@@ -68,7 +77,7 @@ def _ours(root: Path) -> list[tuple[int, Path]]:
 def kept_aside(root: Path) -> list[Path]:
     """What was set aside below `root`, by name."""
     found = (path for path in root.glob("*_step_*") if _ASIDE_FOLDER.fullmatch(path.name))
-    return sorted(path for path in found if (path / MANIFEST_NAME).is_file())
+    return sorted(path for path in found if path.is_dir())
 
 
 def latest_checkpoint(root: Path) -> Path | None:
@@ -86,13 +95,9 @@ def point_latest(root: Path, checkpoint: Path) -> None:
 
 
 def discard_unfinished(root: Path) -> list[Path]:
-    """Remove and return the remains of saves that did not end."""
-    torn = [
-        path
-        for _, path in _ours(root)
-        if (path.is_dir() or path.is_symlink()) and not (path / MANIFEST_NAME).is_file()
-    ]
-    torn += [path for path in root.glob(f"step_*{PARTIAL_SUFFIX}") if _is_partial(path)]
+    """Remove and return the remains of saves, and of removals, that did not end."""
+    torn = [path for path in root.glob(f"step_*{PARTIAL_SUFFIX}") if _is_partial(path)]
+    torn += [path for path in root.glob(f"{_REMOVED}_*") if _REMOVED_FOLDER.fullmatch(path.name)]
     return [path for path in torn if remove(path)]
 
 
@@ -174,15 +179,17 @@ def set_aside(path: Path, why: str) -> Path:
 
 def remove(path: Path) -> bool:
     """Remove a checkpoint or a torn one; a warning if it cannot be, which is no reason to end."""
+    doomed = path
     try:
         if path.is_symlink():
             path.unlink()
         else:
-            # Without its manifest a half-removed folder cannot be taken for a checkpoint.
-            (path / MANIFEST_NAME).unlink(missing_ok=True)
-            shutil.rmtree(path)
+            if not _REMOVED_FOLDER.fullmatch(path.name):
+                # Half removed it must not be taken for a checkpoint, nor for a damaged one.
+                doomed = set_aside(path, _REMOVED)
+            shutil.rmtree(doomed)
     except OSError as error:
-        _logger.warning("cannot remove all of %s (%s)", path, error.strerror or error)
+        _logger.warning("cannot remove all of %s (%s)", doomed, error.strerror or error)
         return False
     return True
 
@@ -201,7 +208,15 @@ def resolve_checkpoint(path: str | Path) -> Path:
             return found
     rule = "is no finished checkpoint and holds none" if given.exists() else "does not exist"
     fix = "give a folder like RUN/checkpoints/step_00000100, or the folder of a run"
-    if (given / "config.json").is_file():
+    if given.name == LATEST_NAME and given.is_file():
+        rule, fix = "is a file that names a checkpoint", f"give its folder, {given.parent}"
+    elif is_step_name(given.name) and given.is_dir():
+        rule = f"has no {MANIFEST_NAME}, so nothing tells whether it is whole"
+        fix = "bring that file back from a copy, or use another checkpoint"
+    elif damaged := [*saved_checkpoints(given), *saved_checkpoints(given / CHECKPOINTS_FOLDER)]:
+        rule = f"holds no finished checkpoint: {damaged[-1].name} has no {MANIFEST_NAME}"
+        fix = "bring that file back from a copy, or use another checkpoint"
+    elif (given / "config.json").is_file():
         rule = "is a model of Hugging Face, not a checkpoint"
         fix = f"bring it in by `roots import {given} --to CHECKPOINT`"
     raise RootsError(problem("checkpoint", str(given), rule, fix))

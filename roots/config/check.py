@@ -183,7 +183,11 @@ def _help(location: Location) -> str:
     field = section.model_fields.get(str(location[-1])) if section is not None else None
     if field is None or not field.description:
         return "see configs/base.yaml"
-    default = (
-        "" if field.is_required() or field.default_factory else f" (default {field.default!r})"
-    )
-    return f"it is: {field.description}{default}"
+    if field.is_required() or field.default_factory:
+        return f"it is: {field.description}"
+    return f"it is: {field.description} (default {_as_in_yaml(field.default)})"
+
+
+def _as_in_yaml(value: object) -> str:
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)

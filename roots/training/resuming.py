@@ -95,7 +95,7 @@ class Candidates:
     def _newest_good(self) -> Path | None:
         world = self.mesh.world
         # One rank's listing for all: network file systems may show each another state.
-        listed = folders.finished_checkpoints(self.root) if world.rank == 0 else []
+        listed = folders.saved_checkpoints(self.root) if world.rank == 0 else []
         damaged: dict[Path, list[str]] = {}
         for folder in reversed(broadcast_object(world, listed)):
             lines = self._damage_seen_by_any(folder)

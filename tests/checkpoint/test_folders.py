@@ -35,11 +35,33 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 
 def test_discard_removes_only_an_unfinished_save(tmp_path: Path) -> None:
     whole = finish(tmp_path, 1)
-    torn = tmp_path / folders.step_name(2)
+    torn, damaged = folders.partial_folder(tmp_path, 3), tmp_path / folders.step_name(2)
     torn.mkdir()
+    damaged.mkdir()
     assert folders.discard_unfinished(tmp_path) == [torn]
     assert folders.discard_unfinished(tmp_path) == []
-    assert [path.exists() for path in (whole, torn)] == [True, False]
+    assert [path.exists() for path in (whole, torn, damaged)] == [True, False, True]
+    assert folders.finished_checkpoints(tmp_path) == [whole]
+    assert folders.saved_checkpoints(tmp_path) == [whole, damaged]
+
+
+def test_a_removal_that_was_cut_short_leaves_nothing_that_looks_like_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(path: Path) -> None:
+        raise Killed
+
+    first = finish(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", die)
+        with pytest.raises(Killed):
+            folders.remove(first)
+    assert folders.saved_checkpoints(tmp_path) == folders.kept_aside(tmp_path) == []
+    assert folders.discard_unfinished(tmp_path) == [tmp_path / "removed_step_00000001"]
+    assert list(tmp_path.iterdir()) == []
 
 
 STRANGERS = (
@@ -82,10 +104,10 @@ def test_link_loses_the_link_alone(tmp_path: Path) -> None:
     for step, target in ((1, whole), (2, torn), (3, elsewhere / "nowhere")):
         (root / folders.step_name(step)).symlink_to(target)
     (root / folders.step_name(4)).symlink_to(root / folders.step_name(4))
+    folders.partial_folder(root, 6).symlink_to(torn)
     finish(root, 5)
-    names = [folders.step_name(step) for step in (2, 3, 4)]
-    assert [path.name for path in folders.discard_unfinished(root)] == names
-    assert folders.remove(root / folders.step_name(1))
+    assert folders.discard_unfinished(root) == [folders.partial_folder(root, 6)]
+    assert all(folders.remove(root / folders.step_name(step)) for step in (1, 2, 3, 4))
     assert [path.name for path in root.iterdir()] == [folders.step_name(5)]
     assert (whole / manifest.MANIFEST_NAME).is_file()
     assert torn.is_dir()
@@ -100,7 +122,8 @@ def test_checkpoint_that_cannot_be_removed_is_no_reason_to_end(
     first = finish(tmp_path, 1)
     monkeypatch.setattr("shutil.rmtree", fail)
     assert not folders.remove(first)
-    assert caplog.messages == [f"cannot remove all of {first} (Device or resource busy)"]
+    left = tmp_path / f"removed_{first.name}"
+    assert caplog.messages == [f"cannot remove all of {left} (Device or resource busy)"]
     assert folders.finished_checkpoints(tmp_path) == []
 
 
@@ -196,3 +219,23 @@ def test_config_of_a_checkpoint_that_is_wrong_is_named_with_its_path(tmp_path: P
         RootsError, match=f"config file='{path / manifest.CONFIG_NAME}': is not YAML"
     ):
         folders.read_config(path)
+
+
+def test_what_was_meant_by_a_path_that_is_no_checkpoint(tmp_path: Path) -> None:
+    root = tmp_path / "run" / folders.CHECKPOINTS_FOLDER
+    lost = finish(root, 3)
+    folders.point_latest(root, lost)
+
+    def rule(given: Path) -> str:
+        with pytest.raises(RootsError) as caught:
+            folders.resolve_checkpoint(given)
+        (line,) = caught.value.lines
+        return line.removeprefix(f"checkpoint='{given}': ")
+
+    fix = f"give its folder, {root}"
+    assert rule(root / "latest") == f"is a file that names a checkpoint; {fix}"
+    (lost / manifest.MANIFEST_NAME).unlink()
+    fix = "bring that file back from a copy, or use another checkpoint"
+    assert rule(lost) == f"has no manifest.json, so nothing tells whether it is whole; {fix}"
+    expected = f"holds no finished checkpoint: step_00000003 has no manifest.json; {fix}"
+    assert rule(root) == rule(root.parent) == expected

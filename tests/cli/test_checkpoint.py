@@ -94,18 +94,20 @@ def test_list_tells_what_is_damaged_or_set_aside(
     folders.set_aside(folder_of(run, 2), folders.SUPERSEDED)
     (folder_of(run, 10)).mkdir()
     _, *lines = printed(capsys, "list", run)
-    shown = [re.split(r"  +", line) for line in lines[:4]]
+    shown = [re.split(r"  +", line) for line in lines[:5]]
     assert [(words[0], words[4]) for words in shown] == [
         ("step_00000004", "damaged"),
         # Nobody has read it.
         ("step_00000006", "complete"),
         ("step_00000008", "damaged"),
+        ("step_00000010", "damaged"),
         ("superseded_step_00000002", "set aside"),
     ]
     assert shown[2][2:] == ["-", "-", "damaged", "-"]
-    first, second = lines[4:]
+    first, second, third = lines[5:]
     assert first == f"checkpoint file='{folder_of(run, 4)}/{STATE_NAME}': is missing; {FIX}"
     assert second.startswith(f"manifest='{folder_of(run, 8)}/manifest.json': is not readable (")
+    assert third == manifest.no_manifest(str(folder_of(run, 10)))
 
 
 def test_list_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,6 +200,21 @@ def test_verify_reads_all_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]
         f"checkpoint file='{folder_of(run, 6)}/{WEIGHTS_NAME}': is missing; {FIX}",
     ]
     assert call("verify", folder_of(run, 8)) == 0
+
+
+def test_one_that_has_lost_its_manifest_is_damaged(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(run, 6)
+    (folder / manifest.MANIFEST_NAME).unlink()
+    line = manifest.no_manifest(str(folder))
+    listed = printed(capsys, "list", run)
+    assert [row.split()[:5] for row in listed if row.startswith("step_00000006")] == [
+        ["step_00000006", "-", "-", "-", "damaged"]
+    ]
+    assert line in listed
+    assert call("verify", run) == 2
+    assert line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["list", "verify"])

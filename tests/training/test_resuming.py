@@ -113,6 +113,26 @@ def test_manifest_counts_as_a_file(config: RunConfig, caplog: pytest.LogCaptureF
     )
 
 
+def test_checkpoint_without_its_manifest_is_kept_and_never_forgotten(
+    config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A save that did not end has another name: this one was whole once."""
+    (step_of(config, 6) / manifest.MANIFEST_NAME).unlink()
+    assert find(config) == step_of(config, 4)
+    kept = root_of(config) / "damaged_step_00000006"
+    assert caplog.messages == [
+        manifest.no_manifest(str(step_of(config, 6))),
+        f"step_00000006 is damaged, and kept as {kept}",
+        f"{step_of(config, 4)} is the newest good checkpoint",
+    ]
+    assert (kept / STATE_NAME).is_file()
+    for step in (2, 4):
+        (step_of(config, step) / manifest.MANIFEST_NAME).unlink()
+    lines = refusal(config)
+    assert lines[:2] == tuple(manifest.no_manifest(str(step_of(config, step))) for step in (4, 2))
+    assert "2 are damaged" in lines[2]
+
+
 def test_several_damaged_ones_are_passed_by(
     config: RunConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
