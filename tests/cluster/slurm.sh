@@ -8,8 +8,8 @@
 #
 # Its commands need SLURM_CONF=FOLDER/slurm/slurm.conf and run on any of the hosts:
 #   tests/cluster/hosts.sh in FOLDER head env SLURM_CONF=FOLDER/slurm/slurm.conf sbatch ...
-# Its waits are short: a node that is silent is down after 8 s, and a requeued job starts after 6 s. `sacct -c` tells of jobs; with --accounting, which needs MariaDB, `sacct` of their
-# steps, too. All of it ends with the hosts (hosts.sh down).
+# Its waits are short: a node that is silent is down after 8 s, and a requeued job starts after 6 s. `sacct -c` tells of
+# jobs; with --accounting, which needs MariaDB, `sacct` of their steps, too. All of it ends with the hosts (hosts.sh down).
 # Exit code: 2 for wrong arguments or a missing package, else that of what failed.
 set -euo pipefail
 

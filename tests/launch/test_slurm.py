@@ -103,6 +103,15 @@ def _values(machine: Machine) -> dict[str, str]:
     return {**JOB, **empty, **places, "SLURM_SUBMIT_DIR": str(machine.checkout)}
 
 
+def test_help_prints_usage_and_options_and_needs_no_slurm(machine: Machine) -> None:
+    result = machine.run("launch/slurm.sbatch", "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    first, *lines = result.stdout.splitlines()
+    assert first == "Train under Slurm, one task for each GPU."
+    assert {"--sweep", "--container", "--mount"} <= set(" ".join(lines).split())
+    assert not any(line.startswith("#") for line in lines)
+
+
 def test_every_task_becomes_a_rank_of_one_rendezvous(machine: Machine) -> None:
     code, lines = run(machine, 0)
     assert code == 0
