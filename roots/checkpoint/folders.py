@@ -233,8 +233,8 @@ def read_config(checkpoint: Path) -> RunConfig:
     path = checkpoint / CONFIG_NAME
     try:
         return _config_in(path.read_bytes())
-    except RootsError:
-        # Says of which file that is true.
+    except (RootsError, ValueError, TypeError):
+        # No text, no config or no mapping: this says of which file that is true.
         return load_config(path)
 
 
