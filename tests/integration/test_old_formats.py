@@ -11,6 +11,7 @@ this ROOTS found where nothing interrupted the run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from tests.integration.old_formats import (
     RATE,
     SETTINGS,
     STEPS,
+    Trained,
     config_of,
     experts_config,
     gradient_of,
@@ -53,6 +55,8 @@ VERSIONS = (1, 2, 3)
 FOLDERS = {each: ROOT / f"tests/golden/checkpoint_v{each}/step_00000003" for each in VERSIONS}
 EXPERTS = ROOT / "tests/golden/checkpoint_v1_experts"
 IMPLEMENTATIONS = ("torch", "deepspeed")
+# Old versions do not say what was in their data, so these have to lie where they lay.
+DATA = {"train": ["runs/text"]}
 OTHERS = {"beta1": 0.8, "beta2": 0.9, "epsilon": 1e-3, "weight_decay": 0.3}
 OTHER_CLIPPING = 0.5
 # Weights are below 2 and a step moves one by about RATE: roundings of fp32, of weight and quotient.
@@ -107,8 +111,22 @@ def going_on(folder: Path, version: int, implementation: str, **more: Any) -> Ru
         training={"steps": STEPS, "gradient_clipping": OTHER_CLIPPING},
         optimizer={**OTHERS, "implementation": implementation},
         checkpoint={"resume": str(FOLDERS[version])},
+        data=DATA,
         **more,
     )
+
+
+def data_in(folder: Path) -> Path:
+    """`folder`, with what DATA names from there."""
+    (folder / "runs").mkdir()
+    write_text(folder / "runs")
+    return folder
+
+
+def train_in(rank: int, world_size: int, folder: Path, *arguments: Any) -> list[Trained]:
+    """`train`, as if started in `folder`."""
+    with contextlib.chdir(folder):
+        return train(rank, world_size, *arguments)
 
 
 def reference(version: int) -> tuple[dict[str, Tensor], list[float]]:
@@ -146,10 +164,10 @@ Gone = dict[tuple[int, str], tuple[list[StepRecord], dict[str, Tensor]]]
 @pytest.fixture(scope="module")
 def gone_on(tmp_path_factory: pytest.TempPathFactory) -> Gone:
     """What the runs from every version and implementation told, and their weights at the end."""
-    folder = write_text(tmp_path_factory.mktemp("old"))
+    folder = data_in(tmp_path_factory.mktemp("old"))
     cases = [(version, each) for version in VERSIONS for each in IMPLEMENTATIONS]
     configs = [going_on(folder, *case) for case in cases]
-    return dict(zip(cases, run_distributed(train, 1, configs, masters)[0], strict=True))
+    return dict(zip(cases, run_distributed(train_in, 1, folder, configs, masters)[0], strict=True))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -202,8 +220,11 @@ def test_every_version_generates_evaluates_and_exports(
     call("checkpoint", "verify", folder)
 
 
-def test_first_version_resumes_on_its_own_layout_alone(tmp_path: Path) -> None:
+def test_first_version_resumes_on_its_own_layout_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """DeepSpeed's files are of one layout; later versions are of none."""
+    monkeypatch.chdir(data_in(tmp_path))
     config = going_on(tmp_path, 1, "torch", parallel={"zero_stage": 2})
     layout = manifest.Layout(1, 1, 1, 2, "fp16")
     with pytest.raises(RootsError) as caught:
@@ -222,10 +243,10 @@ def test_experts_of_the_first_version_go_on_where_they_were(tmp_path: Path) -> N
     """Each of two ranks with its own experts, their fp32 weights and moments."""
     folder = EXPERTS / FOLDERS[1].name
     assert manifest.read_manifest(folder).version == 1
-    config = experts_config(
-        write_text(tmp_path), training={"steps": STEPS}, checkpoint={"resume": str(folder)}
-    )
-    told = [rank[0][0] for rank in run_distributed(train, 2, [config], nothing, False)]
+    steps, resume = {"steps": STEPS}, {"resume": str(folder)}
+    config = experts_config(data_in(tmp_path), training=steps, checkpoint=resume, data=DATA)
+    ranks = run_distributed(train_in, 2, tmp_path, [config], nothing, False)
+    told = [rank[0][0] for rank in ranks]
     expected = json.loads((EXPERTS / "losses.json").read_text(encoding="utf-8"))[DONE:]
     for records in told:
         assert [each.step for each in records] == list(range(DONE + 1, STEPS + 1))
