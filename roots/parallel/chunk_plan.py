@@ -1,8 +1,8 @@
 """Which parts of stored chunks make up wanted ones.
 
-These are the parts that torch's distributed checkpoint plans, in its order: a test holds both
-against each other. What plans there comes with all of sharded tensors and symbolic shapes, which
-costs every rank of a start 50 MB of memory and a second of processor time.
+These are the parts that torch's distributed checkpoint plans, in the order of the stored chunks: a
+test holds both against each other. What plans there comes with all of sharded tensors and symbolic
+shapes, which costs every rank of a start 50 MB of memory and a second of processor time.
 """
 
 from __future__ import annotations

@@ -242,12 +242,12 @@ def test_damaged_weights_are_the_same_line_in_every_command(
     }[command]
     flipped = bytearray(whole)
     flipped[-2] ^= 0x40
-    rule = {
+    rules = {
         bytes(flipped): "does not have the checksum that the manifest records",
         whole[:-9]: f"has {len(whole) - 9} bytes where the manifest says {len(whole)}",
         None: "is missing",
     }
-    for content, expected in rule.items():
+    for content, expected in rules.items():
         path.unlink() if content is None else path.write_bytes(content)
         with pytest.raises(SystemExit) as stop:
             main([command, str(tmp_path), *map(str, options)])
@@ -255,12 +255,15 @@ def test_damaged_weights_are_the_same_line_in_every_command(
         assert capsys.readouterr().err.splitlines()[-1] == (
             f"roots: error: checkpoint file='{path}': {expected}; use another checkpoint of the run"
         )
-    # What is still being written has no manifest.
     (folder / "manifest.json").unlink()
-    with pytest.raises(SystemExit) as stop:
-        main([command, str(folder), *map(str, options)])
-    assert stop.value.code == 2
-    assert "is no finished checkpoint" in capsys.readouterr().err
+    for given, rule in (
+        (folder, "has no manifest.json"),
+        (tmp_path, f"holds no finished checkpoint: {folder.name} has no manifest.json"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([command, str(given), *map(str, options)])
+        assert stop.value.code == 2
+        assert f"checkpoint='{given}': {rule}" in capsys.readouterr().err
     assert not (tmp_path / "exported").exists()
 
 

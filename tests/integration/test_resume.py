@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from roots.checkpoint.folders import resolve_checkpoint, step_name
+from roots.checkpoint.folders import partial_folder, resolve_checkpoint, step_name
 from roots.checkpoint.manifest import read_manifest
 from roots.checkpoint.weights import WeightStore
 from roots.config import RunConfig
@@ -282,11 +282,14 @@ def test_loss_that_is_not_finite_ends_the_run_without_a_checkpoint(
 
 
 def test_unfinished_save_is_ignored_and_overwritten(prefix: Path, tmp_path: Path) -> None:
-    """A save cut off before its manifest does not count, and the next run saves over it."""
+    """A save cut off before its manifest does not count, and the next run saves anew."""
     config = config_of(prefix, tmp_path, "run", "fp32-zero0")
     run_distributed(run, 1, config)
     folder = config.run_directory / "checkpoints" / step_name(STEPS)
-    (folder / "manifest.json").unlink()
+    unfinished = partial_folder(folder.parent, STEPS)
+    folder.rename(unfinished)
+    (unfinished / "manifest.json").unlink()
     assert run_distributed(run, 1, config) == [ExitCode.DONE]
     assert (folder / "manifest.json").is_file()
+    assert not unfinished.exists()
     assert [record["step"] for record in lines(config)] == list(range(1, STEPS + 1))

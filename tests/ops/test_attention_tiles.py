@@ -78,7 +78,9 @@ def assert_follows_rule(
 def test_head_sizes(
     dtype: torch.dtype, implementation: str, device: str, head_size: int, rate: float
 ) -> None:
-    case = Case(2, 70, 100, 2, 1, head_size)
+    # The simulator takes its time; where there are more heads, less of an error is luck.
+    heads = (2, 1) if implementation == "simulator" else (4, 2)
+    case = Case(2, 70, 100, *heads, head_size)
     options = {"implementation": implementation, "dropout": draws(case, rate, device)}
     assert_follows_rule(case, MASKS["causal"], dtype, options, device=device)
 

@@ -75,7 +75,8 @@ def planned_by_torch(stored: list[Chunk], wanted: list[Chunk]) -> dict[int, list
         places = (item.storage_offsets, item.dest_offsets, item.lengths)
         part = Part(item.storage_index.index or 0, *(tuple(each) for each in places))
         plan.setdefault(item.dest_index.index or 0, []).append(part)
-    return plan
+    # Its order is that of a search, and depends on where the chunks lie.
+    return {target: sorted(parts, key=lambda part: part.source) for target, parts in plan.items()}
 
 
 @given(cases())
