@@ -55,6 +55,9 @@ torchrun_there() {
     count="$(wc -w <<<"$slots")"
     if (($1 == 0)); then is_host=true; fi
     if [[ -n "$include$exclude" ]]; then echo "export CUDA_VISIBLE_DEVICES=${slots// /,}"; fi
+    # Ranks meet in a store of their own: in torchrun's they would find the addresses of the start before, because hosts
+    # count their restarts differently.
+    echo "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
     # launch/rank.py shares the cores; torchrun would set one thread.
     echo "cores=\$(nproc); export OMP_NUM_THREADS=\${OMP_NUM_THREADS:-\$((cores > $count ? cores / $count : 1))}"
     there "$PYTHON" -u -m torch.distributed.run "--nnodes=${#hosts[@]}" "--nproc-per-node=$count" \
