@@ -161,8 +161,8 @@ def _ways(plan: Plan, wish: Wish) -> list[Way]:
 
 def _examine(plan: Plan, ways: Sequence[Way], request: Request) -> list[str]:
     """What is wrong with the hosts; how long it took to see is told."""
-    from roots.launching.checks import hosts_named
     from roots.launching.examine import examine
+    from roots.launching.finding import hosts_named
 
     # On the machine that submits a Slurm job no rank starts.
     ranks = {host.name: host.ranks for host in plan.hosts} or {ways[0].name: 0}

@@ -1,4 +1,4 @@
-"""What is wrong with the hosts of a run, from what they told: one line each, all at once.
+"""What is wrong with the hosts of a run, from what they told, all at once.
 
 Pure: the facts come from roots.launching.gather.
 """
@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from roots.errors import problem
-from roots.launching.gather import HERE, Answer
+from roots.launching.finding import Finding
+from roots.launching.gather import Answer
 from roots.launching.host_facts import (
     MISSING,
     SHARED_MEMORY,
@@ -65,28 +65,26 @@ class _Known:
 
 def judge(answers: Sequence[Answer], needs: Needs) -> list[str]:
     """A line for everything that would stop the run on these hosts; each names its hosts."""
-    lines = [_silence(answer) for answer in answers if answer.facts is None]
+    return [finding.line for finding in findings(answers, needs)]
+
+
+def findings(answers: Sequence[Answer], needs: Needs) -> list[Finding]:
+    """What `judge` tells."""
+    found = [_silence(answer) for answer in answers if answer.facts is None]
     told = [answer for answer in answers if answer.facts is not None]
     facts = {answer.name: answer.facts for answer in told if answer.facts is not None}
     known = _Known(told, facts, needs)
     for check in CHECKS:
-        lines += check(known)
-    return lines
+        found += check(known)
+    return found
 
 
-def hosts_named(*names: str) -> str:
-    """`host a`, or `hosts a, b`, as a line begins."""
-    if names == (HERE,):
-        return HERE
-    return f"host{'s' if len(names) > 1 else ''} {', '.join(names)}"
-
-
-def _silence(answer: Answer) -> str:
+def _silence(answer: Answer) -> Finding:
     rule = f"does not tell about itself ({answer.silence})"
-    return problem(hosts_named(answer.name), None, rule, answer.advice)
+    return Finding((answer.name,), "", None, rule, answer.advice)
 
 
-def _files(known: _Known) -> Iterator[str]:
+def _files(known: _Known) -> Iterator[Finding]:
     """Config and data are on every host, and the same."""
     paths = dict.fromkeys(path for facts in known.facts.values() for path in facts.files)
     for path in paths:
@@ -94,23 +92,23 @@ def _files(known: _Known) -> Iterator[str]:
         good = [(names, mark) for names, mark in marks if _is_good(mark)]
         reference = good[0] if good else ([], "")
         for names, mark in marks:
-            subject = f"{hosts_named(*names)}: {path}"
             if mark == MISSING:
                 where = f", but on {', '.join(reference[0])}" if good else ""
                 fix = "copy it there, or keep it where all hosts see it"
-                yield problem(subject, None, f"no such file{where}", fix)
+                yield Finding(tuple(names), path, None, f"no such file{where}", fix)
             elif not _is_good(mark):
-                yield problem(subject, None, mark, "make it readable there")
+                yield Finding(tuple(names), path, None, mark, "make it readable there")
             elif mark != reference[1]:
                 rule = f"is {mark}, but {reference[1]} on {', '.join(reference[0])}"
-                yield problem(subject, None, rule, "copy it again, so that all are the same")
+                fix = "copy it again, so that all are the same"
+                yield Finding(tuple(names), path, None, rule, fix)
 
 
 def _is_good(mark: str) -> bool:
     return mark != MISSING and not mark.startswith(UNREADABLE)
 
 
-def _versions(known: _Known) -> Iterator[str]:
+def _versions(known: _Known) -> Iterator[Finding]:
     """Every host runs the same ROOTS, torch, DeepSpeed and kernels."""
     packages = dict.fromkeys(name for facts in known.facts.values() for name in facts.versions)
     for package in packages:
@@ -120,10 +118,10 @@ def _versions(known: _Known) -> Iterator[str]:
         for names, version in others:
             rule = f"must be {reference or 'absent'} as on {', '.join(most)}"
             fix = "make the environments equal, as launch/quickstart.sh does, or share one"
-            yield problem(f"{hosts_named(*names)}: {package}", version or "none", rule, fix)
+            yield Finding(tuple(names), package, version or "none", rule, fix)
 
 
-def _gpus(known: _Known) -> Iterator[str]:
+def _gpus(known: _Known) -> Iterator[Finding]:
     """Where there are GPUs, there is one for each rank, and all hosts have some."""
     if not any(facts.gpus for facts in known.facts.values()):
         return
@@ -132,26 +130,26 @@ def _gpus(known: _Known) -> Iterator[str]:
         if len(facts.gpus) < ranks:
             rule = f"{ranks} ranks need a GPU each"
             fix = "start fewer ranks there, or see what nvidia-smi says"
-            yield problem(f"{hosts_named(name)}: GPUs", len(facts.gpus), rule, fix)
+            yield Finding((name,), "GPUs", len(facts.gpus), rule, fix)
 
 
-def _ports(known: _Known) -> Iterator[str]:
+def _ports(known: _Known) -> Iterator[Finding]:
     """The ports that the run meets at are free on the host of rank 0."""
     first = next(iter(known.needs.ranks), "")
     for port in known.facts[first].taken if first in known.facts else ():
         rule = "another program has this port"
         fix = "end it, or set MASTER_PORT to a free one"
-        yield problem(f"{hosts_named(first)}: port", port, rule, fix)
+        yield Finding((first,), "port", port, rule, fix)
 
 
-def _run_directory(known: _Known) -> Iterator[str]:
+def _run_directory(known: _Known) -> Iterator[Finding]:
     """The run's folder can be written to on every host, and is the same on all."""
     where = known.needs.run_directory
     refused = [name for name, facts in known.facts.items() if facts.refusal]
     for name in refused:
         rule = f"cannot be written to ({known.facts[name].refusal})"
         fix = "give this user the right to, or set run.directory"
-        yield problem(f"{hosts_named(name)}: {where}", None, rule, fix)
+        yield Finding((name,), where, None, rule, fix)
     writing = [answer for answer in known.answers if answer.name not in refused]
     if not where or len(writing) < 2:
         return
@@ -162,10 +160,10 @@ def _run_directory(known: _Known) -> Iterator[str]:
         others = ", ".join(answer.name for answer in writing if answer.sees == most)
         rule = f"is not the folder of {others}: what is written there cannot be read here"
         fix = "set run.directory to a folder that all hosts share"
-        yield problem(f"{hosts_named(*apart)}: {where}", None, rule, fix)
+        yield Finding(tuple(apart), where, None, rule, fix)
 
 
-def _clocks(known: _Known) -> Iterator[str]:
+def _clocks(known: _Known) -> Iterator[Finding]:
     """Clocks are within a second, as far as the network lets one see."""
     # The clock here is one of them: of two hosts alone, none could be told to be wrong.
     median = statistics.median([0.0, *(answer.clock_ahead for answer in known.answers)])
@@ -174,10 +172,10 @@ def _clocks(known: _Known) -> Iterator[str]:
         if abs(skew) - answer.clock_error > MOST_SKEW_SECONDS:
             rule = f"is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the others"
             fix = "run `timedatectl set-ntp true` or chronyd there"
-            yield problem(f"{hosts_named(answer.name)}: clock", None, rule, fix)
+            yield Finding((answer.name,), "clock", None, rule, fix)
 
 
-def _shared_memory(known: _Known) -> Iterator[str]:
+def _shared_memory(known: _Known) -> Iterator[Finding]:
     """There is room in /dev/shm for what the ranks of a host tell each other."""
     for name, facts in known.facts.items():
         ranks = known.needs.ranks.get(name, 0)
@@ -191,10 +189,10 @@ def _shared_memory(known: _Known) -> Iterator[str]:
             else:
                 fix = f"remove what dead programs have left in {SHARED_MEMORY}"
             shown = f"{facts.shared_memory_free // _MIB} MiB free"
-            yield problem(f"{hosts_named(name)}: {SHARED_MEMORY}", shown, rule, fix)
+            yield Finding((name,), SHARED_MEMORY, shown, rule, fix)
 
 
-def _limits(known: _Known) -> Iterator[str]:
+def _limits(known: _Known) -> Iterator[Finding]:
     """ulimits leave room for connections, threads, and memory that a network card reads."""
     files = _FILES_BESIDES + _FILES_A_RANK * known.needs.world_size
     for name, facts in known.facts.items():
@@ -205,16 +203,16 @@ def _limits(known: _Known) -> Iterator[str]:
             if has != UNLIMITED and has < needed:
                 rule = f"a run of {known.needs.world_size} ranks needs {needed}"
                 fix = f"raise it in /etc/security/limits.conf there (`ulimit {option}` shows it)"
-                yield problem(f"{hosts_named(name)}: ulimit {limit}", has, rule, fix)
+                yield Finding((name,), f"ulimit {limit}", has, rule, fix)
         if facts.infiniband and len(known.needs.ranks) > 1:
             has = facts.limits["memlock"]
             if has != UNLIMITED:
                 rule = "InfiniBand needs memory that stays where it is, without a limit"
                 fix = "set `* - memlock unlimited` in /etc/security/limits.conf there"
-                yield problem(f"{hosts_named(name)}: ulimit memlock", has, rule, fix)
+                yield Finding((name,), "ulimit memlock", has, rule, fix)
 
 
-def _addresses(known: _Known) -> Iterator[str]:
+def _addresses(known: _Known) -> Iterator[Finding]:
     """A host's own name is an address that the others reach: Gloo tells it to them."""
     if len(known.needs.ranks) < 2 or known.needs.interface:
         return
@@ -224,10 +222,10 @@ def _addresses(known: _Known) -> Iterator[str]:
             shown = facts.address or "no address"
             rule = f"its own name {facts.host} means {shown} there, where no other host reaches it"
             fix = "correct its /etc/hosts, or set ROOTS_INTERFACE to the interface (as eth0)"
-            yield problem(hosts_named(name), None, rule, fix)
+            yield Finding((name,), "", None, rule, fix)
 
 
-CHECKS: tuple[Callable[[_Known], Iterator[str]], ...] = (
+CHECKS: tuple[Callable[[_Known], Iterator[Finding]], ...] = (
     _versions,
     _files,
     _gpus,

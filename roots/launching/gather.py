@@ -10,30 +10,23 @@ Each host gets one process, roots.launching.host_facts, and all of them the same
 
 from __future__ import annotations
 
-import json
-import queue
 import secrets
 import shlex
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from roots.launching.environment import variable
 from roots.launching.host_facts import HostFacts
+from roots.launching.talk import SECONDS_A_QUESTION, Inbox, Talk, end_all, receive
 
 MODULE = "roots.launching.host_facts"
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 HERE = "this machine"
 _CLOCK_READINGS = 3
-# For a question once a host has told its facts, and for its end when there are no more.
-_SECONDS_A_QUESTION = 5.0
 
 
 @dataclass(frozen=True)
@@ -111,10 +104,7 @@ def gather(ways: Sequence[Way], request: Request, seconds: float = 60.0) -> list
         try:
             _question(calls, probes, seconds)
         finally:
-            for call in calls:
-                call.close_input()
-            for call in calls:
-                call.end()
+            end_all(calls)
         return [call.answer(probes) for call in calls]
 
 
@@ -135,94 +125,29 @@ def words_of(request: Request, probe: str) -> list[str]:
 
 def _question(calls: Sequence[_Call], probes: Mapping[str, str], seconds: float) -> None:
     """All questions, each to all hosts that still answer."""
-    inbox: queue.Queue[tuple[_Call, float, str]] = queue.Queue()
+    inbox = Inbox()
     for call in calls:
         call.start(inbox)
-    _receive(inbox, calls, seconds)
+    receive(inbox, calls, seconds)
     for _ in range(_CLOCK_READINGS):
-        _receive(inbox, [call for call in calls if call.ask("clock")], _SECONDS_A_QUESTION)
+        receive(inbox, [call for call in calls if call.ask("clock")], SECONDS_A_QUESTION)
     names = " ".join(probes.values())
     looking = [call for call in calls if call.ask(f"look {names}")]
-    _receive(inbox, looking, _SECONDS_A_QUESTION)
+    receive(inbox, looking, SECONDS_A_QUESTION)
 
 
-def _receive(
-    inbox: queue.Queue[tuple[_Call, float, str]], calls: Iterable[_Call], seconds: float
-) -> None:
-    """Wait until each of `calls` has said a line, or has ended, or the time is over."""
-    deadline = time.monotonic() + seconds
-    waiting = {call for call in calls if call.silence == ""}
-    while waiting:
-        try:
-            call, arrived, line = inbox.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            for call in waiting:
-                call.silence = call.silence or f"did not answer in {seconds:g} s"
-            return
-        if call.take(line, arrived):
-            waiting.discard(call)
+class _Call(Talk):
+    """What a host has said of itself so far."""
 
+    def __init__(self, way: Way, words: Sequence[str], errors: Path) -> None:
+        super().__init__(way.reach(words), errors)
+        self.way = way
+        self.facts: HostFacts | None = None
+        self.clocks: list[tuple[float, float]] = []
+        self.seen: frozenset[str] = frozenset()
 
-@dataclass(eq=False)
-class _Call:
-    """A process on a host and what it has said so far."""
-
-    way: Way
-    words: Sequence[str]
-    errors: Path
-    process: subprocess.Popen[str] | None = None
-    facts: HostFacts | None = None
-    silence: str = ""
-    asked: float = 0.0
-    clocks: list[tuple[float, float]] = field(default_factory=list)
-    seen: frozenset[str] = frozenset()
-
-    def start(self, inbox: queue.Queue[tuple[_Call, float, str]]) -> None:
-        """Start the process, with a thread that reads what it says and when that came."""
-        command = self.way.reach(self.words)
-        pipe = subprocess.PIPE
-        try:
-            with self.errors.open("wb") as errors:
-                self.process = subprocess.Popen(
-                    command, stdin=pipe, stdout=pipe, stderr=errors, text=True
-                )
-        except OSError as error:
-            self.silence = f"no {command[0]} here: {error.strerror}"
-            return
-        assert self.process.stdout is not None
-        threading.Thread(target=self._read, args=(self.process.stdout, inbox), daemon=True).start()
-
-    def _read(self, stream: IO[str], inbox: queue.Queue[tuple[_Call, float, str]]) -> None:
-        for line in stream:
-            inbox.put((self, time.time(), line))
-        inbox.put((self, time.time(), ""))
-
-    def ask(self, question: str) -> bool:
-        """Send a question; whether there was still someone to ask."""
-        if self.silence or self.process is None or self.process.stdin is None:
-            return False
-        self.asked = time.time()
-        # Who has ended says so by the end of its output.
-        with suppress(OSError):
-            self.process.stdin.write(question + "\n")
-            self.process.stdin.flush()
-        return True
-
-    def take(self, line: str, arrived: float) -> bool:
-        """Keep an answer; False for a line that is none, as shells print at a login."""
-        if not line:
-            self.silence = self.silence or self._reason()
-            return True
-        try:
-            tree = json.loads(line)
-        except ValueError:
-            return False
-        if not isinstance(tree, dict):
-            return False
-        self._keep(tree, arrived)
-        return True
-
-    def _keep(self, tree: dict[str, Any], arrived: float) -> None:
+    def keep(self, tree: dict[str, Any], arrived: float) -> None:
+        """Keep facts, a clock, or what it sees."""
         if "clock" in tree:
             # Read there at some moment between question and answer here: half of that is the error.
             ahead = float(tree["clock"]) - (self.asked + arrived) / 2
@@ -231,29 +156,6 @@ class _Call:
             self.seen = frozenset(tree["seen"])
         else:
             self.facts = HostFacts.from_json(tree)
-
-    def _reason(self) -> str:
-        """Why it ended before it was told to: its last words."""
-        assert self.process is not None
-        code = self.process.wait()
-        lines = self.errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else f"ended with code {code} and said nothing"
-
-    def close_input(self) -> None:
-        """Say that there are no more questions."""
-        if self.process is not None and self.process.stdin is not None:
-            with suppress(OSError):
-                self.process.stdin.close()
-
-    def end(self) -> None:
-        """Wait for the process, and kill it if it does not end."""
-        if self.process is None:
-            return
-        try:
-            self.process.wait(_SECONDS_A_QUESTION if not self.silence else 0.1)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
     def answer(self, probes: Mapping[str, str]) -> Answer:
         """What came of it."""
