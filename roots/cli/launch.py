@@ -47,7 +47,9 @@ RanksPerNode = Annotated[
 ]
 Hostfile = Annotated[Path | None, typer.Option(help="File with a line `NAME slots=N` a host.")]
 Include = Annotated[str, typer.Option(help="Only these hosts: `NAME[:SLOT,SLOT...]@NAME...`.")]
-Exclude = Annotated[str, typer.Option(help="All hosts and slots but these.")]
+Exclude = Annotated[
+    str, typer.Option(help="All hosts and slots but these; or a file's path, with a /.")
+]
 SshPort = Annotated[int | None, typer.Option(min=1, help="Port of sshd on the hosts.")]
 SshOptions = Annotated[str, typer.Option(help="Options of ssh, as `-i KEY`.")]
 TimeLimit = Annotated[str, typer.Option("--time", help="Time limit of the Slurm job.")]
@@ -91,6 +93,7 @@ def launch(
     Every host is looked at before: config, data, versions, ports, the folder of the run, clock,
     /dev/shm and ulimits. All that is wrong is told at once; then this process becomes the script.
     """
+    from roots.launching.hosts import filter_of
     from roots.launching.plan import Wish
 
     wish = Wish(
@@ -101,7 +104,7 @@ def launch(
         ranks_per_node=ranks_per_node,
         hostfile=hostfile,
         include=include,
-        exclude=exclude,
+        exclude=filter_of("--exclude", exclude),
         ssh_port=ssh_port,
         ssh_options=ssh_options,
         time=time_limit,

@@ -11,6 +11,7 @@ import typer
 from roots import __version__
 from roots.cli.checkpoint import checkpoint_app
 from roots.cli.config import config_app
+from roots.cli.doctor import doctor
 from roots.cli.evaluate import evaluate
 from roots.cli.export_import import export, import_model
 from roots.cli.generate import generate
@@ -42,6 +43,7 @@ app.command("import")(import_model)
 app.command()(preprocess)
 app.command()(report)
 app.command()(info)
+app.command()(doctor)
 app.command()(verify)
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(config_app, name="config")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from roots.config.rules.batch import batch_rule
 from roots.errors import RootsError
 from roots.launching.environment import variable
 from roots.launching.examine import examine, request_of
-from roots.launching.gather import by_srun
+from roots.launching.gather import by_srun, nodes_of_job
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,18 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _examine_nodes(path: Path, overrides: Sequence[str], ports: Sequence[int]) -> None:
     """Raise RootsError with everything that is wrong with this job."""
-    tasks, nodes = int(variable("SLURM_NTASKS") or 1), _nodes()
+    tasks, nodes = int(variable("SLURM_NTASKS") or 1), nodes_of_job()
     config = load_config(path, overrides, rules=[batch_rule(tasks)])
     ranks = dict.fromkeys(nodes, -(-tasks // len(nodes)))
     request = request_of(config, path, ports)
     if lines := examine(request, [by_srun(node) for node in nodes], ranks):
         raise RootsError(*lines)
-
-
-def _nodes() -> list[str]:
-    """The names of this job's nodes, the first one first."""
-    command = ["scontrol", "show", "hostnames", variable("SLURM_JOB_NODELIST")]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 if __name__ == "__main__":

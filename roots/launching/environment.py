@@ -16,6 +16,11 @@ def variable(name: str) -> str:
     return os.environ.get(name, "")
 
 
+def variables(*beginnings: str) -> dict[str, str]:
+    """The variables whose names begin so."""
+    return {name: value for name, value in os.environ.items() if name.startswith(beginnings)}
+
+
 def become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
     """Run `command` in the place of this process, with `variables` besides those that are there.
 

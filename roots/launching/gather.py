@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +93,12 @@ def by_srun(node: str) -> Way:
     return Way(node, lambda words: ["srun", *options, *words], advice)
 
 
+def nodes_of_job() -> list[str]:
+    """The names of the nodes of the Slurm job that this process is in, the first one first."""
+    command = ["scontrol", "show", "hostnames", variable("SLURM_JOB_NODELIST")]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
 def gather(ways: Sequence[Way], request: Request, seconds: float = 60.0) -> list[Answer]:
     """Ask every host, in the order of `ways`; each has `seconds` to start and tell its facts."""
     token = secrets.token_hex(6)
@@ -102,7 +109,7 @@ def gather(ways: Sequence[Way], request: Request, seconds: float = 60.0) -> list
             for n, way in enumerate(ways)
         ]
         try:
-            _question(calls, probes, seconds)
+            _question(calls, probes if request.run_directory is not None else None, seconds)
         finally:
             end_all(calls)
         return [call.answer(probes) for call in calls]
@@ -123,14 +130,16 @@ def words_of(request: Request, probe: str) -> list[str]:
     return words
 
 
-def _question(calls: Sequence[_Call], probes: Mapping[str, str], seconds: float) -> None:
-    """All questions, each to all hosts that still answer."""
+def _question(calls: Sequence[_Call], probes: Mapping[str, str] | None, seconds: float) -> None:
+    """All questions, each to all hosts that still answer; without probes nobody looks for them."""
     inbox = Inbox()
     for call in calls:
         call.start(inbox)
     receive(inbox, calls, seconds)
     for _ in range(_CLOCK_READINGS):
         receive(inbox, [call for call in calls if call.ask("clock")], SECONDS_A_QUESTION)
+    if probes is None:
+        return
     names = " ".join(probes.values())
     looking = [call for call in calls if call.ask(f"look {names}")]
     receive(inbox, looking, SECONDS_A_QUESTION)

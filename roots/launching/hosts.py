@@ -68,6 +68,21 @@ def read_hostfile(path: Path) -> list[Host]:
     return list(hosts.values())
 
 
+def filter_of(option: str, text: str) -> str:
+    """The filter that `text` is, or that the file names whose path it is: a host a line.
+
+    As for Slurm, a path is what has a / in it. Raises RootsError for a file that cannot be read.
+    """
+    if "/" not in text:
+        return text
+    try:
+        return "@".join(Path(text).read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is no text"
+        fix = "name a file with a host a line, as `roots doctor --exclude-to` writes it"
+        raise RootsError(problem(option, text, reason, fix)) from None
+
+
 def select(hosts: Sequence[Host], include: str = "", exclude: str = "") -> list[Host]:
     """What DeepSpeed uses of `hosts` under its filters `NAME[:SLOT,SLOT...]@NAME...`.
 

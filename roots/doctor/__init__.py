@@ -1,0 +1,1 @@
+"""`roots doctor`: measures machines, and names those that are out of line with their peers."""
