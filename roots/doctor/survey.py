@@ -122,7 +122,7 @@ def better(first: Survey, second: Survey) -> Survey:
             for name, rates in second.rates.items()
         },
         pairs=tuple(
-            replace(pair, rate=_higher(pair.rate, before[key].rate)) if key in before else pair
+            replace(pair, rate=_higher(before[key].rate, pair.rate)) if key in before else pair
             for key, pair in pairs.items()
         ),
         reduce=_higher(first.reduce, second.reduce),
@@ -134,7 +134,7 @@ def _better_rates(first: HostRates, second: HostRates) -> HostRates:
     devices = tuple(
         replace(
             device,
-            matmul=_higher(device.matmul, earlier.get(number, device).matmul),
+            matmul=_higher(earlier.get(number, device).matmul, device.matmul),
             differs=device.differs or earlier.get(number, device).differs,
         )
         for number, device in enumerate(second.devices)
@@ -149,7 +149,7 @@ def _better_rates(first: HostRates, second: HostRates) -> HostRates:
 
 
 def _higher(first: float | None, second: float | None) -> float | None:
-    """The higher of two; one that could not be measured once is not what it was the other time."""
+    """The higher of two rates; where one could not be measured, the later word counts."""
     if first is None or second is None:
         return second
     return max(first, second)
