@@ -11,7 +11,7 @@ import typer
 
 from roots.cli.launch import Exclude, Hostfile, Include, SshOptions, SshPort
 from roots.cli.options.useless import refuse_useless
-from roots.errors import ExitCode, RootsError
+from roots.errors import ExitCode, RootsError, problem
 
 if TYPE_CHECKING:
     from roots.launching.gather import Way
@@ -28,7 +28,7 @@ def doctor(
     disk: Annotated[Path, typer.Option(help="Folder whose disk is measured.")] = Path(),
     exclude_to: Annotated[
         Path | None,
-        typer.Option(help="Write hosts to go without to this file, one a line, if only none."),
+        typer.Option(help="Write the hosts to go without to this file, a line each; none: empty."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Everything that was measured, as JSON.")
@@ -46,12 +46,14 @@ def doctor(
     from roots.doctor.text import text_lines
 
     ways, ranks = _hosts(hostfile, include, exclude, ssh_port, ssh_options)
+    if exclude_to is not None:
+        _open(exclude_to)
     survey = examine(ways, ranks, disk.absolute(), _tell)
     found = judge(survey)
     out = excluded(survey, found)
     if exclude_to is not None:
         exclude_to.write_text("".join(f"{name}\n" for name in out), encoding="utf-8")
-        _tell(f"wrote {exclude_to}: {len(out)} hosts to go without")
+        _tell(f"wrote {exclude_to}: {len(out)} host{'s' * (len(out) != 1)} to go without")
     if as_json:
         lines = [{"hosts": each.hosts, "part": each.part, "line": each.line} for each in found]
         tree = {**survey.to_json(), "findings": lines, "exclude": out}
@@ -83,6 +85,15 @@ def _hosts(
         nodes = nodes_of_job()
         return [by_srun(node) for node in nodes], dict.fromkeys(nodes, 0)
     return [here()], {HERE: 0}
+
+
+def _open(path: Path) -> None:
+    """See that it can be written to, before anything is measured."""
+    try:
+        path.open("a", encoding="utf-8").close()
+    except OSError as error:
+        fix = "name a file that you may write, in a folder that is there"
+        raise RootsError(problem("--exclude-to", str(path), str(error.strerror), fix)) from None
 
 
 def _tell(line: str) -> None:

@@ -19,6 +19,12 @@ from roots.launching.gather import Way
 AGENT = Path(__file__).with_name("agent_in_place.py")
 
 
+@pytest.fixture(autouse=True)
+def interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts that are all this machine have a name that stands for its loopback."""
+    monkeypatch.setenv("ROOTS_INTERFACE", "lo")
+
+
 def measured(folder: Path, names: str, **changes: dict[str, Any]) -> tuple[Survey, list[str]]:
     """What comes of hosts of these names, and the lines told meanwhile."""
 

@@ -30,6 +30,13 @@ def test_hosts_see_each_other_and_the_clock(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+def test_hosts_without_a_folder_of_the_run_are_not_asked_for_it(tmp_path: Path) -> None:
+    (answer,) = gather([here("one")], Request(tmp_path))
+    assert (answer.silence, answer.sees) == ("", frozenset())
+    assert answer.facts is not None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_hosts_with_folders_of_their_own_do_not_see_each_other(tmp_path: Path) -> None:
     def elsewhere(words: Sequence[str]) -> list[str]:
         return ["bash", "-c", f'cd {tmp_path}/b; exec "$@"', "bash", *_without_folder(words)]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from roots.errors import RootsError
-from roots.launching.hosts import Host, read_hostfile, select
+from roots.launching.hosts import Host, filter_of, read_hostfile, select
 
 HOSTS = [Host("b", (0, 1, 2, 3)), Host("a", (0, 1)), Host("c", (0,))]
 
@@ -136,3 +136,26 @@ def test_filters_say_what_is_wrong(filters: dict[str, str], line: str) -> None:
     with pytest.raises(RootsError) as caught:
         select(HOSTS, **filters)
     assert caught.value.lines == (line,)
+
+
+def test_filter_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("a\nc\n", encoding="utf-8")
+    assert select(HOSTS, exclude=filter_of("--exclude", str(path))) == [HOSTS[0]]
+    path.write_text("", encoding="utf-8")
+    assert select(HOSTS, exclude=filter_of("--exclude", str(path))) == HOSTS
+    # Without a / it is none, as for Slurm.
+    assert filter_of("--exclude", "a@c:1") == "a@c:1"
+
+
+@pytest.mark.parametrize(
+    "content, reason", [(None, "No such file or directory"), (b"\xff", "is no text")]
+)
+def test_file_of_a_filter_that_is_none(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "out"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RootsError) as caught:
+        filter_of("--exclude", str(path))
+    fix = "name a file with a host a line, as `roots doctor --exclude-to` writes it"
+    assert caught.value.lines == (f"--exclude={str(path)!r}: {reason}; {fix}",)

@@ -28,6 +28,7 @@ print(json.dumps(sorted(set({heavy!r}) & set(sys.modules))))
         "import roots, roots.errors, roots.log",
         "import roots.config, roots.planner",
         "import roots.launching.host_facts, roots.launching.allocation, roots.cli.launch",
+        "import roots.doctor.conduct, roots.doctor.agent, roots.doctor.text, roots.cli.doctor",
         "import roots.checkpoint.entries, roots.checkpoint.retention",
         "import roots.training.report.page",
         "from roots.cli.main import main; main(['--help'])",
