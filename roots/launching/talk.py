@@ -7,6 +7,7 @@ import queue
 import subprocess
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import IO, Any
 SECONDS_A_QUESTION = 5.0
 
 
-class Talk:
+class Talk(ABC):
     """A process that `command` starts, and what it has said so far.
 
     `silence` is why it answers no more, "" while it does. Its stderr goes to the file `errors`.
@@ -29,9 +30,9 @@ class Talk:
         self.silence = ""
         self.asked = 0.0
 
+    @abstractmethod
     def keep(self, tree: dict[str, Any], arrived: float) -> None:
         """Take an answer, which came at `arrived` (time.time())."""
-        raise NotImplementedError
 
     def start(self, inbox: Inbox) -> None:
         """Start the process, with a thread that reads what it says and when that came."""

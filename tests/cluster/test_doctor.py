@@ -1,4 +1,4 @@
-"""`roots doctor` on hosts with real ssh: each planted fault is named, and healthy hosts are well."""
+"""`roots doctor` over real ssh: each planted fault is named, and healthy hosts are well."""
 
 from __future__ import annotations
 
