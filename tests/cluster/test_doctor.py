@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.hosts import Hosts
+from tests.cluster.slurm import Slurm
 from tests.helpers.sources import ROOT
 
 # Loaded by every Python of the hosts. No machine lets one host have a time of its own, nor a disk
@@ -108,3 +109,29 @@ def test_host_without_a_cable_is_named_within_a_minute(hosts: Hosts, folder: Pat
     (finding,) = found["findings"]
     assert finding["line"].startswith("host node2: does not tell about itself (ssh: connect")
     assert found["seconds"] < 60
+
+
+@pytest.mark.whole_cluster
+def test_inside_a_job_its_nodes_are_measured(slurm: Slurm, folder: Path) -> None:
+    words = f"{sys.executable} -m roots.cli.main doctor --json --disk {folder}"
+    command = f"cd {ROOT} && PYTHONPATH={ROOT} OMP_NUM_THREADS=1 {words}"
+    streams = [f"--output={folder}/found", f"--error={folder}/told"]
+    job = slurm.submit("--nodelist=node1,node2", "--nodes=2", *streams, "--wrap", command)
+    state = slurm.wait_for_state(job)["JobState"]
+    assert state == "COMPLETED", (folder / "told").read_text(encoding="utf-8")
+    found = json.loads((folder / "found").read_text(encoding="utf-8"))
+    assert list(found["rates"]) == ["node1", "node2"]
+    assert (found["pairs"][0]["hosts"], found["findings"]) == (["node1", "node2"], [])
+    assert found["pairs"][0]["rate"]
+
+
+@pytest.mark.whole_cluster
+@pytest.mark.parametrize("named", ["", "node1\nnode2\n"])
+def test_slurm_takes_the_list_of_hosts(slurm: Slurm, folder: Path, named: str) -> None:
+    (folder / "out").write_text(named, encoding="utf-8")
+    job = slurm.submit(
+        "--nodes=1", f"--exclude={folder}/out", "--output=/dev/null", "--wrap", "true"
+    )
+    nodes = slurm.wait_for_state(job)["NodeList"]
+    assert nodes not in named.split()
+    assert nodes in slurm.nodes

@@ -91,7 +91,7 @@ def test_hosts_that_are_well(count: int, gpus: int) -> None:
         (
             with_device(CPUS, "c", 0, matmul=30e9),
             "host c: matmul='30 GFLOP/s': is 30% of the median of its peers; "
-            "see what else runs there (`top`), and the clock of its processor",
+            "see the clock of its processors and what holds it down (heat, power)",
         ),
         (
             with_facts(GPUS, "c", gpus=("NVIDIA H100 80GB HBM3",) * 7),
