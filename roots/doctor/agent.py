@@ -25,6 +25,7 @@ from typing import Any
 
 from roots.checkpoint.disk_rate import measure_disk
 from roots.doctor.counters import counters_here
+from roots.launching.environment import variable
 from roots.launching.host_facts import gpus_here, nearest_folder
 
 _DISK_BYTES = 64 << 20
@@ -36,11 +37,11 @@ _DISK_SECONDS = 6.0
 class Worker:
     """A process for one device. It is a fork of this one, which has not loaded torch."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, on_gpu: bool = False) -> None:
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
         self.process: ForkProcess = context.Process(
-            target=_work, args=(number, theirs), daemon=True
+            target=_work, args=(number, on_gpu, theirs), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -64,7 +65,7 @@ class Worker:
         return {"error": "did not come to an end"}
 
 
-def _work(number: int, connection: Connection) -> None:
+def _work(number: int, on_gpu: bool, connection: Connection) -> None:
     """The process of a device, until the other end is closed."""
     # What is printed here is no answer.
     os.dup2(2, 1)
@@ -78,7 +79,7 @@ def _work(number: int, connection: Connection) -> None:
             if work is None:
                 from roots.doctor.device_work import DeviceWork
 
-                work = DeviceWork(number)
+                work = DeviceWork(number, on_gpu)
             answer = getattr(work, name)(**words)
         except Exception as error:  # noqa: BLE001 - whatever fails here is what is looked for
             answer = {"error": str(error).strip().splitlines()[0][:200] or type(error).__name__}
@@ -132,12 +133,19 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+def visible(gpus: int, chosen: str) -> int:
+    """How many of the host's `gpus` programs see; `chosen` is CUDA_VISIBLE_DEVICES."""
+    words = [word for word in chosen.split(",") if word.strip() not in ("", "-1")]
+    return min(gpus, len(words)) if chosen else gpus
+
+
 def main() -> None:
     """Answer until there are no more questions."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path(), help="whose disk is measured")
     folder = nearest_folder(parser.parse_args().folder)
-    agent = Agent(folder, [Worker(number) for number in range(max(1, len(gpus_here()[0])))])
+    gpus = visible(len(gpus_here()[0]), variable("CUDA_VISIBLE_DEVICES"))
+    agent = Agent(folder, [Worker(number, gpus > 0) for number in range(max(1, gpus))])
     for line in sys.stdin:
         sys.stdout.write(json.dumps(agent.answer(json.loads(line))) + "\n")
         sys.stdout.flush()

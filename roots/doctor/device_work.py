@@ -16,6 +16,7 @@ from roots.device import (
     Device,
     LaunchEnvironment,
     current_device,
+    device_count,
     device_name,
     synchronize,
 )
@@ -34,10 +35,15 @@ _PATIENCE_SECONDS = 15.0
 
 
 class DeviceWork:
-    """The work of local rank `number`, whose device it chooses as a rank of a run does."""
+    """The work of local rank `number`, whose device it chooses as a rank of a run does.
 
-    def __init__(self, number: int) -> None:
+    Raises RuntimeError where that should be a GPU, and torch sees none of that number.
+    """
+
+    def __init__(self, number: int, on_gpu: bool = False) -> None:
         self.number = number
+        if on_gpu and number >= (count := device_count()):
+            raise RuntimeError(f"torch sees {count} GPUs")
         self.device = current_device(number)
 
     def start(self) -> dict[str, Any]:

@@ -76,9 +76,10 @@ def _silences(survey: Survey) -> Iterator[Finding]:
 
 
 def _devices(survey: Survey) -> Iterator[Finding]:
+    with_gpus = {each.name for each in survey.answers if each.facts and each.facts.gpus}
     for name, rates in survey.rates.items():
         for number, device in enumerate(rates.devices):
-            where = _of(number, device.kind)
+            where = _of(number, "cuda" if name in with_gpus else "cpu")
             if device.error:
                 fix = "see what `roots info` says there"
                 yield Finding((name,), f"device{where}", None, f"fails ({device.error})", fix)
@@ -143,7 +144,7 @@ def _reduces(survey: Survey) -> Iterator[Finding]:
         fix = "see `nvidia-smi topo -m` and `nvidia-smi nvlink -s` there"
         yield Finding((name,), REDUCE, amount(inside[name], "B/s"), _slow(share), fix)
     for name, rates in survey.rates.items():
-        if rates.reduce_error:
+        if rates.reduce_error and name not in _broken(survey):
             fix = "see what NCCL_DEBUG=INFO says there"
             yield Finding((name,), REDUCE, None, f"fails ({rates.reduce_error})", fix)
     if survey.reduce_error and all(pair.rate is not None for pair in survey.pairs):
@@ -153,8 +154,10 @@ def _reduces(survey: Survey) -> Iterator[Finding]:
 
 def _networks(survey: Survey) -> Iterator[Finding]:
     """A host is slow where even its best pair is; what then is still slow is a link of two."""
-    bad = set[str]()
+    bad = _broken(survey)
     for name, reason in _cut_off(survey.pairs).items():
+        if name in bad:
+            continue
         bad.add(name)
         fix = "see its cable, its firewall, and ROOTS_INTERFACE"
         yield Finding((name,), NETWORK, None, f"no other host works with it ({reason})", fix)
@@ -180,6 +183,15 @@ def _networks(survey: Survey) -> Iterator[Finding]:
             yield Finding((), part, None, f"fails ({pair.error})", fix)
         elif pair in slow:
             yield Finding((), part, amount(pair.rate, "B/s"), _slow(slow[pair]), fix)
+
+
+def _broken(survey: Survey) -> set[str]:
+    """Hosts that could not take part: what fails with them is no news."""
+    return {
+        name
+        for name, rates in survey.rates.items()
+        if rates.silence or any(device.error for device in rates.devices)
+    }
 
 
 def _cut_off(pairs: Sequence[PairRate]) -> dict[str, str]:

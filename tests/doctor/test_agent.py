@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from roots.doctor import agent
-from roots.doctor.agent import Agent, Worker, free_ports
+from roots.doctor.agent import Agent, Worker, free_ports, visible
 
 
 class Work:
     """What a device does here, in the place of roots.doctor.device_work.DeviceWork."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, on_gpu: bool) -> None:
         self.number = number
+        assert not on_gpu
 
     def tells(self, word: str) -> dict[str, object]:
         """Its number and the word."""
@@ -112,3 +113,9 @@ def test_program_answers_until_its_input_ends(
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert "counters" in first
     assert len(second["ports"]) >= 1
+
+
+@pytest.mark.parametrize("chosen, count", [("", 8), ("0,3", 2), ("-1", 0), (",", 0), ("GPU-1a", 1)])
+def test_gpus_that_programs_see(chosen: str, count: int) -> None:
+    assert visible(8, chosen) == count
+    assert visible(0, chosen) == 0

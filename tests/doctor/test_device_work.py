@@ -34,6 +34,13 @@ def test_product_has_a_rate_and_is_the_same_each_time() -> None:
     json.dumps(found)
 
 
+def test_gpu_that_torch_does_not_see_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_work, "device_count", lambda: 5)
+    with pytest.raises(RuntimeError, match="torch sees 5 GPUs"):
+        DeviceWork(5, on_gpu=True)
+    DeviceWork(4, on_gpu=True)
+
+
 def test_product_that_differs_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     right, calls = torch.mm, list[int]()
 
