@@ -6,7 +6,7 @@
 3. Pairs of hosts, in rounds of pairs that share no host; then an all-reduce over all devices.
 4. Counters again.
 
-Where a rate is out of line, 2 and 3 are done once more, and the better of both counts.
+What has a rate that is out of line is measured once more, on all hosts; the better of both counts.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from roots.doctor.judge import is_measured, judge
+from roots.doctor.judge import DISK, MATMUL, MEASURED, NETWORK, REDUCE, judge, measured_part
 from roots.doctor.rounds import rounds
 from roots.doctor.survey import DeviceRate, HostRates, PairRate, Survey, better
 from roots.launching.checks import Needs
@@ -130,10 +130,11 @@ def examine(ways: Sequence[Way], ranks: Mapping[str, int], folder: Path, tell: T
     reached = [way for way, answer in zip(ways, answers) if answer.facts is not None]
     tell(f"{len(reached)} of {len(ways)} hosts answer")
     with Agents(reached, folder) as agents:
-        survey = _Visit(agents, survey, tell).all_of_it()
-        if any(map(is_measured, judge(survey))):
-            tell("something is slow: measuring once more")
-            survey = better(survey, _Visit(agents, survey, tell).all_of_it())
+        survey = _Visit(agents, survey, tell, MEASURED).all_of_it()
+        slow = set(map(measured_part, judge(survey))) - {""}
+        if slow:
+            tell(f"measuring once more what is slow: {', '.join(sorted(slow))}")
+            survey = better(survey, _Visit(agents, survey, tell, slow).all_of_it())
     return replace(survey, seconds=round(time.monotonic() - began, 1))
 
 
@@ -145,19 +146,21 @@ def _wanted(ranks: Mapping[str, int], answers: Sequence[Answer]) -> dict[str, in
 
 
 class _Visit:
-    """One measuring of all hosts."""
+    """One measuring of all hosts, of `parts` of what is MEASURED; the rest is as in `survey`."""
 
-    def __init__(self, agents: Agents, survey: Survey, tell: Tell) -> None:
+    def __init__(self, agents: Agents, survey: Survey, tell: Tell, parts: Collection[str]) -> None:
         self.agents = agents
         self.survey = survey
         self.tell = tell
+        self.parts = parts
 
     def all_of_it(self) -> Survey:
         """The survey, with all rates."""
         self.survey = replace(self.survey, rates=self._hosts_alone())
-        names = self._comparable()
-        self._pairs(names)
-        self._reduce(names)
+        if NETWORK in self.parts:
+            names = self._comparable()
+            self._pairs(names)
+            self._reduce(names)
         after = self.agents.ask_all(_WORK_SECONDS, do="counters")
         rates = {
             name: replace(
@@ -170,24 +173,40 @@ class _Visit:
         return replace(self.survey, rates=rates)
 
     def _hosts_alone(self) -> dict[str, HostRates]:
-        agents = self.agents
-        nothing = {name: dict[str, Any]() for name in agents.all}
-        before = agents.ask_all(_START_SECONDS, do="counters")
-        devices = agents.work("start", _START_SECONDS, nothing, None)
-        self.tell("measuring disks")
-        disks = agents.ask_all(_DISK_SECONDS, do="disk")
-        self.tell("measuring devices")
-        products = agents.work("matmul", _WORK_SECONDS, nothing, None)
-        found = {}
-        for name in agents.all:
-            named = devices.get(name, [])
-            rates = products.get(name, [])
-            found[name] = HostRates(
-                disk=disks.get(name, {}).get("rate"),
-                devices=tuple(map(_device, named, rates)) if rates else (),
+        found = dict(self.survey.rates) or self._first_look()
+        if DISK in self.parts:
+            self.tell("measuring disks")
+            disks = self.agents.ask_all(_DISK_SECONDS, do="disk")
+            found = {
+                name: replace(each, disk=disks.get(name, {}).get("rate"))
+                for name, each in found.items()
+            }
+        if MATMUL in self.parts:
+            self.tell("measuring devices")
+            products = self.agents.work("matmul", _WORK_SECONDS, self._nothing(), None)
+            found = {
+                name: replace(each, devices=tuple(map(_product, each.devices, products[name])))
+                if name in products
+                else replace(each, devices=())
+                for name, each in found.items()
+            }
+        return self._reduced_alone(found) if REDUCE in self.parts else found
+
+    def _first_look(self) -> dict[str, HostRates]:
+        """Counters and names of devices, before anything is measured."""
+        before = self.agents.ask_all(_START_SECONDS, do="counters")
+        started = self.agents.work("start", _START_SECONDS, self._nothing(), None)
+        return {
+            name: HostRates(
+                devices=tuple(map(_named, started.get(name, []))),
                 before=tuple(before.get(name, {}).get("counters", ())),
             )
-        return self._reduced_alone(found)
+            for name in self.agents.all
+        }
+
+    def _nothing(self) -> dict[str, dict[str, Any]]:
+        """No words for the work of any host."""
+        return {name: {} for name in self.agents.all}
 
     def _reduced_alone(self, found: dict[str, HostRates]) -> dict[str, HostRates]:
         """With the all-reduce over the GPUs of each host that has several."""
@@ -281,13 +300,18 @@ class _Visit:
         return len(self.survey.rates[name].devices)
 
 
-def _device(named: Mapping[str, Any], product: Mapping[str, Any]) -> DeviceRate:
-    """A device from what it said at its start and at its product."""
-    if named.get("error"):
-        return DeviceRate("", "", error=named["error"])
-    if product.get("error"):
-        return DeviceRate(named["name"], named["kind"], error=product["error"])
-    return DeviceRate(**product)
+def _named(answer: Mapping[str, Any]) -> DeviceRate:
+    """A device from what it said at its start."""
+    error = answer.get("error", "")
+    return DeviceRate("", "", error=error) if error else DeviceRate(**answer)
+
+
+def _product(device: DeviceRate, answer: Mapping[str, Any]) -> DeviceRate:
+    """With what came of its product."""
+    if device.error:
+        return device
+    error = answer.get("error", "")
+    return replace(device, error=error) if error else DeviceRate(**answer)
 
 
 def _common(answers: Sequence[Mapping[str, Any]], count: int = 0) -> tuple[float | None, str]:

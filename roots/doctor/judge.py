@@ -31,7 +31,7 @@ _RISING = {
     "corrected ECC errors": "memory of the GPU begins to fail",
     "NVLink errors": "a link between GPUs loses data",
 }
-_MEASURED = (DISK, MATMUL, NETWORK, REDUCE)
+MEASURED = (DISK, MATMUL, NETWORK, REDUCE)
 
 
 def judge(survey: Survey) -> list[Finding]:
@@ -42,9 +42,9 @@ def judge(survey: Survey) -> list[Finding]:
     return found
 
 
-def is_measured(finding: Finding) -> bool:
-    """Whether it rests on a measured rate, which chance may have made low."""
-    return finding.part.startswith(_MEASURED)
+def measured_part(finding: Finding) -> str:
+    """Which of MEASURED it rests on, whose rate chance may have made low; "" for none."""
+    return next((part for part in MEASURED if finding.part.startswith(part)), "")
 
 
 def excluded(survey: Survey, found: Sequence[Finding]) -> list[str]:

@@ -15,6 +15,7 @@ from roots.doctor.conduct import examine, words_of
 from roots.doctor.judge import judge
 from roots.doctor.survey import Survey
 from roots.launching.gather import Way
+from tests.doctor.agent_in_place import DEVICE
 
 AGENT = Path(__file__).with_name("agent_in_place.py")
 
@@ -66,15 +67,24 @@ def test_hosts_that_are_well_are_measured_once(tmp_path: Path) -> None:
 
 def test_rate_that_is_low_once_is_measured_again(tmp_path: Path) -> None:
     survey, lines = measured(tmp_path, "abc", b={"disk": [{"rate": 1e6}]})
-    assert "something is slow: measuring once more" in lines
+    assert "measuring once more what is slow: disk" in lines
     assert judge(survey) == []
-    assert asked(tmp_path, "b").count("disk") == 2
+    words = asked(tmp_path, "b")
+    assert [words.count(each) for each in ("start", "disk", "matmul", "reduce")] == [1, 2, 1, 1]
 
 
 def test_rate_that_stays_low_is_told(tmp_path: Path) -> None:
     survey, _ = measured(tmp_path, "abc", b={"disk": {"rate": 1e6}})
     (finding,) = judge(survey)
     assert (finding.hosts, finding.part, finding.value) == (("b",), "disk", "1 MB/s")
+
+
+def test_host_that_ends_at_the_second_time_is_told(tmp_path: Path) -> None:
+    changes = {"matmul": [{"devices": [{**DEVICE, "matmul": 1e9}]}, "die"]}
+    survey, lines = measured(tmp_path, "abc", b=changes)
+    assert "measuring once more what is slow: matmul" in lines
+    (finding,) = judge(survey)
+    assert finding.rule == "stopped to answer while it was measured (it was cut off)"
 
 
 def test_pair_that_fails_is_told_with_its_reason(tmp_path: Path) -> None:

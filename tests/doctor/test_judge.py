@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from roots.doctor.judge import amount, excluded, is_measured, judge
+from roots.doctor.judge import amount, excluded, judge, measured_part
 from roots.doctor.survey import Survey
 from tests.doctor.surveys import (
     WELL,
@@ -216,8 +216,11 @@ def test_what_most_hosts_have_is_no_reason_to_leave_them_out() -> None:
 
 def test_only_rates_are_measured_again() -> None:
     slow = judge(with_rates(CPUS, "c", disk=1e6)) + judge(with_pairs(CPUS, "c", rate=1e6))
-    assert [is_measured(each) for each in slow] == [True, True]
-    assert not is_measured(judge(with_answer(CPUS, "c", clock_ahead=9.0))[0])
+    slow += judge(with_pairs(CPUS, "bc", rate=1e6)) + judge(with_rates(GPUS, "c", reduce=1e6))
+    slow += judge(with_device(GPUS, "c", 5, matmul=1e6))
+    parts = ["disk", "network", "network", "all-reduce over its GPUs", "matmul"]
+    assert list(map(measured_part, slow)) == parts
+    assert measured_part(judge(with_answer(CPUS, "c", clock_ahead=9.0))[0]) == ""
 
 
 @pytest.mark.parametrize("count", [3, 4, 16, 64])
