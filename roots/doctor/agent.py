@@ -61,7 +61,8 @@ class Worker:
             self.process.join(1.0)
             return {"error": f"its process ended with code {self.process.exitcode}"}
         self.process.kill()
-        self.process.join()
+        # What waits for a device or a disk may not even die.
+        self.process.join(1.0)
         return {"error": "did not come to an end"}
 
 

@@ -32,7 +32,8 @@ from roots.launching.talk import Inbox, Talk, end_all, receive
 MODULE = "roots.doctor.agent"
 # Of the user's variables, as launch/on_hosts.sh passes them on; which GPUs to use each host says.
 _PASSED_ON = ("NCCL_", "GLOO_", "OMP_")
-_START_SECONDS, _WORK_SECONDS, _DISK_SECONDS, _PAIR_SECONDS = 60.0, 20.0, 30.0, 25.0
+# For what takes a few seconds each on a machine that is not short of time.
+_START_SECONDS, _WORK_SECONDS, _DISK_SECONDS, _PAIR_SECONDS = 60.0, 40.0, 40.0, 40.0
 # What a host may take longer to tell that a device has hung.
 _GRACE_SECONDS = 3.0
 # No round of pairs begins later than this after the first; each takes about a second.
