@@ -8,7 +8,6 @@ import glob
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
@@ -92,18 +91,6 @@ def cannot_write(path: Path, error: OSError, needed: int | None = None) -> Roots
 def free_bytes(path: Path) -> int:
     """What the disk of `path`, or of the nearest folder above that exists, has room for."""
     return shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.exists())).free
-
-
-def usual_mode(path: Path) -> int:
-    """The mode of a file made at `path`, as the umask and the folder have it; `path` is removed.
-
-    For files made by libraries that set a mode of their own.
-    """
-    path.unlink(missing_ok=True)
-    path.touch()
-    mode = stat.S_IMODE(path.stat().st_mode)
-    path.unlink()
-    return mode
 
 
 class DirectFile:

@@ -126,8 +126,8 @@ def _is_partial(path: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Give back the space of a save that failed; nothing happens to one that is finished."""
-    if path.name.endswith(PARTIAL_SUFFIX) or not (path / MANIFEST_NAME).is_file():
+    """Give back the space of a save that failed; nothing happens to one that has its name."""
+    if path.name.endswith(PARTIAL_SUFFIX):
         shutil.rmtree(path, ignore_errors=True)
 
 
