@@ -118,7 +118,7 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
     try:
         for path in (path for pattern in _BUILT for path in ROOT.glob(pattern)):
             shutil.copy2(path, folder / path.relative_to(ROOT))
-        for sources, kernels in ((_INDEX_SOURCES, "none"), (_KERNEL_SOURCES, "all")):
+        for sources, kernels in ((_INDEX_SOURCES, "none"), (_KERNEL_SOURCES, "cpu")):
             if subprocess.run([*git, "diff", "--quiet", commit, "--", *sources]).returncode:
                 build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
                 environment = {**os.environ, "ROOTS_BUILD": kernels}

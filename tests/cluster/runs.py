@@ -169,6 +169,14 @@ def _read(going: Start, stream: Any) -> None:
             going.output.append(line)
 
 
+def _codes(place: Path) -> list[Path]:
+    """The codes recorded at `place`, which may go while it is read."""
+    try:
+        return [*place.glob("*.code"), *place.glob("*/*.code")]
+    except OSError:
+        return []
+
+
 def _watch(going: Start) -> None:
     """Note the codes that ranks record, before the script removes them."""
     places = set[Path]()
@@ -182,7 +190,7 @@ def _watch(going: Start) -> None:
                     records = environment_of(process)["ROOTS_RANK_RECORDS"]
                     places.add(Path(os.path.dirname(records) if "%h" in records else records))
         for place in places:
-            for file in [*place.glob("*.code"), *place.glob("*/*.code")]:
+            for file in _codes(place):
                 with suppress(OSError, ValueError, IndexError):
                     going.codes[int(file.stem)] = int(file.read_text("ascii").split()[1])
         pause.wait(0.02)

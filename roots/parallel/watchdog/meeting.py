@@ -33,7 +33,9 @@ _KEY = "roots/watchdog"
 _LOOK_SECONDS, _NOTE_SECONDS = 0.1, 1.0
 # So long an error of torch may be the result of what is told a moment later.
 _BLAME_SECONDS = 5.0
-_STORE_TIMEOUT = timedelta(seconds=5)
+# Of one call of the store. To open one takes torch, which tries three times and counts its pauses
+# apart, up to three times as long where its server goes meanwhile: it is tried here again anyway.
+_STORE_TIMEOUT, _OPEN_TIMEOUT = timedelta(seconds=5), timedelta(seconds=1)
 _MOST_HOSTS = 4
 _START_AGAIN = "see whether these ranks were started and what they say, then start again"
 
@@ -117,13 +119,15 @@ class Meeting:
             # It may go before it has answered.
             with suppress(RuntimeError):
                 if await_listener(target, place.master_port, _LOOK_SECONDS):
-                    return dist.TCPStore(
+                    store = dist.TCPStore(
                         target,
                         place.master_port,
                         is_master=False,
                         wait_for_workers=False,
-                        timeout=_STORE_TIMEOUT,
+                        timeout=_OPEN_TIMEOUT,
                     )
+                    store.set_timeout(_STORE_TIMEOUT)
+                    return store
             if place.rank != 0:
                 self._miss_rank_0("")
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ FIX = "see whether these ranks were started and what they say, then start again"
 def _meet(
     place: LaunchEnvironment, folder: Path, section: WatchdogConfig, deaths: dict[int, str]
 ) -> None:
-    """A rank that joins the others, or dies: at once, having come, or once rank 2 has come."""
+    """A rank that joins the others, or dies: at once, or at one of the moments named below."""
 
     def die(*_: Any, **named: Any) -> None:
         (folder / "fault").touch()
@@ -45,10 +46,20 @@ def _meet(
             die()
         return rank
 
+    def die_at_the_door() -> None:
+        """As the store's server, of which both threads of the other rank want something."""
+        held = list[socket.socket]()
+        with socket.create_server((place.master_addr, place.master_port)) as door:
+            while sum(len(each.recv(1, socket.MSG_PEEK)) for each in held) < 2:
+                held.append(door.accept()[0])
+            die()
+
     moment = deaths.get(place.rank)
     with pytest.MonkeyPatch.context() as patch:
         if moment == "at once":
             die()
+        if moment == "at the door":
+            die_at_the_door()
         if moment == "having come":
             patch.setattr(Meeting, "_hear", die)
         if moment == "after rank 2":
@@ -62,12 +73,14 @@ def _never(rank: int, marks: Marks) -> None:
     raise AssertionError("they have not all met")
 
 
-def meet(folder: Path, section: WatchdogConfig, deaths: dict[int, str]) -> tuple[str, float]:
-    """The one line of four ranks; how long after the fault the last one ended."""
-    ended: list[Ended] = run_ranks(_meet, 4, folder, folder, section, deaths)
+def meet(
+    folder: Path, section: WatchdogConfig, deaths: dict[int, str], size: int = 4
+) -> tuple[str, float]:
+    """The one line of `size` ranks; how long after the fault the last one ended."""
+    ended: list[Ended] = run_ranks(_meet, size, folder, folder, section, deaths)
     said = "".join(each.stderr for each in ended)
     lines = [line for line in said.splitlines() if line.startswith("roots: error: ")]
-    codes = [-signal.SIGKILL if rank in deaths else ExitCode.LOST for rank in range(4)]
+    codes = [-signal.SIGKILL if rank in deaths else ExitCode.LOST for rank in range(size)]
     assert [each.code for each in ended] == codes, said
     assert len(lines) == 1, said
     return lines[0].removeprefix("roots: error: "), max(each.seconds for each in ended)
@@ -117,3 +130,15 @@ def test_another_rank_speaks_where_rank_0_dies(tmp_path: Path) -> None:
         line,
     )
     assert seconds < 10
+
+
+def test_rank_0_that_dies_while_another_opens_its_store_holds_it_up_no_longer(
+    tmp_path: Path,
+) -> None:
+    line, seconds = meet(tmp_path, SOON, {0: "at the door"}, size=2)
+    assert re.fullmatch(
+        r"rank 0: has not come to 127.0.0.1:\d+ within 1.5 s \(watchdog.start_seconds\); "
+        f"rank 1 on host {HOST} waits for it; {FIX}",
+        line,
+    )
+    assert seconds < SECONDS + 6
