@@ -242,6 +242,18 @@ def synchronize(device: Device) -> None:
         torch.cuda.synchronize(device.index)
 
 
+@contextlib.contextmanager
+def own_stream(device: Device) -> Iterator[None]:
+    """Queue the work inside beside that of other threads, and wait for it; nothing on a CPU."""
+    if device.kind != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device.index)
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
 def available_host_bytes() -> int:
     """Host memory that can be had without swapping, of the machine and of this control group."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

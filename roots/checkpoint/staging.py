@@ -6,7 +6,9 @@ import mmap
 from collections.abc import Iterable
 from contextlib import suppress
 
+import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from roots.checkpoint.boxes import Piece
@@ -57,7 +59,11 @@ class Staging:
         position = 0
         for piece in pieces:
             copied = self._place(piece.data, position)
-            copied.copy_(piece.data, non_blocking=self._pinned)
+            if self._pinned:
+                copied.copy_(piece.data, non_blocking=True)
+            else:
+                # On one core: torch would start threads of its own beside those that train.
+                numpy.copyto(_bytes_of(copied), _bytes_of(piece.data))
             position += aligned_bytes(piece.data)
             entries += entries_of([Piece(piece.tensor, piece.shard, piece.start, copied)])
         return entries
@@ -65,6 +71,11 @@ class Staging:
     def _place(self, data: Tensor, position: int) -> Tensor:
         count = data.numel() * data.element_size()
         return self._memory[position : position + count].view(data.dtype)
+
+
+def _bytes_of(data: Tensor) -> NDArray[numpy.uint8]:
+    """The memory of a contiguous tensor of the host."""
+    return data.reshape(-1).view(torch.uint8).numpy()
 
 
 def _pinned(num_bytes: int) -> Tensor:

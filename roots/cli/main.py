@@ -19,6 +19,7 @@ from roots.cli.info import info
 from roots.cli.launch import launch
 from roots.cli.memory import memory_line
 from roots.cli.options.stray import refuse_stray_options
+from roots.cli.options.usage import run_by_words
 from roots.cli.preprocess import preprocess
 from roots.cli.report import report
 from roots.cli.tokenizer import tokenizer_app
@@ -102,7 +103,7 @@ def run_command(words: list[str]) -> None:
     """Run the command that `words` name. Raises whatever it does, and SystemExit at its end."""
     command = typer.main.get_command(app)
     refuse_stray_options(command, words)
-    command(args=words)
+    sys.exit(run_by_words(command, words))
 
 
 def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:

@@ -184,8 +184,8 @@ def _help(location: Location) -> str:
     if field is None or not field.description:
         return "see configs/base.yaml"
     if field.is_required() or field.default_factory:
-        return f"it is: {field.description}"
-    return f"it is: {field.description} (default {_as_in_yaml(field.default)})"
+        return f"give {field.description}"
+    return f"give {field.description} (default {_as_in_yaml(field.default)})"
 
 
 def _as_in_yaml(value: object) -> str:

@@ -160,6 +160,8 @@ class _Saves:
         self._step = run.start.step
         self._folder: Path | None = None
         self._prepared = False
+        # Of the next step, which may have to wait for a copy of what it is about to change.
+        run.checkpointer.saver.waiting = lambda: run.ledger.span("checkpoint")
 
     def prepare(self) -> None:
         """Make memory for the first save beside training, once the optimizer has its state."""

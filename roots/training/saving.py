@@ -1,6 +1,8 @@
 """Writing a checkpoint: a part from each rank, beside training where there is room for a copy.
 
-    start      rank 0 makes `step_N.partial`; each rank copies what a thread then writes
+    start      rank 0 makes `step_N.partial`; a thread of each rank copies its state, then writes
+    update     the next one of the weights waits for the copy, which goes on beside forward and
+               backward until then (as CheckFreq, Mohan et al., FAST 2021)
     busy       until this rank's part is on the disk
     conclude   once no rank is busy: rank 0 joins the records of all in the manifest and renames the
                folder, or removes it where a rank has failed
@@ -14,10 +16,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from roots.checkpoint import folders, manifest, retention
@@ -29,7 +32,13 @@ from roots.checkpoint.tensor_file import Entry
 from roots.checkpoint.zero_universal import universal_checkpoint_info
 from roots.config.load import dump_config
 from roots.config.run import RunConfig
-from roots.device import available_host_bytes, launch_environment, synchronize
+from roots.device import (
+    Device,
+    available_host_bytes,
+    launch_environment,
+    own_stream,
+    synchronize,
+)
 from roots.errors import ExitCode, RootsError, problem
 from roots.files import free_bytes, write_atomically
 from roots.log import get_logger
@@ -80,6 +89,7 @@ class _Job:
     error: RootsError | None = None
     bug: BaseException | None = None
     thread: threading.Thread | None = field(default=None, repr=False)
+    copied: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
     def running(self) -> bool:
@@ -92,6 +102,8 @@ class Saver:
     def __init__(self, config: RunConfig, mesh: Mesh, root: Path, layout: manifest.Layout) -> None:
         self.tokenizer_files: dict[str, bytes] = {}  # what every checkpoint has of them
         self.mirror: Mirror | None = None
+        # What the wait of an update for a copy counts as.
+        self.waiting: Callable[[], AbstractContextManager[None]] = nullcontext
         self._config = config
         self._mesh = mesh
         self._root = root
@@ -134,7 +146,8 @@ class Saver:
     def start(self, engine: Engine, point: ResumePoint, *, beside: bool = True) -> None:
         """Begin to write `point`; every rank must call, with no save in flight.
 
-        `beside`: something goes on meanwhile; else it is written from where it is, without a copy.
+        `beside`: training goes on meanwhile, and calls `engine.before_update` before it changes
+        anything; else the state is written from where it is, without a copy.
         Raises RootsError with exit code NOT_SAVED if the folder cannot be made. What fails later is
         raised by `conclude`.
         """
@@ -147,17 +160,28 @@ class Saver:
         job = _Job(point, folder, engine.state().to_json())
         self._job = job
         if beside and self._may_copy(engine):
-            assert self._staging is not None
-            entries = self._staging.copy(engine.written_pieces())
-            synchronize(engine.device)
             job.thread = threading.Thread(
-                target=self._write, args=(job, [entries], others), name="roots-save", daemon=True
+                target=self._copy_and_write,
+                args=(job, engine.device, self._copying(engine), others),
+                name="roots-save",
+                daemon=True,
             )
-            job.stall_seconds = time.monotonic() - started
+            engine.before_update = self.wait_for_copy
             job.thread.start()
+            job.stall_seconds = time.monotonic() - started
             return
         self._write(job, map(entries_of, engine.written_groups()), others)
         job.stall_seconds = time.monotonic() - started
+
+    def wait_for_copy(self) -> None:
+        """Return when what is being saved may change; at once if nothing is."""
+        job = self._job
+        if job is None or job.thread is None or job.copied.is_set():
+            return
+        started = time.monotonic()
+        with self.waiting():
+            job.copied.wait()
+        job.stall_seconds += time.monotonic() - started
 
     def wait(self) -> None:
         """Return when this rank has written its part."""
@@ -240,6 +264,30 @@ class Saver:
                 f"{free:,}",
             )
         return False
+
+    def _copying(self, engine: Engine) -> Callable[[], list[Entry]]:
+        """What is left of a copy of the state: all of it, where a step leaves the state alone."""
+        assert self._staging is not None
+        synchronize(engine.device)
+        if engine.pieces_stay:
+            return partial(self._staging.copy, list(engine.written_pieces()))
+        entries = self._staging.copy(engine.written_pieces())
+        synchronize(engine.device)
+        return lambda: entries
+
+    def _copy_and_write(
+        self, job: _Job, device: Device, copy: Callable[[], list[Entry]], others: Sequence[str]
+    ) -> None:
+        """What a thread does beside training."""
+        try:
+            with own_stream(device):
+                entries = copy()
+        except BaseException as error:  # noqa: BLE001  # told by conclude, in the thread of the run
+            job.bug = error
+            return
+        finally:
+            job.copied.set()
+        self._write(job, [entries], others)
 
     def _write(self, job: _Job, groups: Iterable[Iterable[Entry]], others: Sequence[str]) -> None:
         """Write this rank's part, of which each tensor is looked at while it is at hand."""

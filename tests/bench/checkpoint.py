@@ -6,10 +6,10 @@
 Ranks are processes of this machine. PLACE is on the disk that is written to, by default a temporary
 folder; it needs some 60 bytes a parameter. Rows:
 
-    saving    the stall of a save beside training against a save that training waits for, in
-              processor time, which a neighbour's load does not touch (the wait for the disk, which
-              it leaves out, is of the latter alone); and the latter's rate by the clock against as
-              many dd with fsync as ranks, of the same bytes (TP 2)
+    saving    the stall of a save beside training against a save that training waits for, by the
+              clock; beside it how much longer the step is that the copy goes on beside, which on
+              ranks that compute on the same cores is most of the copy; and the rate of the save
+              that is waited for against as many dd with fsync as ranks, of the same bytes (TP 2)
     universal from a saved TP 2 run to the first step on PP 2, half the parameters: check, load and
               step, against DeepSpeed's save_checkpoint, ds_to_universal (without its imports),
               load_checkpoint and step, of the same model; and the bytes on disk of both
@@ -68,15 +68,17 @@ class Bench:
             config_of(self.parameters, self.folder, name, tensor=2) for name in ("beside", "waits")
         ]
         first, *rows = _ranks(checkpoint_ranks.save_rounds, 2, *sides, self.rounds + 1)[0]
-        stalls = [row["stall_cpu"] / row["waiting_cpu"] for row in rows]
+        stalls = [row["stall"] / row["waiting"] for row in rows]
         rates = [row["bytes"] / row["waiting"] * row["dd"] / row["dd_bytes"] for row in rows]
         return [
             _row(
-                "processor time of a stall beside training, of a save that training waits for",
+                "seconds of a stall beside training, of a save that training waits for",
                 statistics.median(stalls),
                 0.10,
-                first=first["stall_cpu"] / first["waiting_cpu"],
-                by_the_clock=_median(row["stall"] / row["waiting"] for row in rows),
+                first=first["stall"] / first["waiting"],
+                longer_step=_median(
+                    (row["step_of_copy"] - row["step"]) / row["waiting"] for row in rows
+                ),
                 parameters=count_parameters(sides[0].model).total,
                 rounds=rows,
             ),

@@ -135,17 +135,16 @@ def save_rounds(
     for number in range(1, rounds + 1):
         point = ResumePoint(number, number)
         row = {"step": found.train()}
-        # The writing thread counts to the save that is waited for alone.
-        began = time.thread_time()
-        stall = found.timed(lambda p=point: savers[beside].start(found.engine, p))
-        row["stall_cpu"] = time.thread_time() - began
-        steps = []
+        savers[beside].start(found.engine, point)
+        steps = [found.train()]
         while anywhere(found.mesh.world, savers[beside].saver.busy):
             steps.append(found.train())
-        began = time.thread_time()
-        row["stall"] = stall + found.timed(savers[beside].finish)
-        row["stall_cpu"] += time.thread_time() - began
-        row["step_beside"] = max(steps, default=row["step"])
+        saved = savers[beside].finish()
+        assert saved is not None
+        row["stall"] = max(all_gather_object(found.mesh.world, saved.stall_seconds))
+        # With the copy beside it; then with the writing alone.
+        row["step_of_copy"] = steps[0]
+        row["step_beside"] = max(steps[1:], default=row["step"])
         savers[beside].saver.settle()
         began = time.process_time()
         row["waiting"] = found.timed(

@@ -74,7 +74,7 @@ def test_mistakes_are_lines_on_stderr_and_exit_2(
     assert call("train", path, "data.train=x") == 2
     assert capsys.readouterr().err.splitlines() == [
         "roots: error: parallel.tensor='zwei': input should be a valid integer, unable to parse "
-        "string as an integer; it is: tensor-parallel ranks (Shoeybi et al. 2019) (default 1)",
+        "string as an integer; give tensor-parallel ranks (Shoeybi et al. 2019) (default 1)",
         "roots: error: trainning={}: unknown key; did you mean training?",
     ]
 
@@ -149,8 +149,43 @@ def test_unknown_option_is_no_config(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "No such option: --bogus" in capsys.readouterr().err
 
 
-def test_unknown_command_exits_2() -> None:
-    assert call("trane") == 2
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["trane"], "No such command 'trane'"),
+        (["checkpoint", "prune"], "Missing argument 'run'; see `roots checkpoint prune --help`"),
+        (
+            ["checkpoint", "prune", "x", "--keep-last", "0"],
+            "--keep-last='0': input should be greater than or equal to 1; "
+            "see `roots checkpoint prune --help`",
+        ),
+        (
+            ["generate", "x", "--temperature=warm"],
+            "--temperature='warm': input should be a valid number, unable to parse string as a "
+            "number; see `roots generate --help`",
+        ),
+        (["info", "--json=3"], "Option '--json' does not take a value; see `roots info --help`"),
+        (
+            ["checkpoint", "prune", "x", "--keep-last"],
+            "Option '--keep-last' requires an argument; see `roots checkpoint prune --help`",
+        ),
+        (["info", "more"], "Got unexpected extra argument(s) (more); see `roots info --help`"),
+    ],
+)
+def test_words_that_no_command_takes_are_one_line(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*words) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"roots: error: {line}")
+
+
+@pytest.mark.parametrize("words", [[], ["checkpoint"]])
+def test_a_group_without_words_shows_its_help(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*words) == 2
+    assert "Usage: " in "".join(capsys.readouterr())
 
 
 def test_help_needs_no_torch() -> None:

@@ -60,7 +60,7 @@ def test_rules_say_nothing_of_a_field_that_was_refused(tree: dict[str, Any], lin
 def test_problem_in_a_nested_section_has_its_whole_path() -> None:
     assert lines_of({"model": {"moe": {"top_k": 0, "num_expert": 4}}}) == (
         "model.moe.top_k=0: input should be greater than 0; "
-        "it is: experts that each token goes to (default 2)",
+        "give experts that each token goes to (default 2)",
         "model.moe.num_expert=4: unknown key; did you mean num_experts?",
     )
 
@@ -83,7 +83,7 @@ def test_problem_inside_a_list_names_its_item_and_the_known_keys() -> None:
     sources = [{"prefix": "a"}, {"prefix": "b", "wieght": 2, "weight": -1}]
     assert lines_of({"data": {"train": sources}}) == (
         "data.train[1].weight=-1: input should be greater than 0; "
-        "it is: share of samples, relative to the other sources (default 1.0)",
+        "give share of samples, relative to the other sources (default 1.0)",
         "data.train[1].wieght=2: unknown key; did you mean weight?",
     )
 
@@ -93,7 +93,7 @@ def test_problem_inside_a_list_names_its_item_and_the_known_keys() -> None:
 def test_floats_are_finite(path: str, text: str | float) -> None:
     section, field = path.split(".")
     (line,) = lines_of({section: {field: text}})
-    assert line.startswith(f"{path}={text!r}: input should be a finite number; it is: ")
+    assert line.startswith(f"{path}={text!r}: input should be a finite number; give ")
 
 
 @pytest.mark.parametrize("text", ["1e3", "1.0e+3", "0.5e4", "5E3", "2000.0"])
@@ -119,7 +119,7 @@ def test_implementation_that_no_op_has_is_refused() -> None:
     assert lines_of({"ops": {"attention": "flash", "rms_norm": "torch_sdpa"}}) == (
         "ops.attention='flash': input should be 'auto', 'roots', 'simulator', 'torch_sdpa' or "
         "'reference'; "
-        "it is: fused softmax-attention (default 'auto')",
+        "give fused softmax-attention (default 'auto')",
         "ops.rms_norm='torch_sdpa': input should be 'auto', 'roots', 'simulator', 'torch' or "
-        "'reference'; it is: RMS norm (default 'auto')",
+        "'reference'; give RMS norm (default 'auto')",
     )

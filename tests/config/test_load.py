@@ -65,10 +65,10 @@ def test_all_problems_come_at_once_with_path_value_rule_and_fix(tmp_path: Path) 
     text = "model: {hidden_sise: 3, num_layers: -1}\nparallel: {tensor: many}\nmodle: {}\n"
     assert lines_of(write(tmp_path / "c.yaml", text)) == (
         "model.num_layers=-1: input should be greater than 0; "
-        "it is: number of Transformer blocks (default 4)",
+        "give number of Transformer blocks (default 4)",
         "model.hidden_sise=3: unknown key; did you mean hidden_size?",
         "parallel.tensor='many': input should be a valid integer, unable to parse string as an "
-        "integer; it is: tensor-parallel ranks (Shoeybi et al. 2019) (default 1)",
+        "integer; give tensor-parallel ranks (Shoeybi et al. 2019) (default 1)",
         "modle={}: unknown key; did you mean model?",
     )
 
@@ -182,15 +182,15 @@ def test_field_that_may_be_null_takes_every_spelling(text: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("training.steps=yes", "training.steps=True: must be a number, not a truth value; it is: "),
+        ("training.steps=yes", "training.steps=True: must be a number, not a truth value; give "),
         (
             "optimizer.learning_rate=on",
-            "optimizer.learning_rate=True: must be a number, not a truth value; it is: ",
+            "optimizer.learning_rate=True: must be a number, not a truth value; give ",
         ),
         ("training.steps=1:30", "training.steps='1:30': input should be a valid integer, "),
-        ("training.steps=", "training.steps: input should be a valid integer; it is: "),
-        ("run.directory=", "run.directory='': must not be empty; it is: "),
-        ("run.directory=a\tb", "run.directory='a\\tb': must have no control characters; it is: "),
+        ("training.steps=", "training.steps: input should be a valid integer; give "),
+        ("run.directory=", "run.directory='': must not be empty; give "),
+        ("run.directory=a\tb", "run.directory='a\\tb': must have no control characters; give "),
         (
             "data.train=[a, b",
             "override='data.train=[a, b': is not YAML (while parsing a flow sequence",
@@ -218,7 +218,7 @@ def test_number_with_a_unit_is_refused_with_the_number_to_write(
     override: str, number: str, tmp_path: Path
 ) -> None:
     (line,) = lines_of(write(tmp_path / "c.yaml", "{}\n"), override)
-    assert f"; write {number}; it is: " in line
+    assert f"; write {number}; give " in line
 
 
 def test_numbers_are_decimal_with_underscores_if_need_be(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_run_name_says_what_a_name_is(tmp_path: Path) -> None:
     path = write(tmp_path / "c.yaml", "run: {directory: ../elsewhere/runs}\n")
     assert lines_of(path, "run.name=..") == (
         "run.name='..': must be letters, digits, '.', '_' and '-', with none of '.' and '-' in "
-        "front; it is: name of the run's folder (default 'run')",
+        "front; give name of the run's folder (default 'run')",
     )
     assert load_config(path, ["run.name=v1.2_a-b"]).run_directory == Path(
         "../elsewhere/runs/v1.2_a-b"

@@ -34,6 +34,20 @@ BUGS = [
         "tests/integration/test_resume.py -k documented_fields",
     ),
     PlantedBug(
+        "an update does not wait for the copy of what it changes",
+        "training/engine/step.py",
+        "        self.before_update()\n        return self._reason is not None\n",
+        "        return self._reason is not None\n",
+        "tests/training/engine/test_decision.py -k one_nan",
+    ),
+    PlantedBug(
+        "nobody asks an update to wait for a copy",
+        "training/saving.py",
+        "            engine.before_update = self.wait_for_copy\n",
+        "",
+        "tests/training/test_saving.py -k waits_for_the_copy",
+    ),
+    PlantedBug(
         "config of the run that resumes is not the model's",
         "training/saving.py",
         "        return dump_config(self._config)\n",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 from roots.checkpoint import folders, manifest, retention
 from roots.checkpoint.boxes import Piece
 from roots.checkpoint.manifest import Layout
+from roots.checkpoint.staging import Staging
 from roots.checkpoint.store import TensorStore
+from roots.checkpoint.tensor_file import Entry
 from roots.config import RunConfig
 from roots.device import Device
 from roots.errors import ExitCode, RootsError
@@ -34,6 +37,7 @@ class Holding:
     """An engine that holds one tensor."""
 
     device = Device("cpu", 0)
+    pieces_stay = True
 
     def __init__(self) -> None:
         self.data = torch.arange(600.0)
@@ -110,11 +114,13 @@ POINT = ResumePoint(4, 32, evaluation=2.5)
 
 
 class Pair:
-    """An engine that holds a weight and a moment."""
+    """An engine that holds a weight and a moment, good until the next is asked for or longer."""
 
     device = Device("cpu", 0)
 
-    def __init__(self) -> None:
+    def __init__(self, pieces_stay: bool = True) -> None:
+        self.pieces_stay = pieces_stay
+        self.before_update: Callable[[], None] = lambda: None
         self.weight = torch.arange(6.0).view(2, 3)
         self.moment = torch.ones(6)
 
@@ -155,6 +161,7 @@ def test_checkpoint_is_whole_and_of_the_time_of_its_start(
     saver = saver_in(config)
     saver.start(engine, POINT)  # type: ignore[arg-type]
     assert saver.in_flight
+    engine.before_update()
     engine.weight.fill_(-1), engine.moment.fill_(-1)
     saver.wait()
     assert not saver.busy
@@ -181,6 +188,57 @@ def test_checkpoint_is_whole_and_of_the_time_of_its_start(
     assert saved.num_bytes == sum(
         found.files[each].bytes for each in found.weights + found.optimizer
     )
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_an_update_waits_for_the_copy_that_goes_on_beside_a_step(
+    stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait counts as a stall; what does not stay is copied before the step begins."""
+    gate, copy, waits = threading.Event(), Staging.copy, list[str]()
+
+    def late(staging: Staging, pieces: Iterable[Piece]) -> list[Entry]:
+        assert gate.wait(60)
+        return copy(staging, pieces)
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        waits.append("begins")
+        threading.Timer(0.2, gate.set).start()
+        yield
+        waits.append("ends")
+
+    monkeypatch.setattr(Staging, "copy", late)
+    saver, engine = saver_in(config_of(tmp_path)), Pair(stays)
+    saver.waiting = waiting
+    if not stays:
+        gate.set()
+    saver.start(engine, POINT)  # type: ignore[arg-type]
+    engine.before_update()
+    assert waits == (["begins", "ends"] if stays else [])
+    engine.moment.fill_(-1)
+    engine.before_update()
+    saver.wait()
+    saved = saver.conclude()
+    assert saved.stall_seconds >= (0.2 if stays else 0.0)
+    store = TensorStore(saved.path, list(saved.path.rglob("*.safetensors")))
+    moment = torch.empty(6)
+    store.fill([Piece("exp_avg/weight", replicated("weight", (2, 3)), 0, moment)])
+    assert moment.tolist() == [1.0] * 6
+    engine.before_update()
+    assert len(waits) <= 2
+
+
+def test_a_failed_copy_lets_the_update_go_on_and_is_raised_in_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Staging, "copy", fail_with(ZeroDivisionError("mine")))
+    saver, engine = saver_in(config_of(tmp_path)), Pair()
+    saver.start(engine, POINT)  # type: ignore[arg-type]
+    engine.before_update()
+    saver.wait()
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        saver.conclude()
 
 
 def test_nothing_is_copied_where_nothing_goes_on_beside(tmp_path: Path) -> None:

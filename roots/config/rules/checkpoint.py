@@ -38,4 +38,16 @@ def kept_besides_some(config: RunConfig) -> Iterator[str]:
             )
 
 
-CHECKPOINT_RULES = (best_are_measured, kept_besides_some)
+def kept_ones_are_saved(config: RunConfig) -> Iterator[str]:
+    """Of steps that are not saved, none can be kept."""
+    kept, saved = config.checkpoint.keep_every_steps, config.checkpoint.every_steps
+    if kept and saved and kept % saved:
+        yield problem(
+            "checkpoint.keep_every_steps",
+            kept,
+            f"must be a multiple of checkpoint.every_steps={saved}: only what is saved is kept",
+            f"set it to {-(-kept // saved) * saved}, or to 0",
+        )
+
+
+CHECKPOINT_RULES = (best_are_measured, kept_besides_some, kept_ones_are_saved)

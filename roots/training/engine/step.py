@@ -119,6 +119,9 @@ class Engine(abc.ABC):
         # Whether a loss is a spike, so that the step is left out; asked alike on every rank.
         self.is_spike: Callable[[float], bool] = lambda loss: False
         self.agreed_loss = math.nan
+        # Called in every step before weights and optimizer state change: until then what is in
+        # memory is that of the step before, and may be copied beside forward and backward.
+        self.before_update: Callable[[], None] = lambda: None
         self._reason: Anomaly | None = None
         self._notes = ScaleNotes()
         decide_steps(engine.optimizer, self._is_skipped)
@@ -221,6 +224,11 @@ class Engine(abc.ABC):
         """What this rank needs to go on; a piece is good until the next is asked for."""
         return chain.from_iterable(self.kept_groups())
 
+    @property
+    def pieces_stay(self) -> bool:
+        """Whether pieces are all good together until `before_update`: nothing is on NVMe."""
+        return not getattr(self.deepspeed.optimizer, "swap_optimizer", False)
+
     def state(self) -> EngineState:
         """The numbers of a checkpoint that all ranks have alike."""
         return engine_state(self.deepspeed.optimizer)
@@ -231,6 +239,7 @@ class Engine(abc.ABC):
         Settings of the optimizer and of the loss scale are those of this run's config. Raises
         RootsError for a tensor that is missing or of another shape.
         """
+        self.before_update()
         optimizer, module = self.deepspeed.optimizer, self.module
         together(self.mesh.world, lambda: read_back(optimizer, module, store, state))
         settle(optimizer)
@@ -295,6 +304,7 @@ class Engine(abc.ABC):
         elif self.is_spike(self.agreed_loss):
             self._reason = "spike"
         self._notes.unrelated = self._reason in ("loss", "spike")
+        self.before_update()
         return self._reason is not None
 
     def _anomaly(self) -> Anomaly | None:

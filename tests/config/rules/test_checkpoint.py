@@ -23,5 +23,13 @@ def test_some_besides_all() -> None:
     )
 
 
+def test_kept_steps_that_are_never_saved() -> None:
+    assert refusals({"checkpoint": {"keep_every_steps": 70, "every_steps": 40}}) == (
+        "checkpoint.keep_every_steps=70: must be a multiple of checkpoint.every_steps=40: only "
+        "what is saved is kept; set it to 80, or to 0",
+    )
+    parse_config({"checkpoint": {"keep_every_steps": 70, "every_steps": 0}})
+
+
 def test_all_rules_of_retention_together() -> None:
     parse_config({"checkpoint": {"keep_last": 1, "keep_best": 2, "keep_every_steps": 1000}})

@@ -27,7 +27,7 @@ from roots.errors import RootsError
         (
             {"pipeline": 2, "pipeline_partition": "halves"},
             "parallel.pipeline_partition='halves': must be parameters, uniform or [b1, b2, ...]; "
-            "it is: stages balanced by parameters, or by number of blocks, or the number of blocks "
+            "give stages balanced by parameters, or by number of blocks, or the number of blocks "
             "of every stage as [b1, b2, ...]; dualpipev has 2 x pipeline of them "
             "(default 'parameters')",
         ),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from roots.config import RunConfig
@@ -79,6 +80,39 @@ class OneValue:
         handle = parameter.register_hook(spoil)
 
 
+@dataclasses.dataclass
+class StayingState:
+    """Demands of every step that what a checkpoint is written from stays until `before_update`.
+
+    A copy of it goes on beside forward and backward (roots/training/saving.py).
+    """
+
+    then: Tamper
+    views: list[Tensor] = dataclasses.field(default_factory=list)
+    values: list[Tensor] = dataclasses.field(default_factory=list)
+    asked: int = 0
+
+    def __call__(self, engine: Engine, step: int) -> None:
+        if step == 0:
+            self.asked = 0
+        else:
+            # Of the step before: it came to its update, and that is when all changes.
+            assert (self.asked, self.same()) == (step, step - 1 == BAD_STEP)
+        self.views = [piece.data for piece in engine.written_pieces()]
+        self.values = [view.clone() for view in self.views]
+        engine.before_update = self.ask
+        self.then(engine, step)
+
+    def same(self) -> bool:
+        """Whether nothing has changed."""
+        return all(map(torch.equal, self.views, self.values))
+
+    def ask(self) -> None:
+        """What the engine calls."""
+        assert self.same()
+        self.asked += 1
+
+
 def curves_of(
     rank: int, world_size: int, configs: list[RunConfig], tamper: Tamper
 ) -> list[LoggedCurve]:
@@ -87,10 +121,10 @@ def curves_of(
 
 
 def curves(
-    prefix: Path, ranks: int, kinds: list[tuple[str, dict[str, Any]]], value: float
+    prefix: Path, ranks: int, kinds: list[tuple[str, dict[str, Any]]], tamper: Tamper
 ) -> list[list[LoggedCurve]]:
     configs = [config_of(prefix, precision, parallel) for precision, parallel in kinds]
-    return run_distributed(curves_of, ranks, configs, OneValue(value), timeout_seconds=300)
+    return run_distributed(curves_of, ranks, configs, tamper, timeout_seconds=300)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +133,7 @@ def curves(
 def test_one_nan_skips_the_step_everywhere(
     ranks: int, kinds: list[tuple[str, dict[str, Any]]], prefix: Path
 ) -> None:
-    by_rank = curves(prefix, ranks, kinds, math.nan)
+    by_rank = curves(prefix, ranks, kinds, StayingState(OneValue(math.nan)))
     reference = by_rank[0][0]
     for index, (precision, parallel) in enumerate(kinds):
         for each in by_rank:
@@ -118,6 +152,6 @@ def test_a_norm_is_too_large_at_every_stage_or_at_none(prefix: Path) -> None:
     """Stage 3 adds squares in float64, the others in float32: the bound is one."""
     kinds = [kind for kind in ONE_PROCESS if kind[0] != "fp16"]
     for value, skipped in ((LARGEST_NORM * 2, True), (LARGEST_NORM / 16, False)):
-        (found,) = curves(prefix, 1, kinds, value)
+        (found,) = curves(prefix, 1, kinds, OneValue(value))
         assert [curve.skipped[BAD_STEP] for curve in found] == [skipped] * len(kinds)
         assert all(math.isfinite(curve.losses[-1]) for curve in found)
