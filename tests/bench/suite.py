@@ -158,7 +158,7 @@ def measure(name: str, tree: Path, folder: Path, words: Sequence[str]) -> Side:
     print(f"== {name}: {' '.join(command)}", flush=True)
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     process = subprocess.Popen(command, cwd=tree, env=environment)
-    code = process.wait()
+    code = _wait(process)
     wall = time.monotonic() - start
     _reap()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -178,6 +178,15 @@ def _environment(tree: Path) -> dict[str, str]:
 def _without_workers(words: Sequence[str]) -> list[str]:
     """`words` without the default's options of pytest-xdist, which would lose the list of tests."""
     return [] if tuple(words) == _DEFAULT else list(words)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code. Orphans are this process's children: who waits for their end waits for it."""
+    while True:
+        found, status = os.waitpid(-1, 0)
+        if found == process.pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return process.returncode
 
 
 def _reap() -> None:

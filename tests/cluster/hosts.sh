@@ -224,11 +224,13 @@ switch_off() {
     rm "$folder/$1.pid"
 }
 
-# end PID ...: with process 1 of a host, all others of it.
+# end PID ...: with process 1 of a host, all others of it. Their parent may be one that never asks for their ends.
 end() {
     local process
     kill -s KILL "$@" 2>/dev/null || true
-    for process in "$@"; do tail --pid="$process" -s 0.02 -f /dev/null; done
+    for process in "$@"; do
+        while grep -qs 'State:.[^ZX]' "/proc/$process/status"; do sleep 0.02; done
+    done
 }
 
 down() {
