@@ -1,4 +1,4 @@
-"""Reading DeepSpeed's files of a checkpoint as data: they are pickles, and run nothing here.
+"""DeepSpeed's files of a checkpoint: read as data, for they are pickles and run nothing here.
 
 DeepSpeed unpickles whatever a file names, so that a folder of somebody else would be as trusted as
 a program. Its states need four classes of its own besides what torch takes for weights.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deepspeed.checkpoint.constants import ZERO_STAGE
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
@@ -57,3 +58,12 @@ def read_as_data(engine: Any) -> Iterator[None]:
         yield
     finally:
         del reader.load
+
+
+def name_zero_stage(optimizer: Any) -> None:
+    """Add to saved states the stage, which DeepSpeed's bf16 optimizer leaves out.
+
+    Without that key DeepSpeed's own zero_to_fp32 takes the file for no ZeRO checkpoint at all.
+    """
+    original = optimizer.state_dict
+    optimizer.state_dict = lambda: {**original(), ZERO_STAGE: 1}

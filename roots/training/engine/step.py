@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import deepspeed
 import torch
-from deepspeed.checkpoint.constants import ZERO_STAGE
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
@@ -61,7 +60,7 @@ from roots.training.engine.optimizer import choose_optimizer, parameter_groups
 from roots.training.engine.overflow import GradientWatch
 from roots.training.engine.settings import count_steps_as_built, put_in_force, settings_of
 from roots.training.engine.start import import_muon_uncompiled
-from roots.training.engine.state_files import read_as_data
+from roots.training.engine.state_files import name_zero_stage, read_as_data
 from roots.training.engine.zero import refuse_what_is_not_served
 from roots.training.micro_batch import model_inputs, share_of
 from roots.training.router_statistics import ExpertLoad, RouterWatch
@@ -392,16 +391,7 @@ def initialise_deepspeed(
             mpu=mpu,
         )
     if type(engine.optimizer) is BF16_Optimizer:
-        _name_zero_stage(engine.optimizer)
+        name_zero_stage(engine.optimizer)
     if plan.data_parallel * config.parallel.context == 1:
         spare_copies(engine)
     return engine
-
-
-def _name_zero_stage(optimizer: Any) -> None:
-    """Add to saved states the stage, which DeepSpeed's bf16 optimizer leaves out.
-
-    Without that key DeepSpeed's own zero_to_fp32 takes the file for no ZeRO checkpoint at all.
-    """
-    original = optimizer.state_dict
-    optimizer.state_dict = lambda: {**original(), ZERO_STAGE: 1}
