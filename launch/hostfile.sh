@@ -5,14 +5,16 @@
 #
 # HOSTFILE has a line `NAME slots=N` for each host, N the ranks (GPUs) to start there; comments after #, and OpenMPI's
 # `max_slots=N`, are passed over. Every host needs this checkout and its environment at the same path, and ssh from here
-# that asks for no password, which is checked first. Ranks meet on the first host: at MASTER_ADDR, else the first address
-# that it names; at MASTER_PORT, else a port that is free there.
+# that asks for no password. Ranks meet on the first host: at MASTER_ADDR, else the first address that it names; at
+# MASTER_PORT, else a port that is free there.
 #
 #   --include SPEC       only these hosts and slots: NAME or NAME:SLOT,SLOT,... and @ between hosts. As in DeepSpeed, hosts
 #                        stay in the order of HOSTFILE, and slots are sorted and count once; what is used is said
-#   --exclude SPEC       all but these
+#   --exclude SPEC       all but these; or a file with a host a line, by a path with a /
 #   --ssh-port N         the port of sshd on the hosts
 #   --ssh-options TEXT   options of ssh, such as "-i KEY -J gateway"
+#   --checks on|off      look at every host first, as `roots launch` does: versions, config, data, ports, the run's folder,
+#                        clock, /dev/shm, ulimits; all that is wrong is told (on)
 #   --over pdsh|ssh      what starts DeepSpeed's launcher on the hosts (pdsh; ssh, one connection each, where there is none)
 #
 # INT, TERM and USR1 make every rank finish its step, save and exit 3; so does the end of this script or of DeepSpeed's
@@ -29,6 +31,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 readonly USAGE="usage: launch/hostfile.sh [option ...] HOSTFILE CONFIG [section.key=value ...]"
+readonly VIA=deepspeed
 
 # shellcheck source=launch/on_hosts.sh
 source "$ROOTS_HOME/launch/on_hosts.sh"
@@ -70,7 +73,7 @@ start_by_pdsh() {
     for host in "$@"; do words+=("$(for_pdsh "$host")"); done
     for host in "${hosts[@]}"; do
         # Its name alone stands for all of its slots, and may hold an @ then.
-        if [[ -n "$include$exclude" ]]; then spec+="@$host:${slots_of[$host]// /,}"; fi
+        if [[ -n "$filtered" ]]; then spec+="@$host:${slots_of[$host]// /,}"; fi
         printf '%s slots=%s\n' "$host" "$((${slots_of[$host]##* } + 1))" >>"$folder/hosts"
     done
     # pdsh replaces %h and such.

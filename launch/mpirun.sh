@@ -5,7 +5,7 @@
 #
 # HOSTFILE, hosts, options and exit codes are those of launch/hostfile.sh. Open MPI must be on every host at the same path.
 #
-#   --include SPEC, --exclude SPEC, --ssh-port N, --ssh-options TEXT: as in launch/hostfile.sh
+#   --include SPEC, --exclude SPEC, --ssh-port N, --ssh-options TEXT, --checks on|off: as in launch/hostfile.sh
 #   --mpirun-options TEXT    more for mpirun, such as "--mca oob_tcp_if_include eth0"
 #
 # INT, TERM and USR1 make every rank finish its step, save and exit 3; so does the end of this script or of mpirun. Of signals
@@ -17,6 +17,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 readonly USAGE="usage: launch/mpirun.sh [option ...] HOSTFILE CONFIG [section.key=value ...]"
+readonly VIA=mpirun
 
 # shellcheck source=launch/on_hosts.sh
 source "$ROOTS_HOME/launch/on_hosts.sh"
@@ -38,7 +39,8 @@ check_tools() {
 
 # start_launcher CONFIG ...: with its whole path mpirun finds its parts on the hosts. It would bind each rank to one core;
 # end all ranks when one has ended, and has saved, with code 3; kill them a second after SIGTERM, which is little to save;
-# and notice a lost host after minutes. What it gives them is what it waits before and after SIGTERM, whoever is left.
+# and notice a lost host after minutes. What it gives them is what it waits before and after SIGTERM, whoever is left. Its
+# daemons get the name of the run, by which they are found where they outlive the ranks: on a host that is cut off.
 # shellcheck disable=SC2329
 start_launcher() {
     local host names=() parts=() words=()
@@ -46,12 +48,13 @@ start_launcher() {
     for host in $(cut -d= -f1 "$folder/variables") MASTER_ADDR MASTER_PORT; do names+=(-x "$host"); done
     words=("$(command -v mpirun)" --bind-to none --mca plm_rsh_agent ssh --mca plm_rsh_args "${ssh[*]:1}"
         --mca orte_abort_on_non_zero_status 0 --mca odls_base_sigkill_timeout 10 --mca oob_tcp_keepalive_time 10 --mca oob_tcp_keepalive_intvl 5
-        --mca oob_tcp_keepalive_probes 3 "${mpirun_options[@]}")
+        --mca oob_tcp_keepalive_probes 3 --mca orte_launch_agent "env ROOTS_RANK_RECORDS=$records/%h orted"
+        "${mpirun_options[@]}")
     if ((EUID == 0)); then words+=(--allow-run-as-root); fi
     for host in "${hosts[@]}"; do
         if ((${#parts[@]} > 0)); then parts+=(:); fi
         parts+=(-H "$host:$(wc -w <<<"${slots_of[$host]}")" -np "$(wc -w <<<"${slots_of[$host]}")" --wdir "$PWD" "${names[@]}")
-        if [[ -n "$include$exclude" ]]; then parts+=(-x "CUDA_VISIBLE_DEVICES=${slots_of[$host]// /,}"); fi
+        if [[ -n "$filtered" ]]; then parts+=(-x "CUDA_VISIBLE_DEVICES=${slots_of[$host]// /,}"); fi
         # The variables in single quotes are each rank's own.
         # shellcheck disable=SC2016
         parts+=(bash -c '

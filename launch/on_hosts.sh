@@ -1,29 +1,36 @@
 # shellcheck shell=bash
 # A run on several hosts, for launch/hostfile.sh, torchrun.sh and mpirun.sh. Sourced, not run.
 #
-# Whoever sources this defines USAGE, `check_tools` (what the launcher needs here), `start_launcher CONFIG ...` (starts it
-# in the background and sets `launcher`), and `own_option OPTION VALUE` (its own options; false: not one of them).
+# Whoever sources this defines USAGE, VIA (the launcher's name for `roots launch --via`), `check_tools` (what the launcher
+# needs here), `start_launcher CONFIG ...` (starts it in the background and sets `launcher`), and `own_option OPTION VALUE`
+# (its own options; false: not one of them).
 #
 # Every rank leaves its process number and its exit code in a folder of this run on its host (launch/rank.py), and every
 # process of the run has the name of that folder in its environment. By these, signals reach ranks and not launchers, the
 # exit code is that of the rank that failed first, and nothing stays behind, whatever the launcher itself would do.
 
-# shellcheck source=launch/hosts.sh
-source "$ROOTS_HOME/launch/hosts.sh"
-
-# A host that does not answer for 15 s is lost.
-readonly SSH_RULES=(-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3)
 readonly PASSED_ON='^(PYTHON|NCCL_|GLOO_|UCX_|OMP_|CUDA_|TORCH_|TORCHINDUCTOR_|ROOTS_|WANDB_|HF_)'
 readonly NOT_PASSED='^(PYTHON|CUDA_VISIBLE_DEVICES|ROOTS_HOME|ROOTS_VENV|ROOTS_CONSTRAINTS|ROOTS_LAUNCHER|ROOTS_RANK_RECORDS)$'
 readonly SECRET='(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)'
+readonly NOTHING_TO_SAVE="stopped before there were ranks, nothing to save"
 # When a rank has failed, how long the others have until they are told, and then until they are killed; and that after a
 # rank has saved, or a host is lost: others may still save, or wait for the watchdog.
 readonly END_SECONDS=10 KILL_SECONDS=30 SAVING_SECONDS=600
 
+# What find_hosts is asked for, and what it finds: the hosts in their order, the slots of each, where ranks meet.
+asked=()
+filtered=""
+hosts=()
+declare -A slots_of=()
+ranks=0
+ssh=()
+address=""
+port=""
+# A folder of this run, here.
+folder=""
 launcher=""
 guard=""
 lookout=""
-ssh=(ssh)
 # The folder of records, and on a host its own in that.
 records=""
 here=""
@@ -40,32 +47,84 @@ launch_on_hosts() {
     read_options "$@"
     shift "$options"
     (($# >= 2)) || fail "$USAGE"
-    local hostfile="$1" config="$2" code=0
-    [[ -f "$hostfile" ]] || fail "HOSTFILE=$hostfile: no such file; $USAGE"
-    [[ -f "$config" ]] || fail "CONFIG=$config: no such file; $USAGE"
+    local hostfile="$1" code=0
+    [[ -f "$1" ]] || fail "HOSTFILE=$1: no such file; $USAGE"
+    [[ -f "$2" ]] || fail "CONFIG=$2: no such file; $USAGE"
     shift
     # When the job began, for stop.wall_clock.
     ROOTS_JOB_START="${ROOTS_JOB_START:-$(printf '%(%s)T' -1)}"
     export ROOTS_JOB_START
     folder="$(mktemp -d)"
     trap 'rm -rf "$folder"' EXIT
-    read_hosts "$hostfile"
-    choose_slots
     command -v ssh >/dev/null 2>&1 || fail "no ssh on PATH: run \`apt-get install openssh-client\`"
     use_python
     set_network
     check_tools
-    ssh=(ssh "${ssh_options[@]}" "${SSH_RULES[@]}")
-    check_hosts "$config"
+    find_hosts "$hostfile" "$@"
     # A name of this run alone, also where hosts share /tmp.
     records="/tmp/roots-ranks-$(basename "$folder")-$$"
     tell "$(words_of_hosts)"
-    if [[ -z "$stopped" ]]; then start "$@"; fi
+    start "$@"
     wait_for_launcher || code=$?
     end_run "$SAVING_SECONDS"
     code="$(decide_code "$code")"
     on_hosts "rm -rf '$records'" >/dev/null || true
     exit "$code"
+}
+
+# read_options WORD ...: sets `options` to how many of the words are options.
+# shellcheck disable=SC2034 # the launchers' scripts read them
+read_options() {
+    options=0
+    while (($# > 0)) && [[ "$1" == -* ]]; do
+        (($# >= 2)) || fail "$1: no such option, or no value after it; $USAGE"
+        case "$1" in
+            --include | --exclude)
+                if [[ -n "$2" ]]; then filtered=yes; fi
+                asked+=("$1=$2")
+                ;;
+            --ssh-port | --ssh-options) asked+=("$1=$2") ;;
+            --checks)
+                [[ "$2" == on || "$2" == off ]] || fail "--checks=$2: must be on or off; $USAGE"
+                asked+=("$1=$2")
+                ;;
+            *) own_option "$@" || fail "$1: no such option; $USAGE" ;;
+        esac
+        shift 2
+        options=$((options + 2))
+    done
+}
+
+# find_hosts HOSTFILE CONFIG ...: what a look at the hosts finds, or its complaints and the end. Asked from /, as has_roots is.
+# shellcheck disable=SC2034 # as above
+find_hosts() {
+    local found code=0 kind rest
+    found="$(env -C / "$PYTHON" -m roots.launching --via "$VIA" --scripts "$ROOTS_HOME/launch" --folder "$PWD" \
+        --hostfile "$1" "${asked[@]}" -- "${@:2}" </dev/null)" || code=$?
+    if [[ -n "$stopped" ]]; then end_before_ranks; fi
+    ((code == 0)) || exit "$code"
+    while read -r kind rest; do
+        case "$kind" in
+            ssh) ssh+=("$rest") ;;
+            meet) read -r address port <<<"$rest" ;;
+            host)
+                hosts+=("${rest%% *}")
+                slots_of["${rest%% *}"]="${rest#* }"
+                ranks=$((ranks + $(wc -w <<<"$rest") - 1))
+                ;;
+        esac
+    done <<<"$found"
+}
+
+words_of_hosts() {
+    local host words=""
+    for host in "${hosts[@]}"; do words+="; $host slots ${slots_of[$host]// /,}"; done
+    printf '%s ranks: %s' "$ranks" "${words#; }"
+}
+
+end_before_ranks() {
+    tell "$NOTHING_TO_SAVE"
+    exit 3
 }
 
 tell() {
@@ -78,15 +137,13 @@ on_host() {
     "${ssh[@]}" "${hosts[$1]}" bash -s <<<"number=$1; records='$records'; here=\"\$records/\$(uname -n)\"; $2"
 }
 
-# on_hosts SCRIPT [FOLDER]: run it on every host that is not lost, all at once; with FOLDER, what each says goes to HOST and
-# HOST.errors there.
+# on_hosts SCRIPT: run it on every host that is not lost, all at once.
 on_hosts() {
     local number host
     (
         for number in "${!hosts[@]}"; do
             host="${hosts[$number]}"
             if [[ -e "$folder/lost.$host" ]]; then continue; fi
-            if [[ -n "${2:-}" ]]; then exec >"$2/$host" 2>"$2/$host.errors"; fi
             on_host "$number" "$1" &
         done
         wait
@@ -267,7 +324,6 @@ forward() {
 # A trapped signal ends `wait` early; the launcher's own code is what it gives when the process is gone.
 wait_for_launcher() {
     local code=0
-    [[ -n "$launcher" ]] || return 0
     while kill -0 "$launcher" 2>/dev/null; do wait "$launcher" || true; done
     wait "$launcher" || code=$?
     kill "$guard" 2>/dev/null || true
@@ -292,7 +348,7 @@ decide_code() {
     elif [[ -n "$first" ]]; then
         echo "$first"
     elif [[ -n "$stopped" ]] && [[ -z "$begun" ]]; then
-        tell "stopped before there were ranks, nothing to save"
+        tell "$NOTHING_TO_SAVE"
         echo 3
     elif ((ended < ranks)); then
         tell "$((ranks - ended)) of $ranks ranks ended without an exit code: never started, or killed, perhaps for lack of memory"

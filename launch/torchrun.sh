@@ -11,7 +11,7 @@
 #
 # and torchrun numbers the hosts by their own names, sorted, whatever the order in HOSTFILE.
 #
-#   --include SPEC, --exclude SPEC, --ssh-port N, --ssh-options TEXT: as in launch/hostfile.sh
+#   --include SPEC, --exclude SPEC, --ssh-port N, --ssh-options TEXT, --checks on|off: as in launch/hostfile.sh
 #
 # INT, TERM and USR1 go to the ranks, past torchrun, which would kill them 30 s later, or leave them alone (USR1): every rank
 # finishes its step, saves and exits 3. So it does when this script or a torchrun is killed.
@@ -22,6 +22,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 readonly USAGE="usage: launch/torchrun.sh [option ...] HOSTFILE CONFIG [section.key=value ...]"
+readonly VIA=torchrun
 
 # shellcheck source=launch/on_hosts.sh
 source "$ROOTS_HOME/launch/on_hosts.sh"
@@ -54,7 +55,7 @@ torchrun_there() {
     local slots="${slots_of[${hosts[$1]}]}" count is_host=false
     count="$(wc -w <<<"$slots")"
     if (($1 == 0)); then is_host=true; fi
-    if [[ -n "$include$exclude" ]]; then echo "export CUDA_VISIBLE_DEVICES=${slots// /,}"; fi
+    if [[ -n "$filtered" ]]; then echo "export CUDA_VISIBLE_DEVICES=${slots// /,}"; fi
     # Ranks meet in a store of their own: in torchrun's they would find the addresses of the start before, because hosts
     # count their restarts differently.
     echo "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"

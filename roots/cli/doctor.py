@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,10 +75,11 @@ def _hosts(
     from roots.launching.environment import variable
     from roots.launching.gather import HERE, by_srun, by_ssh, here, nodes_of_job
     from roots.launching.hosts import filter_of, read_hostfile, select
+    from roots.launching.ssh import ssh_command
 
     if hostfile is not None:
         left = select(read_hostfile(hostfile), include, filter_of("--exclude", exclude))
-        ssh = ["-p", str(ssh_port)] * (ssh_port is not None) + shlex.split(ssh_options)
+        ssh = ssh_command(ssh_port, ssh_options)
         return [by_ssh(host.name, ssh) for host in left], {host.name: host.ranks for host in left}
     if variable("SLURM_JOB_NODELIST"):
         nodes = nodes_of_job()

@@ -19,6 +19,7 @@ from roots.errors import RootsError
 from roots.launching.via import OVER_SSH, Via
 
 if TYPE_CHECKING:
+    from roots.launching.examine import Look
     from roots.launching.gather import Request, Way
     from roots.launching.plan import Plan, Wish
 
@@ -122,8 +123,9 @@ def _launch(wish: Wish, checks: Checks, dry_run: bool, as_json: bool) -> None:
     from roots.config import load_config
     from roots.config.rules.batch import batch_problems
     from roots.config.rules.table import has_training_data
-    from roots.launching.environment import become, variable
-    from roots.launching.examine import request_of
+    from roots.launching.environment import become
+    from roots.launching.examine import for_launcher, request_of
+    from roots.launching.meeting import meeting
     from roots.launching.plan import make_plan
     from roots.launching.surroundings import network_lines, surroundings
     from roots.planner.stages import balanced_stages_have_experts
@@ -133,48 +135,50 @@ def _launch(wish: Wish, checks: Checks, dry_run: bool, as_json: bool) -> None:
     around = surroundings(shipped_folder(), wish.partition)
     plan = make_plan(wish, config, around)
     lines = batch_problems(config, plan.ranks)
-    # Without MASTER_PORT the scripts choose a port that is free.
-    port = variable("MASTER_PORT")
-    ports = [int(port)] if port.isdecimal() and plan.via in OVER_SSH else []
-    request = request_of(config, wish.config, ports)
+    request = for_launcher(request_of(config, wish.config), plan.via, around.scripts)
+    ways = _ways(plan, wish)
+    first = None
     if not dry_run:
         tell_notes(config, *plan.notes(config))
         _tell(f"{plan.via.value} ({plan.why}): {plan.where}")
         if checks is not Checks.OFF:
-            lines += _examine(plan, _ways(plan, wish), request)
+            look = _examine(plan, ways, request)
+            lines, first = lines + look.problems, look.first
     if lines:
         raise RootsError(*lines)
     if dry_run:
-        looks = [] if checks is Checks.OFF else _looks(_ways(plan, wish), request)
+        looks = [] if checks is Checks.OFF else _looks(ways, request)
         _show(plan, looks, network_lines(around.scripts), as_json)
     elif checks is not Checks.ONLY:
         _write(plan)
-        become(plan.command, plan.environment)
+        met = meeting(ways[0], first) if plan.via in OVER_SSH else {}
+        become(plan.command, {**plan.environment, **met})
 
 
 def _ways(plan: Plan, wish: Wish) -> list[Way]:
     """How each host is reached. With Slurm it is this one alone: the job looks at its nodes."""
     from roots.launching.gather import HERE, by_ssh, here
+    from roots.launching.ssh import ssh_command
 
     names = [host.name for host in plan.hosts if host.name != HERE]
-    ssh = ["-p", str(wish.ssh_port)] * (wish.ssh_port is not None)
-    ssh += shlex.split(wish.ssh_options)
+    ssh = ssh_command(wish.ssh_port, wish.ssh_options)
     return [by_ssh(name, ssh) for name in names] or [here(HERE)]
 
 
-def _examine(plan: Plan, ways: Sequence[Way], request: Request) -> list[str]:
-    """What is wrong with the hosts; how long it took to see is told."""
+def _examine(plan: Plan, ways: Sequence[Way], request: Request) -> Look:
+    """Look at the hosts; how long it took and how much is wrong is told."""
     from roots.launching.examine import examine
     from roots.launching.finding import hosts_named
 
     # On the machine that submits a Slurm job no rank starts.
     ranks = {host.name: host.ranks for host in plan.hosts} or {ways[0].name: 0}
     began = time.monotonic()
-    lines = examine(request, ways, ranks)
+    look = examine(request, ways, ranks)
+    lines = look.problems
     place = f"{len(ways)} hosts" if len(ways) > 1 else hosts_named(ways[0].name)
     found = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}" if lines else "all is well"
     _tell(f"looked at {place} for {time.monotonic() - began:.1f} s: {found}")
-    return lines
+    return look
 
 
 def _looks(ways: Sequence[Way], request: Request) -> list[str]:

@@ -45,8 +45,9 @@ def _examine_nodes(path: Path, overrides: Sequence[str], ports: Sequence[int]) -
     config = load_config(path, overrides, rules=[batch_rule(tasks)])
     ranks = dict.fromkeys(nodes, -(-tasks // len(nodes)))
     request = request_of(config, path, ports)
-    if lines := examine(request, [by_srun(node) for node in nodes], ranks):
-        raise RootsError(*lines)
+    look = examine(request, [by_srun(node) for node in nodes], ranks)
+    if look.problems:
+        raise RootsError(*look.problems)
 
 
 if __name__ == "__main__":

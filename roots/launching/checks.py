@@ -28,6 +28,7 @@ SHARED_BYTES_A_GPU, SHARED_BYTES_A_RANK = 128 << 20, 16 << 20
 _FILES_A_RANK, _FILES_BESIDES = 8, 256
 _THREADS_A_RANK = 128
 _MIB, _GIB = 1 << 20, 1 << 30
+_COPY = "copy it there, or keep it where all hosts see it"
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Needs:
     """What a run asks of its hosts.
 
     `ranks` is how many start on each host, by its name, the host of rank 0 first. `interface` is
-    the network interface that the user names for Gloo, "" for none.
+    the network interface that the user names for Gloo, "" for none. `programs` are those of the
+    files that are installed, not copied.
     """
 
     ranks: Mapping[str, int]
     run_directory: str = ""
     interface: str = ""
+    programs: tuple[str, ...] = ()
 
     @property
     def world_size(self) -> int:
@@ -70,7 +73,7 @@ def judge(answers: Sequence[Answer], needs: Needs) -> list[str]:
 
 def findings(answers: Sequence[Answer], needs: Needs) -> list[Finding]:
     """What `judge` tells."""
-    found = [_silence(answer) for answer in answers if answer.facts is None]
+    found = [silence(answer) for answer in answers if answer.facts is None]
     told = [answer for answer in answers if answer.facts is not None]
     facts = {answer.name: answer.facts for answer in told if answer.facts is not None}
     known = _Known(told, facts, needs)
@@ -79,7 +82,8 @@ def findings(answers: Sequence[Answer], needs: Needs) -> list[Finding]:
     return found
 
 
-def _silence(answer: Answer) -> Finding:
+def silence(answer: Answer) -> Finding:
+    """That a host did not answer."""
     rule = f"does not tell about itself ({answer.silence})"
     return Finding((answer.name,), "", None, rule, answer.advice)
 
@@ -91,16 +95,19 @@ def _files(known: _Known) -> Iterator[Finding]:
         marks = list(known.grouped(lambda facts, path=path: facts.files[path]))  # type: ignore[misc]
         good = [(names, mark) for names, mark in marks if _is_good(mark)]
         reference = good[0] if good else ([], "")
+        is_program = path in known.needs.programs
         for names, mark in marks:
             if mark == MISSING:
                 where = f", but on {', '.join(reference[0])}" if good else ""
-                fix = "copy it there, or keep it where all hosts see it"
+                fix = "install it there" if is_program else _COPY
                 yield Finding(tuple(names), path, None, f"no such file{where}", fix)
             elif not _is_good(mark):
                 yield Finding(tuple(names), path, None, mark, "make it readable there")
             elif mark != reference[1]:
                 rule = f"is {mark}, but {reference[1]} on {', '.join(reference[0])}"
                 fix = "copy it again, so that all are the same"
+                if is_program:
+                    fix = "install the same version there"
                 yield Finding(tuple(names), path, None, rule, fix)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from roots.config.load import files_of
@@ -10,6 +12,17 @@ from roots.config.run import RunConfig
 from roots.launching.checks import Needs, judge
 from roots.launching.environment import variable
 from roots.launching.gather import Request, Way, gather
+from roots.launching.host_facts import HostFacts
+from roots.launching.meeting import port_set
+from roots.launching.via import OVER_SSH, Via
+
+
+@dataclass(frozen=True)
+class Look:
+    """What came of a look at the hosts: a line for each problem, and what rank 0's host tells."""
+
+    problems: list[str]
+    first: HostFacts | None
 
 
 def request_of(config: RunConfig, path: Path, ports: Sequence[int] = ()) -> Request:
@@ -21,14 +34,43 @@ def request_of(config: RunConfig, path: Path, ports: Sequence[int] = ()) -> Requ
     return Request(Path.cwd(), tuple(dict.fromkeys(files)), tuple(ports), config.run_directory)
 
 
-def examine(request: Request, ways: Sequence[Way], ranks: Mapping[str, int]) -> list[str]:
-    """A line for everything that would stop a run on these hosts.
+def for_launcher(request: Request, via: Via, scripts: Path) -> Request:
+    """`request` with what that launcher needs: on several hosts the same rank.py in `scripts`, the
+    folder launch, and the launcher's own program; and that MASTER_PORT is free, if it is set.
+
+    Raises RootsError where that is no port.
+    """
+    if via not in OVER_SSH:
+        return request
+    programs = (_daemon_of_mpirun(),) if via is Via.mpirun else ()
+    port = port_set()
+    return replace(
+        request,
+        paths=(*request.paths, str(scripts / "rank.py")),
+        ports=() if port is None else (port,),
+        programs=tuple(filter(None, programs)),
+    )
+
+
+def _daemon_of_mpirun() -> str:
+    """What it starts on every host, by the same path as here; "" where this one has none."""
+    mpirun = shutil.which("mpirun")
+    if mpirun is None:
+        return ""
+    daemon = Path(mpirun).with_name("orted")
+    return str(daemon) if daemon.exists() else ""
+
+
+def examine(request: Request, ways: Sequence[Way], ranks: Mapping[str, int]) -> Look:
+    """Look for everything that would stop a run on these hosts.
 
     `ranks` is how many start on each, by the names of `ways`, the host of rank 0 first.
     """
     interface = variable("GLOO_SOCKET_IFNAME") or variable("ROOTS_INTERFACE")
     where = "" if request.run_directory is None else str(request.run_directory)
-    return judge(gather(ways, request), Needs(ranks, where, interface))
+    answers = gather(ways, request)
+    problems = judge(answers, Needs(ranks, where, interface, request.programs))
+    return Look(problems, answers[0].facts)
 
 
 def data_files(config: RunConfig) -> Iterator[str]:

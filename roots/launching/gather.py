@@ -22,34 +22,42 @@ from typing import Any
 
 from roots.launching.environment import variable
 from roots.launching.host_facts import HostFacts
+from roots.launching.ssh import advice_of, ssh_command
 from roots.launching.talk import SECONDS_A_QUESTION, Inbox, Talk, end_all, receive
 
 MODULE = "roots.launching.host_facts"
-SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 HERE = "this machine"
 _CLOCK_READINGS = 3
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to look for on every host. Relative paths count from `folder`."""
+    """What to look for on every host. Relative paths count from `folder`.
+
+    `programs` are paths as `paths` are, of what is installed and not copied.
+    """
 
     folder: Path
     paths: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     run_directory: Path | None = None
+    programs: tuple[str, ...] = ()
+
+
+def _no_advice(silence: str) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
 class Way:
     """A host by name, and the command that starts a given command (its words) on it.
 
-    `advice` is what to do where that fails.
+    `advise` tells what to do where that fails, from the last words on the way.
     """
 
     name: str
     reach: Callable[[Sequence[str]], list[str]]
-    advice: str = ""
+    advise: Callable[[str], str] = _no_advice
 
 
 @dataclass(frozen=True)
@@ -72,25 +80,25 @@ class Answer:
 
 def here(name: str = HERE) -> Way:
     """The machine that asks."""
-    return Way(name, list, "see what `python -m roots.launching.host_facts` says")
+    return Way(name, list, lambda _: "see what `python -m roots.launching.host_facts` says")
 
 
-def by_ssh(name: str, options: Sequence[str] = ()) -> Way:
-    """A host that ssh reaches without a password, with more `options` of ssh."""
-    words = [*SSH, *options, name]
-    advice = (
-        f"see that `{shlex.join(words)} true` works, by `ssh-copy-id {name}`, and that it has this "
-        "checkout and its environment at the same path"
-    )
+def by_ssh(name: str, ssh: Sequence[str] = ()) -> Way:
+    """A host that ssh reaches without a password; `ssh` is the command with its options."""
+    words = ssh or ssh_command()
     # The shell there reads one line, whose words it takes apart again.
-    return Way(name, lambda command: [*words, shlex.join(command)], advice)
+    return Way(
+        name,
+        lambda command: [*words, name, shlex.join(command)],
+        lambda silence: advice_of(name, words, silence),
+    )
 
 
 def by_srun(node: str) -> Way:
     """A node of the Slurm allocation that this process is in, beside the tasks that run there."""
     options = ["--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}"]
     advice = f"see what `{shlex.join(['srun', *options, 'true'])}` says inside the job"
-    return Way(node, lambda words: ["srun", *options, *words], advice)
+    return Way(node, lambda words: ["srun", *options, *words], lambda _: advice)
 
 
 def nodes_of_job() -> list[str]:
@@ -121,7 +129,7 @@ def words_of(request: Request, probe: str) -> list[str]:
     # From /, so that a folder `roots` where the user is does not pass for the package.
     path = variable("PYTHONPATH")
     words = ["env", "-C", "/", *([f"PYTHONPATH={path}"] if path else []), *words]
-    for each in request.paths:
+    for each in (*request.paths, *request.programs):
         words += ["--path", each]
     for port in request.ports:
         words += ["--port", str(port)]
@@ -171,4 +179,5 @@ class _Call(Talk):
         error, ahead = min(self.clocks, default=(0.0, 0.0))
         sees = frozenset(name for name, probe in probes.items() if probe in self.seen)
         facts = None if self.silence else self.facts
-        return Answer(self.way.name, facts, self.silence, self.way.advice, ahead, error, sees)
+        advice = self.way.advise(self.silence) if self.silence else ""
+        return Answer(self.way.name, facts, self.silence, advice, ahead, error, sees)

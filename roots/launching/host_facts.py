@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import resource
+import secrets
 import socket
 import subprocess
 import sys
@@ -47,6 +48,9 @@ _LIMITS = {
     "memlock": resource.RLIMIT_MEMLOCK,
 }
 UNLIMITED = -1
+# Where ranks meet: below the ports that the system gives to connections.
+_MEETING_PORTS = range(20_000, 30_000)
+_PORTS_TRIED = 100
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,9 @@ class HostFacts:
     `versions` are of ROOTS, its packages and kernels, "" for what is not there, with a hash over
     the sources where a version alone says too little. `files` maps each asked path to a mark that
     is equal where the file is, MISSING, or the reason why it cannot be read. `taken` are the asked
-    ports that another program has. `limits` are soft ones, UNLIMITED for none. `address` is what
-    the host's own name stands for. `refusal` is why the run's folder cannot be written to.
+    ports that another program has, `free_port` one that none has, 0 where all are taken. `limits`
+    are soft ones, UNLIMITED for none. `address` is what the host's own name stands for, `addresses`
+    are those of its network. `refusal` is why the run's folder cannot be written to.
     """
 
     host: str
@@ -70,14 +75,16 @@ class HostFacts:
     limits: Mapping[str, int]
     files: Mapping[str, str]
     taken: tuple[int, ...]
+    free_port: int
     address: str
+    addresses: tuple[str, ...]
     infiniband: tuple[str, ...]
     refusal: str
 
     @staticmethod
     def from_json(tree: Mapping[str, Any]) -> HostFacts:
         """What `dataclasses.asdict` made, back from JSON."""
-        lists = {name: tuple(tree[name]) for name in ("gpus", "taken", "infiniband")}
+        lists = {name: tuple(tree[name]) for name in ("gpus", "taken", "addresses", "infiniband")}
         return HostFacts(**{**tree, **lists})
 
 
@@ -96,7 +103,9 @@ def facts_here(paths: Iterable[str] = (), ports: Iterable[int] = ()) -> HostFact
         limits={name: _limit(number) for name, number in _LIMITS.items()},
         files={path: mark_of(Path(path)) for path in paths},
         taken=tuple(port for port in ports if _is_taken(port)),
+        free_port=_free_port(),
         address=_own_address(),
+        addresses=_addresses(),
         infiniband=_names_below("/sys/class/infiniband"),
         refusal="",
     )
@@ -197,6 +206,22 @@ def _is_taken(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def _free_port() -> int:
+    tried = secrets.SystemRandom().sample(_MEETING_PORTS, _PORTS_TRIED)
+    return next((port for port in tried if not _is_taken(port)), 0)
+
+
+def _addresses() -> tuple[str, ...]:
+    """All but those of the loopback, as `hostname -I` names them."""
+    try:
+        run = subprocess.run(
+            ["hostname", "-I"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(run.stdout.split())
 
 
 def _own_address() -> str:

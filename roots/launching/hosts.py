@@ -9,7 +9,7 @@ from pathlib import Path
 
 from roots.errors import RootsError, problem
 
-# As launch/hostfile.sh reads it: OpenMPI's max_slots is passed over.
+# OpenMPI's max_slots is passed over.
 _LINE = re.compile(
     r"\s*([A-Za-z0-9][A-Za-z0-9._:@-]*)\s+slots\s*=\s*([1-9][0-9]*)"
     r"(\s+max[_-]slots\s*=\s*[0-9]+)?\s*"
@@ -43,7 +43,7 @@ def read_hostfile(path: Path) -> list[Host]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is no text"
-        raise RootsError(problem("--hostfile", str(path), reason, "name the file")) from None
+        raise RootsError(problem("hostfile", str(path), reason, "name the file")) from None
     hosts = dict[str, Host]()
     lines = list[str]()
     for number, line in enumerate(text.splitlines(), start=1):
@@ -62,7 +62,7 @@ def read_hostfile(path: Path) -> list[Host]:
             hosts[match[1]] = Host(match[1], tuple(range(int(match[2]))))
     if not hosts and not lines:
         fix = "write a line `NAME slots=N` for each host"
-        lines.append(problem("--hostfile", str(path), "names no host", fix))
+        lines.append(problem("hostfile", str(path), "names no host", fix))
     if lines:
         raise RootsError(*lines)
     return list(hosts.values())
@@ -96,6 +96,10 @@ def select(hosts: Sequence[Host], include: str = "", exclude: str = "") -> list[
     if not include and not exclude:
         return list(hosts)
     option, text = ("--include", include) if include else ("--exclude", exclude)
+    if users := [host.name for host in hosts if "@" in host.name]:
+        rule = f"@ separates hosts there, and stands in the name {users[0]} of the hostfile"
+        fix = "give the user in ~/.ssh/config"
+        raise RootsError(problem(option, text, rule, fix))
     named = _named(option, text, {host.name: host for host in hosts})
     left = list[Host]()
     for host in hosts:

@@ -130,7 +130,9 @@ def make_plan(wish: Wish, config: RunConfig, around: Surroundings) -> Plan:
         "--ssh-port": "" if wish.ssh_port is None else str(wish.ssh_port),
         "--ssh-options": wish.ssh_options,
     }
-    given = [word for name, value in options.items() if value for word in (name, value)]
+    # The hosts have been looked at, or shall not be.
+    given = ["--checks", "off"]
+    given += [word for name, value in options.items() if value for word in (name, value)]
     command = ("bash", script, *given, *_split(wish.options), str(wish.hostfile), *words)
     return Plan(via, why, sum(host.ranks for host in hosts), hosts, command, around.variables)
 

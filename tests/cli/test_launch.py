@@ -101,11 +101,13 @@ def test_dry_run_shows_what_filters_select(
     shown: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (shown["via"], shown["ranks"]) == ("deepspeed", 4)
     assert shown["hosts"] == {"b": [1, 3], "a": [0, 1]}
-    options = ["--include", "a@b:3,1,1", "--ssh-port", "2222"]
+    options = ["--checks", "off", "--include", "a@b:3,1,1", "--ssh-port", "2222"]
     assert shown["command"] == ["bash", "launch/hostfile.sh", *options, "hosts", "run.yaml"]
-    assert [line.split(" 'env ")[0] for line in shown["checks"]] == [
-        f"ssh -o BatchMode=yes -o ConnectTimeout=10 -p 2222 {host}" for host in "ba"
+    asked = [line.split(" 'env ")[0].split() for line in shown["checks"]]
+    assert [(*words[:3], words[-1]) for words in asked] == [
+        ("ssh", "-p", "2222", host) for host in "ba"
     ]
+    assert all("--path launch/rank.py" in line for line in shown["checks"])
 
 
 def test_slurm_job_file_is_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

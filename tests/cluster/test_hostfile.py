@@ -47,7 +47,11 @@ def hostfile(tmp_path: Path) -> Path:
             "Host key verification failed",
             "look at its key and accept it once by `ssh node1 true`",
         ),
-        ("-p 2022", "Connection refused", "start it, or leave it out by --exclude node1"),
+        (
+            "-p 2022",
+            "Connection refused",
+            "start sshd there, or say by --ssh-port where it listens",
+        ),
     ],
     ids=["wrong key", "unknown key", "wrong port"],
 )
@@ -60,8 +64,8 @@ def test_host_that_ssh_does_not_reach_is_named_with_the_fix(
     code, said = refusal(hosts, tmp_path, "--ssh-options", more, str(tmp_path / "hosts"))
     assert code == ExitCode.BAD_INPUT
     begin, _, end = said.partition(reason)
-    assert begin.startswith("hostfile.sh: host node1 does not answer to `ssh -o BatchMode=yes")
-    assert f"): {fix}" in end
+    assert begin.startswith("roots: error: host node1: does not tell about itself (")
+    assert f"); {fix}" in end
     assert said.count("\n") == 1
 
 
@@ -69,8 +73,8 @@ def test_host_that_is_off_is_named(hosts: Hosts, tmp_path: Path, hostfile: Path)
     hosts.switch_off("node2")
     code, said = refusal(hosts, tmp_path, str(hostfile))
     assert code == ExitCode.BAD_INPUT
-    assert said.startswith("hostfile.sh: host node2 does not answer to `ssh")
-    assert said.endswith("): start it, or leave it out by --exclude node2\n")
+    assert said.startswith("roots: error: host node2: does not tell about itself (ssh: connect")
+    assert said.endswith("); start it, or leave it out by --exclude node2\n")
 
 
 def test_host_that_lacks_a_file_is_named(hosts: Hosts, tmp_path: Path, hostfile: Path) -> None:
@@ -79,14 +83,12 @@ def test_host_that_lacks_a_file_is_named(hosts: Hosts, tmp_path: Path, hostfile:
     hosts.run("node2", "mount", "--bind", tmp_path / "empty", tmp_path)
     hosts.run("node3", "mount", "-t", "tmpfs", "none", ROOT / "launch")
     code, said = refusal(hosts, tmp_path, str(hostfile))
-    config = tmp_path / "run.yaml"
-    assert (code, said) == (2, f"hostfile.sh: host node2: CONFIG={config}: no such file there\n")
-    code, said = refusal(hosts, tmp_path, "--exclude", "node2", str(hostfile))
-    assert (code, said) == (
-        2,
-        f"hostfile.sh: host node3: no checkout of ROOTS in {ROOT} there: put it at the same path "
-        "as here\n",
-    )
+    assert code == ExitCode.BAD_INPUT
+    fix = "copy it there, or keep it where all hosts see it"
+    for host, path in (("node2", tmp_path / "run.yaml"), ("node3", ROOT / "launch" / "rank.py")):
+        others = ", ".join(each for each in hosts.names[1:] if each != host)
+        line = f"roots: error: host {host}: {path}: no such file, but on {others}; {fix}"
+        assert line in said.splitlines()
 
 
 def test_port_that_is_taken_is_told(hosts: Hosts, tmp_path: Path, hostfile: Path) -> None:
@@ -96,8 +98,8 @@ def test_port_that_is_taken_is_told(hosts: Hosts, tmp_path: Path, hostfile: Path
         code, said = refusal(hosts, tmp_path, str(hostfile), MASTER_PORT="23456")
     assert (code, said) == (
         2,
-        "hostfile.sh: host node1: MASTER_PORT=23456: is in use there; choose another, or unset it "
-        "to have a free one found\n",
+        "roots: error: host node1: port=23456: another program has this port; end it, or set "
+        "MASTER_PORT to a free one\n",
     )
 
 

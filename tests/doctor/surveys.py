@@ -32,7 +32,9 @@ FACTS = HostFacts(
     limits={"nofile": 65536, "nproc": 100_000, "memlock": UNLIMITED},
     files={},
     taken=(),
+    free_port=23456,
     address="10.0.0.1",
+    addresses=("10.0.0.1",),
     infiniband=(),
     refusal="",
 )

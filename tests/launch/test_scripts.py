@@ -89,12 +89,8 @@ def test_script_passes_shellcheck(path: Path) -> None:
             f"hostfile.sh: --over=rsh: must be pdsh or ssh; {usage('hostfile')}",
         ),
         (
-            ["launch/hostfile.sh", "--ssh-port", "22x", "hosts", "configs/base.yaml"],
-            f"hostfile.sh: --ssh-port=22x: must be a port; {usage('hostfile')}",
-        ),
-        (
-            ["launch/hostfile.sh", "--include", "a", "--exclude", "b", "hosts", "run.yaml"],
-            "hostfile.sh: --include and --exclude: give one of them",
+            ["launch/torchrun.sh", "--checks", "only", "hosts", "configs/base.yaml"],
+            f"torchrun.sh: --checks=only: must be on or off; {usage('torchrun')}",
         ),
         (
             ["launch/supervise.sh", "--tries", "3"],
@@ -140,111 +136,40 @@ def test_wrong_arguments_are_told_in_one_line(
     assert (result.returncode, result.stderr) == (2, line + "\n")
 
 
-@pytest.mark.parametrize(
-    "text, line",
-    [
-        ("# only a comment\n", "names no host; write a line 'NAME slots=N' for each"),
-        ("one slots=8\ntwo 8\n", "line 2 is 'two 8', must be 'NAME slots=N'"),
-        ("one slots=0\n", "line 1 is 'one slots=0', must be 'NAME slots=N'"),
-        (
-            "one slots=8\n two  slots=8 # the second\none slots=4\n",
-            "line 3 names one again; give each host one line with all its slots",
-        ),
-        ("one slots=8 cores=9\n", "line 1 is 'one slots=8 cores=9', must be 'NAME slots=N'"),
-        ("one slots=8\n", None),
-        ("-oX=y slots=1\n", "line 1 is '-oX=y slots=1', must be 'NAME slots=N'"),
-        ("one slot=1\n", "line 1 is 'one slot=1', must be 'NAME slots=N'"),
-        ("# hosts\r\n\r\nme@one slots = 8  max_slots = 8 # a\r\n", None),
-        ("# all\n\n  one  slots=8 max_slots=16  # new\ntwo slots=1 max-slots=1", None),
-    ],
-)
-def test_hostfile_is_read_before_anything_starts(
-    tmp_path: Path, text: str, line: str | None
-) -> None:
+@pytest.mark.parametrize("name", ON_HOSTS)
+def test_hosts_that_cannot_be_are_told_before_anything_starts(tmp_path: Path, name: str) -> None:
+    """By the words of roots.launching, whose tests have all of them, and with its exit code."""
     machine = Machine(tmp_path)
-    (machine.checkout / "hosts").write_text(text, encoding="utf-8")
-    result = machine.run("launch/hostfile.sh", "hosts", "configs/base.yaml")
-    expected = f"HOSTFILE=hosts: {line}" if line else "no ssh on PATH: run `apt-get install openssh"
-    assert result.returncode == 2
-    assert result.stderr.startswith(f"hostfile.sh: {expected}")
-    assert result.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "words, line",
-    [
-        (["--include", "c"], "--include=c: HOSTFILE has no host c"),
-        (["--include", "a@b:0,2"], "--include=a@b:0,2: host b has no slot 2"),
-        (["--exclude", "a:"], "--exclude=a:: 'a:' must be NAME or NAME:SLOT,SLOT,..."),
-        (["--exclude", "a:0-3"], "--exclude=a:0-3: 'a:0-3' must be NAME or NAME:SLOT,SLOT,..."),
-        (["--exclude", "a@b:1,0"], "--exclude=a@b:1,0: leaves no slot"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_filter_that_cannot_be_is_told_in_one_line(
-    tmp_path: Path, words: list[str], line: str
-) -> None:
-    machine = Machine(tmp_path)
-    (machine.checkout / "hosts").write_text("a slots=4\nb slots=2\n", encoding="utf-8")
-    result = machine.run("launch/torchrun.sh", *words, "hosts", "configs/base.yaml")
-    assert (result.returncode, result.stderr) == (2, f"torchrun.sh: {line}\n")
-
-
-def test_filter_and_hosts_with_users_are_told_apart(tmp_path: Path) -> None:
-    machine = Machine(tmp_path)
-    (machine.checkout / "hosts").write_text("me@a slots=4\n", encoding="utf-8")
-    result = machine.run("launch/hostfile.sh", "--include", "me@a", "hosts", "configs/base.yaml")
+    (machine.checkout / "hosts").write_text("a slots=4\nb 2\n", encoding="utf-8")
+    machine.tool("ssh", "exit 1")
+    machine.tool("pdsh", "exit 1")
+    machine.tool("deepspeed", "exit 1")
+    machine.tool("mpirun", "echo 'mpirun (Open MPI) 4.1.4'")
+    script = (f"launch/{name}.sh", "hosts", "configs/base.yaml")
+    result = machine.run(*script, PYTHONPATH=str(ROOT))
+    fix = "write the host's name and its number of ranks, `host1 slots=8`"
     assert (result.returncode, result.stderr) == (
         2,
-        "hostfile.sh: --include=me@a: @ separates hosts there, and stands in names of HOSTFILE; "
-        "give the user in ~/.ssh/config\n",
+        f"roots: error: hosts line 2='b 2': must read `NAME slots=N`; {fix}\n",
     )
-
-
-@pytest.mark.parametrize(
-    "option, text",
-    [
-        ("--include", "c@a:3,1,1,0"),
-        ("--include", "b:0@b@a"),
-        ("--include", "a:2@a:1@c"),
-        ("--include", "b"),
-        ("--exclude", "b"),
-        ("--exclude", "a:0,3@b:0"),
-        ("--exclude", "a:1@a@c:00"),
-    ],
-)
-def test_filter_selects_what_deepspeed_does(option: str, text: str) -> None:
-    runner = pytest.importorskip("deepspeed.launcher.runner")
-    pool = {"a": 4, "b": 2, "c": 1}
-    script = f"""
-        source launch/environment.sh; own_option() {{ return 1; }}; source launch/on_hosts.sh
-        read_options {option} {text}
-        read_hosts <(printf '%s\\n' 'a slots=4' 'b slots=2' 'c slots=1')
-        choose_slots; echo "$ranks"
-        for host in "${{hosts[@]}}"; do echo "$host ${{slots_of[$host]}}"; done
-    """
-    result = subprocess.run(
-        ["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    words = {"inclusion": "", "exclusion": "", f"{option[2:5]}lusion": text}
-    theirs = runner.parse_inclusion_exclusion(pool, **words)
-    expected = [f"{name} {' '.join(map(str, slots))}" for name, slots in theirs.items()]
-    assert result.stdout.splitlines() == [str(sum(map(len, theirs.values()))), *expected]
 
 
 def test_launcher_that_is_missing_is_told_in_one_line(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     (machine.checkout / "hosts").write_text("a slots=4\n", encoding="utf-8")
-    machine.tool("ssh", "exit 1")
     words = ("hosts", "configs/base.yaml")
+    results = [machine.run(f"launch/{name}.sh", *words) for name in ON_HOSTS]
+    machine.tool("ssh", "exit 1")
+    ssh = "no ssh on PATH: run `apt-get install openssh-client`"
     lines = [
+        *(f"{name}.sh: {ssh}" for name in ON_HOSTS),
         "hostfile.sh: no pdsh on PATH: run `apt-get install pdsh`, or leave --over pdsh away",
         "mpirun.sh: no mpirun on PATH: run `apt-get install openmpi-bin` on every host, or load "
         "its module",
         f"mpirun.sh: {machine.tools / 'mpirun'} is not that of Open MPI (HYDRA build details:); "
         "use launch/hostfile.sh or torchrun.sh",
     ]
-    results = [machine.run("launch/hostfile.sh", "--over", "pdsh", *words)]
+    results.append(machine.run("launch/hostfile.sh", "--over", "pdsh", *words))
     results.append(machine.run("launch/mpirun.sh", *words))
     machine.tool("mpirun", "echo HYDRA build details:")
     results.append(machine.run("launch/mpirun.sh", *words))

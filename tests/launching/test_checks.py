@@ -24,7 +24,9 @@ GOOD = HostFacts(
     limits={"nofile": 65536, "nproc": 100_000, "memlock": UNLIMITED},
     files={"run.yaml": "sha256 11", "data.bin": "4096 bytes"},
     taken=(),
+    free_port=23456,
     address="10.0.0.1",
+    addresses=("10.0.0.1",),
     infiniband=(),
     refusal="",
 )

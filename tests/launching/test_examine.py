@@ -48,6 +48,6 @@ def test_config_with_all_it_extends_and_data(
 def test_this_machine_is_examined(folder: Path) -> None:
     request = request_of(load_config("run.yaml", ["data.train=a"]), Path("run.yaml"))
     fix = "copy it there, or keep it where all hosts see it"
-    assert examine(request, [here()], {HERE: 1}) == [
+    assert examine(request, [here()], {HERE: 1}).problems == [
         f"this machine: a.{ending}: no such file; {fix}" for ending in ("bin", "idx")
     ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from roots.launching.gather import Request, Way, by_srun, by_ssh, gather, here
+from roots.launching.ssh import ssh_command
 
 
 def _shell(text: str) -> Way:
@@ -73,8 +74,8 @@ def test_silent_hosts_are_told_with_the_reason(tmp_path: Path) -> None:
 
 def test_ways_to_other_hosts() -> None:
     words = ["python", "-m", "x", "a b"]
-    *ssh, line = by_ssh("h", ["-p", "22"]).reach(words)
-    assert (ssh[0], ssh[-3:], line) == ("ssh", ["-p", "22", "h"], "python -m x 'a b'")
+    *ssh, line = by_ssh("h", ssh_command(22)).reach(words)
+    assert (ssh[:3], ssh[-1], line) == (["ssh", "-p", "22"], "h", "python -m x 'a b'")
     assert "BatchMode=yes" in ssh
     srun = by_srun("n1").reach(words)
     assert srun[0] == "srun"

@@ -25,23 +25,28 @@ def hostfile(folder: Path, text: str) -> Path:
     return path
 
 
-def test_hostfile_is_read_as_the_scripts_read_it(tmp_path: Path) -> None:
-    text = "# ours\nb slots=4\r\n\n  user@a  slots = 2 max_slots=8 # old\n"
+def test_hostfile_is_read_line_by_line(tmp_path: Path) -> None:
+    text = "# ours\nb slots=4\r\n\n  user@a  slots = 2 max_slots=8 # old\nc slots=1 max-slots=1"
     assert read_hostfile(hostfile(tmp_path, text)) == [
         Host("b", (0, 1, 2, 3)),
         Host("user@a", (0, 1)),
+        Host("c", (0,)),
     ]
 
 
 def test_every_wrong_line_is_named(tmp_path: Path) -> None:
-    path = hostfile(tmp_path, "a slots=2\nb slot=2\na slots=1\nc\n")
+    wrong = ["c", "d slots=0", "e slots=8 cores=9", "-oX=y slots=1"]
+    path = hostfile(tmp_path, "\n".join(["a slots=2", "b slot=2", "a slots=1", *wrong]))
     with pytest.raises(RootsError) as caught:
         read_hostfile(path)
     fix = "write the host's name and its number of ranks, `host1 slots=8`"
     assert caught.value.lines == (
         f"{path} line 2='b slot=2': must read `NAME slots=N`; {fix}",
         f"{path} line 3='a': is there already; give each host one line with all its slots",
-        f"{path} line 4='c': must read `NAME slots=N`; {fix}",
+        *(
+            f"{path} line {number}={line!r}: must read `NAME slots=N`; {fix}"
+            for number, line in enumerate(wrong, start=4)
+        ),
     )
 
 
@@ -52,7 +57,7 @@ def test_no_file_and_no_host_are_told(tmp_path: Path) -> None:
     ):
         read_hostfile(path)
     path.unlink()
-    with pytest.raises(RootsError, match=r"^--hostfile='.*': No such file or directory; name the"):
+    with pytest.raises(RootsError, match=r"^hostfile='.*': No such file or directory; name the"):
         read_hostfile(path)
 
 
@@ -72,6 +77,9 @@ FILTERS = [
     "",
     "b:",
     "a@",
+    "a:0-1",
+    "a:01",
+    "b:2@b:1@c",
 ]
 
 
@@ -136,6 +144,13 @@ def test_filters_say_what_is_wrong(filters: dict[str, str], line: str) -> None:
     with pytest.raises(RootsError) as caught:
         select(HOSTS, **filters)
     assert caught.value.lines == (line,)
+
+
+def test_filter_and_hosts_with_users_are_told_apart() -> None:
+    with pytest.raises(RootsError) as caught:
+        select([Host("me@a", (0,))], include="me@a")
+    rule = "@ separates hosts there, and stands in the name me@a of the hostfile"
+    assert caught.value.lines == (f"--include='me@a': {rule}; give the user in ~/.ssh/config",)
 
 
 def test_filter_may_be_a_file(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def test_hostfile_starts_deepspeed_with_what_its_filters_leave(hosts: Path) -> N
     assert found.command == (
         "bash",
         script("hostfile.sh"),
-        *("--include", "b@a:3,1,1", "--over", "ssh"),
+        # `roots launch` has looked at them.
+        *("--checks", "off", "--include", "b@a:3,1,1", "--over", "ssh"),
         str(hosts),
         *WORDS,
     )
@@ -67,7 +68,7 @@ def test_hostfile_starts_deepspeed_with_what_its_filters_leave(hosts: Path) -> N
 @pytest.mark.parametrize("via, name", [(Via.torchrun, "torchrun.sh"), (Via.mpirun, "mpirun.sh")])
 def test_other_launchers_take_the_same_words(hosts: Path, via: Via, name: str) -> None:
     wish = replace(WISH, via=via, hostfile=hosts, ssh_port=2222, ssh_options="-i key")
-    options = ("--ssh-port", "2222", "--ssh-options", "-i key")
+    options = ("--checks", "off", "--ssh-port", "2222", "--ssh-options", "-i key")
     assert plan(wish).command == ("bash", script(name), *options, str(hosts), *WORDS)
 
 
