@@ -29,16 +29,22 @@ from roots.errors import RootsError, problem
 class Entry:
     """A checkpoint.
 
-    where: path or URL; saved: when its manifest was written, if that is known; manifest: None if
-    that cannot be read; damage: a line for each file that is missing or has another length, while
-    nobody has looked at contents; aside: whether it was set aside, so that no run goes on from it.
+    where: path or URL; manifest: None if it cannot be read; damage: a line for each file that is
+    missing or has another length, while nobody has looked at contents; aside: whether it was set
+    aside, so that no run goes on from it; file_time: of the manifest's file, which a copy changes.
     """
 
     where: str
-    saved: datetime | None
     manifest: Manifest | None
     damage: tuple[str, ...]
     aside: bool = False
+    file_time: datetime | None = None
+
+    @property
+    def saved(self) -> datetime | None:
+        """When it was saved, as its manifest says; None if that does not."""
+        seconds = None if self.manifest is None else self.manifest.saved
+        return None if seconds is None else datetime.fromtimestamp(seconds).astimezone()
 
     @property
     def name(self) -> str:
@@ -63,7 +69,8 @@ class Entry:
         return {
             "path": self.where,
             "step": None if found is None else found.step,
-            "saved": self.saved and self.saved.isoformat(timespec="seconds"),
+            "saved": _iso(self.saved),
+            "file_time": _iso(self.file_time),
             "bytes": self.bytes,
             "layout": None if found is None else asdict(found.layout),
             "precision": None if found is None else found.layout.precision,
@@ -124,16 +131,20 @@ def is_there(path: Path) -> bool:
 
 def entry_of(path: Path, *, aside: bool = False) -> Entry:
     """What is known of a checkpoint."""
-    saved = None
+    written = None
     try:
         with suppress(FileNotFoundError):
-            written = (path / MANIFEST_NAME).stat().st_mtime
-            saved = datetime.fromtimestamp(written).astimezone()
+            changed = (path / MANIFEST_NAME).stat().st_mtime
+            written = datetime.fromtimestamp(changed).astimezone()
         found = read_manifest(path)
     except RootsError as error:
-        return Entry(str(path), saved, None, error.lines, aside)
+        return Entry(str(path), None, error.lines, aside, written)
     damage = damage_of(path, found, sorted(found.files), contents=False)
-    return Entry(str(path), saved, found, tuple(damage), aside)
+    return Entry(str(path), found, tuple(damage), aside, written)
+
+
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat(timespec="seconds")
 
 
 def stored_entry(stored: StoredCheckpoints, name: str) -> Entry:
@@ -141,9 +152,9 @@ def stored_entry(stored: StoredCheckpoints, name: str) -> Entry:
     where = stored.where(name)
     try:
         found = stored.manifest(name)
-        return Entry(where, None, found, tuple(stored.damage(name, found)))
+        return Entry(where, found, tuple(stored.damage(name, found)))
     except DamagedError as error:
-        return Entry(where, None, None, error.lines)
+        return Entry(where, None, error.lines)
     except OSError as error:
         raise unreachable("checkpoint", where, error) from None
 

@@ -13,6 +13,7 @@ A checkpoint is a folder `step_NNNNNNNN` holding
                              "consumed_samples": ..., "layout": {...}, "evaluation": x or null,
                              "state": {...} or null, "history": {...},
                              "data": {...} (roots/data/record.py),
+                             "saved": seconds since the epoch, or null,
                              "files": {path: {"bytes": n, "sha256": hex}},
                              "sha256": hex of the rest}
 
@@ -50,6 +51,7 @@ OPTIMIZER_FOLDER = "optimizer"
 TRAINING_STATE_SUFFIX = ".pt"
 _READERS = 8
 _MAX_LINES = 12
+_END_OF_TIME = 253_402_214_400  # the last day of the year 9999, with which dates end
 
 
 class DamagedError(RootsError):
@@ -89,7 +91,8 @@ class Manifest:
     evaluation: the held-out loss after `step`, if one was measured there and is finite.
     state: the numbers that the optimizer goes on with; None of an imported model, and in version 1.
     history: what the run remembers of samples that it skipped (training/anomalies/guard.py).
-    data: what it reads, and since when; None of a ROOTS that did not write it.
+    data: what it reads, and since when; saved: when it was, in seconds since the epoch; both None
+    of a ROOTS that did not write them.
     """
 
     step: int
@@ -101,6 +104,7 @@ class Manifest:
     version: int = VERSION
     history: dict[str, Any] = field(default_factory=dict)
     data: DataRecord | None = None
+    saved: int | None = None
 
     @property
     def has_training_state(self) -> bool:
@@ -231,7 +235,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             raise RootsError(problem("checkpoint", where, rule, fix))
         files = {_plain(name): FileRecord.from_json(each) for name, each in tree["files"].items()}
         layout = Layout(**tree["layout"])
-        # One without held-out loss, history or data is of a ROOTS that did not write any.
+        # One without held-out loss, history, data or time is of a ROOTS that did not write any.
         loss, data = tree.get("evaluation"), tree.get("data")
         sealed = Manifest(
             tree["step"],
@@ -243,6 +247,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             tree["version"],
             tree.get("history", {}),
             None if data is None else DataRecord.from_json(data),
+            tree.get("saved"),
         )
         _check_types(sealed)
         return sealed
@@ -274,6 +279,9 @@ def _check_types(found: Manifest) -> None:
         raise TypeError("the held-out loss is no number")
     if not isinstance(found.history, dict):
         raise TypeError("the history is no object")
+    saved = found.saved
+    if saved is not None and not (type(saved) is int and 0 <= saved < _END_OF_TIME):
+        raise TypeError("the time of saving is none")
 
 
 def check_model(folder: Path) -> None:

@@ -29,6 +29,7 @@ RunOrCheckpoint = Annotated[
         metavar="RUN_OR_CHECKPOINT", help="Folder or URL of a run, or of one checkpoint."
     ),
 ]
+_MINUTES = "%Y-%m-%d %H:%M"
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
@@ -36,7 +37,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 def list_checkpoints(given: RunOrCheckpoint, as_json: AsJson = False) -> None:
     """Print a line for each checkpoint: when, bytes, held-out loss, state and layout.
 
-    `complete` is one whose files are all there in their length; `verify` reads them.
+    `complete` is one whose files are all there in their length; `verify` reads them. A time behind
+    `~` is that of the manifest's file: a ROOTS from before did not write when it saved.
     """
     from roots.checkpoint.entries import entries_of
 
@@ -233,7 +235,10 @@ def _data(found: Manifest) -> str:
 
 
 def _time(entry: Entry) -> str:
-    return "-" if entry.saved is None else entry.saved.strftime("%Y-%m-%d %H:%M")
+    """When it was saved; with `~` the time of a file, where the manifest does not tell."""
+    if entry.saved is not None:
+        return entry.saved.strftime(_MINUTES)
+    return "-" if entry.file_time is None else entry.file_time.strftime(f"~{_MINUTES}")
 
 
 def _parts(found: Manifest) -> dict[str, dict[str, int]]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,8 @@ def seal(folder: Path, config: RunConfig, names: Sequence[str]) -> None:
     write_atomically(folder / manifest.CONFIG_NAME, dump_config(config))
     layout = manifest.Layout(1, 1, 1, 0, config.training.precision)
     files = manifest.describe_files(folder, [manifest.CONFIG_NAME, *names])
-    manifest.write_manifest(folder, manifest.Manifest(0, 0, layout, files))
+    sealed = manifest.Manifest(0, 0, layout, files, saved=int(time.time()))
+    manifest.write_manifest(folder, sealed)
 
 
 def _joined(source: TensorSource, rule: Rule, dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,10 @@ class ResumePoint:
     def manifest(
         self, layout: Layout, files: dict[str, FileRecord], state: dict[str, Any]
     ) -> Manifest:
-        """The manifest of a checkpoint of this point, from which `files` and `state` go on."""
+        """The manifest of a checkpoint of this point, from which `files` and `state` go on.
+
+        It is saved now.
+        """
         return Manifest(
             self.step,
             self.consumed_samples,
@@ -41,4 +45,5 @@ class ResumePoint:
             state=state,
             history=dict(self.history),
             data=self.data,
+            saved=int(time.time()),
         )

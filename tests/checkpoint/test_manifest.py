@@ -48,6 +48,22 @@ def test_held_out_loss_is_a_number(tmp_path: Path, loss: object) -> None:
     )
 
 
+@pytest.mark.parametrize("saved", [True, "2026", 1.5, -1, 10**15])
+def test_time_of_saving_is_a_time(tmp_path: Path, saved: object) -> None:
+    change(tmp_path, lambda tree: tree.update(saved=saved))
+    with pytest.raises(manifest.DamagedError) as caught:
+        manifest.read_manifest(tmp_path)
+    assert caught.value.lines == (
+        f"manifest='{tmp_path}/manifest.json': is not readable (TypeError: the time of saving is "
+        "none); use another checkpoint of the run",
+    )
+
+
+def test_manifest_from_before_times_has_none(tmp_path: Path) -> None:
+    change(tmp_path, lambda tree: tree.pop("saved"))
+    assert manifest.read_manifest(tmp_path).saved is None
+
+
 def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     layout = manifest.Layout(1, 1, 1, 1, "fp32")
     manifest.write_manifest(folder, manifest.Manifest(3, 24, layout, {}, 2.5))

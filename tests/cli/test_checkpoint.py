@@ -6,25 +6,31 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from roots.checkpoint import folders, manifest
-from roots.checkpoint.storage import storage_at
-from roots.checkpoint.stored import StoredCheckpoints
-from roots.cli.main import main
 from roots.config import RunConfig
 from roots.data.record import DataRecord, SideRecord, SourceRecord
 from roots.lock import RUN_LOCK_NAME, Place, owned
+from tests.helpers.checkpoint_command import (
+    call,
+    folder_of,
+    minute_of,
+    printed,
+    refused,
+    size_of,
+)
 from tests.helpers.checkpoints import STATE_NAME, WEIGHTS_NAME, flip_bit, save_checkpoint
-from tests.helpers.places import place_of
 from tests.helpers.runs import small_config
 
 LAYOUT = manifest.Layout(2, 1, 1, 1, "bf16")
 LOSSES = {2: 3.5, 4: None, 6: 2.25, 8: 2.5}
 FIX = "use another checkpoint of the run"
+SAVED = 1_700_000_000  # in seconds since the epoch
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def config(tmp_path: Path) -> RunConfig:
     """A run with checkpoints of steps 2, 4, 6 and 8, one of which has no held-out loss."""
     config = small_config(tmp_path / "data", tmp_path)
     for step, loss in LOSSES.items():
-        save_checkpoint(config, step, layout=LAYOUT, loss=loss)
+        save_checkpoint(config, step, layout=LAYOUT, loss=loss, saved=SAVED + 60 * step)
     return config
 
 
@@ -41,35 +47,9 @@ def run(config: RunConfig) -> Path:
     return config.run_directory
 
 
-def folder_of(run: Path, step: int) -> Path:
-    return run / folders.CHECKPOINTS_FOLDER / folders.step_name(step)
-
-
 def steps(run: Path) -> list[int]:
     root = run / folders.CHECKPOINTS_FOLDER
     return [folders.step_of(path) for path in folders.finished_checkpoints(root)]
-
-
-def call(*words: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(["checkpoint", *map(str, words)])
-    return int(caught.value.code or 0)
-
-
-def printed(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
-    assert call(*words) == 0
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    return captured.out.splitlines()
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
-    assert call(*words) == 2
-    return [line.removeprefix("roots: error: ") for line in capsys.readouterr().err.splitlines()]
-
-
-def size_of(folder: Path) -> int:
-    return manifest.read_manifest(folder).total_bytes
 
 
 def test_list_has_a_line_for_each(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +59,7 @@ def test_list_has_a_line_for_each(run: Path, capsys: pytest.CaptureFixture[str])
         name, saved, size, held_out, state, layout = re.split(r"  +", line)
         folder = folder_of(run, step)
         assert name == folder.name
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", saved)
+        assert saved == minute_of(SAVED + 60 * step)
         assert size == f"{size_of(folder):,}"
         assert held_out == ("-" if loss is None else f"{loss:.4f}")
         assert (state, layout) == ("complete", LAYOUT.describe())
@@ -116,7 +96,8 @@ def test_list_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert records[0] == {
         "path": str(folder_of(run, 2)),
         "step": 2,
-        "saved": records[0]["saved"],
+        "saved": datetime.fromtimestamp(SAVED + 120).astimezone().isoformat(),
+        "file_time": records[0]["file_time"],
         "bytes": size_of(folder_of(run, 2)),
         "layout": {**vars(LAYOUT)},
         "precision": "bf16",
@@ -125,6 +106,24 @@ def test_list_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "state": "complete",
         "damage": [],
     }
+
+
+def test_time_of_saving_outlives_a_copy(
+    config: RunConfig, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy has files of its own time, which is told where the manifest has none, and marked."""
+    save_checkpoint(config, 10, layout=LAYOUT)
+    for step in (8, 10):
+        os.utime(folder_of(run, step) / manifest.MANIFEST_NAME, (0, 0))
+    lines = [re.split(r"  +", line) for line in printed(capsys, "list", run)[-2:]]
+    assert [words[1] for words in lines] == [minute_of(SAVED + 480), f"~{minute_of(0)}"]
+    shown = dict(line.split(maxsplit=1) for line in printed(capsys, "show", run))
+    assert shown["saved"] == f"~{minute_of(0)}"
+    record = json.loads("\n".join(printed(capsys, "show", run, "--json")))
+    assert (record["saved"], record["file_time"]) == (
+        None,
+        datetime.fromtimestamp(0).astimezone().isoformat(),
+    )
 
 
 def test_list_of_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -344,52 +343,4 @@ def test_what_cannot_be_removed_is_an_error(
     assert refused(capsys, "prune", run, "--keep-last", 2) == [
         f"checkpoint='{folder_of(run, 4)}': could not be removed, or not all of it; change its "
         "rights, or remove it yourself"
-    ]
-
-
-@pytest.fixture
-def url(run: Path, tmp_path: Path) -> str:
-    """A copy of the run's checkpoints of steps 4 and 6 in memory, and nothing of the run here."""
-    place = f"{place_of('memory', tmp_path)}/run"
-    for step in (4, 6):
-        StoredCheckpoints(storage_at(place)).put(folder_of(run, step))
-    return place
-
-
-def test_list_and_show_at_a_url(
-    url: str, run: Path, config: RunConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, *lines = printed(capsys, "list", url)
-    layout = LAYOUT.describe()
-    assert [re.split(r"  +", line) for line in lines] == [
-        ["step_00000004", "-", f"{size_of(folder_of(run, 4)):,}", "-", "complete", layout],
-        ["step_00000006", "-", f"{size_of(folder_of(run, 6)):,}", "2.2500", "complete", layout],
-    ]
-    here, there = (
-        json.loads("\n".join(printed(capsys, "show", given, "--json")))
-        for given in (folder_of(run, 6), url)
-    )
-    assert there == {**here, "path": f"{url}/step_00000006", "saved": None}
-    words = printed(capsys, "show", url)
-    assert words[0].split() == ["checkpoint", f"{url}/step_00000006"]
-
-
-def test_verify_at_a_url(url: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = {step: f"{size_of(folder_of(run, step)):,} bytes in 3 files" for step in (4, 6)}
-    assert printed(capsys, "verify", url) == [
-        f"{url}/step_0000000{step}: {size}, as it was saved" for step, size in sizes.items()
-    ]
-    flip_bit(folder_of(run, 6) / STATE_NAME)
-    name = f"step_00000006/{STATE_NAME}"
-    storage_at(url).put(folder_of(run, 6) / STATE_NAME, name)
-    assert refused(capsys, "verify", url) == [
-        f"checkpoint file='{url}/{name}': does not have the checksum that the manifest records; "
-        f"{FIX}"
-    ]
-
-
-def test_prune_takes_no_url(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, "prune", url, "--keep-last", 1) == [
-        f"checkpoint='{url}': is a URL, and what lies there follows its run; give the folder of "
-        "the run"
     ]

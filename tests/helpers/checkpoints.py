@@ -23,8 +23,12 @@ def save_checkpoint(
     layout: manifest.Layout,
     loss: float | None = None,
     data: DataRecord | None = None,
+    saved: int | None = None,
 ) -> Path:
-    """A finished checkpoint of `config` after `step`: a config, two tensors, a training state."""
+    """A finished checkpoint of `config` after `step`: a config, two tensors, a training state.
+
+    Without `saved` as a ROOTS left it that did not write the time.
+    """
     folder = config.run_directory / folders.CHECKPOINTS_FOLDER / folders.step_name(step)
     for name in (manifest.WEIGHTS_FOLDER, manifest.OPTIMIZER_FOLDER):
         (folder / name).mkdir(parents=True)
@@ -38,7 +42,7 @@ def save_checkpoint(
     save_file(tensors, folder / WEIGHTS_NAME, {"shards": json.dumps(shards)})
     files = manifest.describe_files(folder, [manifest.CONFIG_NAME, STATE_NAME, WEIGHTS_NAME])
     samples = step * config.training.global_batch_size
-    sealed = manifest.Manifest(step, samples, layout, files, loss, {}, data=data)
+    sealed = manifest.Manifest(step, samples, layout, files, loss, {}, data=data, saved=saved)
     manifest.write_manifest(folder, sealed)
     folders.point_latest(folder.parent, folder)
     return folder
