@@ -107,7 +107,7 @@ def checkpoints_of(given: str) -> list[Path]:
 def entries_of(given: str) -> list[Entry]:
     """As `checkpoints_of`, and those set aside after all others; or those at a URL."""
     if is_url(given):
-        stored, names = checkpoints_at(given)
+        stored, names = checkpoints_at(given, lost=True)
         return [stored_entry(stored, name) for name in names]
     paths = checkpoints_of(given)
     aside = [] if paths == [Path(given)] else folders.kept_aside(paths[0].parent)

@@ -64,7 +64,14 @@ def finished_checkpoints(root: Path) -> list[Path]:
 
 def saved_checkpoints(root: Path) -> list[Path]:
     """Those, and what is damaged so far that it has lost its manifest; oldest first."""
-    return [path for _, path in _ours(root) if path.is_dir() or path.is_symlink()]
+    found = [path for _, path in _ours(root) if path.is_dir() or path.is_symlink()]
+    return [path for path in found if not _is_being_copied(path)]
+
+
+def _is_being_copied(path: Path) -> bool:
+    """Whether it is no checkpoint yet, or no more, in the folder of a mirror (stored.py)."""
+    mark = path.with_name(f"{path.name}{PARTIAL_SUFFIX}")
+    return mark.is_file() and not (path / MANIFEST_NAME).is_file()
 
 
 def _ours(root: Path) -> list[tuple[int, Path]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from roots.checkpoint import folders
-from roots.checkpoint.manifest import Manifest
+from roots.checkpoint.manifest import MANIFEST_NAME, Manifest
 from roots.checkpoint.storage import is_url, join, storage_at
 from roots.checkpoint.stored import StoredCheckpoints, unreachable
 from roots.errors import RootsError, problem
@@ -47,19 +47,27 @@ def fetched(url: str, below: Path, wanted: Callable[[Manifest], Iterable[str]]) 
     return folder
 
 
-def checkpoints_at(url: str) -> tuple[StoredCheckpoints, list[str]]:
+def checkpoints_at(url: str, *, lost: bool = False) -> tuple[StoredCheckpoints, list[str]]:
     """The checkpoints at a URL and their names, oldest first; of one checkpoint the name is "".
 
+    `lost`: with those that have lost their manifest, which nothing can be loaded from.
     Raises RootsError if there are none, or the URL cannot be read.
     """
+    rule = "is no finished checkpoint and holds none"
+    fix = "give the URL of a folder like step_00000100, or of the folder of a run"
     try:
         for place in (url, join(url, folders.CHECKPOINTS_FOLDER)):
             stored = StoredCheckpoints(storage_at(place))
-            names = [""] if stored.is_finished("") else stored.names()
-            if names:
-                return stored, names
+            if stored.is_finished(""):
+                return stored, [""]
+            finished = stored.names()
+            torn = stored.lost() if lost or not finished else []
+            if finished or (lost and torn):
+                return stored, sorted({*finished, *torn}, key=folders.step_named)
+            if torn:
+                rule = f"holds no finished checkpoint: {torn[-1]} has no {MANIFEST_NAME}"
+                fix = "bring that file back from a copy, or use another checkpoint"
+                break
     except OSError as error:
         raise unreachable("checkpoint", url, error) from None
-    rule = "is no finished checkpoint and holds none"
-    fix = "give the URL of a folder like step_00000100, or of the folder of a run"
     raise RootsError(problem("checkpoint", url, rule, fix))

@@ -99,7 +99,8 @@ class Mirror:
         """
         lines: list[str] = []
         try:
-            for name in reversed(self.stored.names()):
+            names = {*self.stored.names(), *self.stored.lost()}
+            for name in sorted(names, key=folders.step_named, reverse=True):
                 partial = folders.partial_folder(self._root, folders.step_named(name))
                 try:
                     self.stored.fetch(name, partial, lambda found: found.resumed_files)

@@ -1,6 +1,8 @@
 """Finished checkpoints at a storage: put and fetched by files, whole or absent without a rename.
 
 The manifest is written last and removed first, so what has none is no checkpoint, as on a disk.
+Beside one that is being written or removed lies a file of its name and `.partial`, from before the
+first change until after the last: without both, a checkpoint has lost its manifest, and is damaged.
 What is fetched is compared with it file by file; its names cannot lead out of the checkpoint.
 """
 
@@ -8,8 +10,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -51,8 +54,24 @@ class StoredCheckpoints:
 
     def names(self) -> list[str]:
         """Names of the finished ones, oldest first."""
-        steps = sorted(filter(folders.is_step_name, self.storage.folders()), key=folders.step_named)
-        return [name for name in steps if self.is_finished(name)]
+        return [name for name in self._steps() if self.is_finished(name)]
+
+    def lost(self) -> list[str]:
+        """Names of those that have lost their manifest, oldest first; nothing is to load them."""
+        return [name for name in self._steps() if self._has_lost_manifest(name)]
+
+    def _steps(self) -> list[str]:
+        steps = filter(folders.is_step_name, self.storage.folders())
+        return sorted(steps, key=folders.step_named)
+
+    def _has_lost_manifest(self, name: str) -> bool:
+        # Looked at before and after: a copy may end meanwhile, or a removal begin.
+        if self._is_changing(name) or self.is_finished(name) or self._is_changing(name):
+            return False
+        return bool(self.storage.sizes(name))
+
+    def _is_changing(self, name: str) -> bool:
+        return self.storage.exists(f"{name}{folders.PARTIAL_SUFFIX}")
 
     def is_finished(self, name: str) -> bool:
         """Whether there is a finished checkpoint of that name."""
@@ -75,11 +94,12 @@ class StoredCheckpoints:
     def put(self, folder: Path) -> None:
         """Copy the finished checkpoint `folder`, over what lies there under its name."""
         name, found = folder.name, read_manifest(folder)
-        self.remove(name)
-        _all(lambda file: self.storage.put(folder / file, _file(name, file)), found.files)
-        if lines := self.damage(name, found):
-            raise OSError(lines[0])
-        self.storage.put(folder / MANIFEST_NAME, _file(name, MANIFEST_NAME))
+        with self._changing(name):
+            self._remove(name)
+            _all(lambda file: self.storage.put(folder / file, _file(name, file)), found.files)
+            if lines := self.damage(name, found):
+                raise OSError(lines[0])
+            self.storage.put(folder / MANIFEST_NAME, _file(name, MANIFEST_NAME))
 
     def fetch(
         self, name: str, folder: Path, wanted: Callable[[Manifest], Iterable[str]]
@@ -166,8 +186,23 @@ class StoredCheckpoints:
 
     def remove(self, name: str) -> None:
         """Remove one, or what is left of it."""
+        with self._changing(name):
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
         self.storage.remove(_file(name, MANIFEST_NAME))
         self.storage.remove(name)
+
+    @contextmanager
+    def _changing(self, name: str) -> Iterator[None]:
+        """Within it, and after an error for good, what lies there is known to be no whole one."""
+        mark = f"{name}{folders.PARTIAL_SUFFIX}"
+        with TemporaryDirectory() as folder:
+            text = Path(folder) / "mark"
+            text.write_text(f"{name} is being copied here, or removed\n", encoding="utf-8")
+            self.storage.put(text, mark)
+        yield
+        self.storage.remove(mark)
 
     def set_aside(self, name: str) -> str:
         """Rename one that nothing is to go on from any more; return its new name."""
@@ -176,7 +211,8 @@ class StoredCheckpoints:
         while target in taken:
             number += 1
             target = f"{folders.SUPERSEDED}_{name}_{number}"
-        self.storage.move(name, target)
+        with self._changing(name):
+            self.storage.move(name, target)
         return target
 
 

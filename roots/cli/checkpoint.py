@@ -274,7 +274,7 @@ def _verified_at(url: str) -> list[dict[str, Any]]:
     from roots.checkpoint.stored import unreachable
     from roots.cli.progress import shown
 
-    stored, names = checkpoints_at(url)
+    stored, names = checkpoints_at(url, lost=True)
     reports: list[dict[str, Any]] = []
     for name in names:
         where = stored.where(name)

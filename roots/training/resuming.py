@@ -121,6 +121,8 @@ class Candidates:
             if self.mirror is None:
                 return None
             partial_folder, lines = self.mirror.fetch_newest()
+            if partial_folder is None and lines and not damaged:
+                raise RootsError(*manifest.first_of(lines), self._none_good(self.mirror))
             for line in manifest.first_of(lines):
                 _logger.warning("%s", line)
             if partial_folder is None:
@@ -161,6 +163,11 @@ class Candidates:
 
         parts = all_gather_object(self.mesh.world, together(self.mesh.world, look))
         return list(dict.fromkeys(line for part in parts for line in part))
+
+    def _none_good(self, mirror: Mirror) -> str:
+        """The line on a mirror that has nothing good, of a run that would begin anew over it."""
+        fix = "bring the files back from a copy, or set another run.name to begin anew"
+        return problem("checkpoint.mirror", mirror.stored.where(""), "holds none that is good", fix)
 
     def _all_damaged(self, damaged: dict[Path, list[str]]) -> list[str]:
         rule = f"no checkpoint in {self.root} is good: {len(damaged)} are damaged"

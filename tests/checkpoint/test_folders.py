@@ -45,6 +45,15 @@ def test_discard_removes_only_an_unfinished_save(tmp_path: Path) -> None:
     assert folders.saved_checkpoints(tmp_path) == [whole, damaged]
 
 
+def test_copy_that_did_not_end_is_no_damaged_checkpoint(tmp_path: Path) -> None:
+    """The folder of a mirror, where a file marks what is being copied."""
+    whole, half = finish(tmp_path, 1), tmp_path / folders.step_name(2)
+    half.mkdir()
+    for path in (whole, half):
+        path.with_name(f"{path.name}{folders.PARTIAL_SUFFIX}").touch()
+    assert folders.saved_checkpoints(tmp_path) == [whole]
+
+
 def test_a_removal_that_was_cut_short_leaves_nothing_that_looks_like_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

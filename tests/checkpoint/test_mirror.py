@@ -215,6 +215,22 @@ def test_newest_good_one_is_fetched(config: RunConfig, storage: Watched) -> None
     ]
 
 
+def test_lost_manifest_is_named_and_passed_by(config: RunConfig, storage: Watched) -> None:
+    save(config, 2, 4)
+    mirror = mirror_of(config, storage)
+    mirror.follow()
+    storage.remove(f"{folders.step_name(4)}/{MANIFEST_NAME}")
+    shutil.rmtree(root_of(config))
+    root_of(config).mkdir()
+    line = manifest.no_manifest(f"{storage.where}/step_00000004")
+    partial, lines = mirror.fetch_newest()
+    assert (partial, lines) == (folders.partial_folder(root_of(config), 2), [line])
+    # Where the run still has it, it is copied again.
+    save(config, 4)
+    mirror.follow()
+    assert steps_of(mirror) == [2, 4]
+
+
 def test_empty_place_has_nothing_to_go_on_from(config: RunConfig, storage: Watched) -> None:
     assert mirror_of(config, storage).fetch_newest() == (None, [])
 

@@ -17,6 +17,7 @@ from tests.helpers.runs import small_config
 
 LAYOUT = manifest.Layout(1, 1, 1, 0, "fp32")
 NAME = folders.step_name(4)
+MARK = f"{NAME}.partial"
 FIX = "use another checkpoint of the run"
 
 
@@ -44,6 +45,7 @@ def test_round_trip(kind: str, folder: Path, tmp_path: Path) -> None:
     stored, storage = watched(kind, tmp_path)
     stored.put(folder)
     assert stored.names() == [NAME]
+    assert storage.names("put")[0] == MARK
     assert storage.names("put")[-1] == f"{NAME}/{MANIFEST_NAME}"
     found = stored.manifest(NAME)
     assert found == manifest.read_manifest(folder)
@@ -58,20 +60,20 @@ def test_round_trip(kind: str, folder: Path, tmp_path: Path) -> None:
     assert contents(target) == contents(folder)
     storage.done.clear()
     stored.remove(NAME)
-    assert storage.names("remove") == [f"{NAME}/{MANIFEST_NAME}", NAME]
-    assert stored.names() == []
+    assert storage.names("remove") == [f"{NAME}/{MANIFEST_NAME}", NAME, MARK]
+    assert stored.names() == stored.lost() == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_torn_copy_is_absent_and_made_anew(kind: str, folder: Path, tmp_path: Path) -> None:
     stored, storage = watched(kind, tmp_path)
     files = len(manifest.read_manifest(folder).files)
-    for fails in range(1, files + 2):
+    for fails in range(1, files + 3):
         storage.done.clear()
         storage.fails = fails
         with pytest.raises(ConnectionError):
             stored.put(folder)
-        assert stored.names() == []
+        assert stored.names() == stored.lost() == []
     with pytest.raises(manifest.DamagedError) as caught:
         stored.manifest(NAME)
     where = f"{storage.where}/{NAME}"
@@ -107,6 +109,34 @@ def test_damaged_files_are_refused_by_name(kind: str, folder: Path, tmp_path: Pa
     assert caught.value.lines == (changed, missing)
     # What is good stays for another try, but is no checkpoint.
     assert set(contents(tmp_path / "fetched")) == {manifest.CONFIG_NAME}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lost_manifest_is_no_copy_that_did_not_end(
+    kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, storage = watched(kind, tmp_path)
+    stored.put(folder)
+    storage.remove(f"{NAME}/{MANIFEST_NAME}")
+    assert (stored.names(), stored.lost()) == ([], [NAME])
+    stored.put(folder)
+    assert (stored.names(), stored.lost()) == ([NAME], [])
+
+    def end(name: str) -> None:
+        """What a removal or a renaming does that is killed in its midst."""
+        storage.remove(f"{name}/{MANIFEST_NAME}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "move", lambda name, to: end(name))
+    with pytest.raises(KeyboardInterrupt):
+        stored.set_aside(NAME)
+    assert stored.names() == stored.lost() == []
+    stored.put(folder)
+    assert stored.names() == [NAME]
+    monkeypatch.setattr(stored, "_remove", end)
+    with pytest.raises(KeyboardInterrupt):
+        stored.remove(NAME)
+    assert stored.names() == stored.lost() == []
 
 
 def test_names_lead_nowhere_else(folder: Path, tmp_path: Path) -> None:

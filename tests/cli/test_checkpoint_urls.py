@@ -70,6 +70,25 @@ def test_verify_at_a_url(url: str, run: Path, capsys: pytest.CaptureFixture[str]
     ]
 
 
+def test_one_that_has_lost_its_manifest_is_damaged(
+    url: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage_at(url).remove(f"step_00000006/{manifest.MANIFEST_NAME}")
+    line = manifest.no_manifest(f"{url}/step_00000006")
+    _, first, second, last = printed(capsys, "list", url)
+    assert first.startswith("step_00000004 ")
+    assert second.split() == ["step_00000006", "-", "-", "-", "damaged", "-"]
+    assert last == line
+    assert refused(capsys, "verify", url) == [line]
+    # The newest that is whole.
+    assert printed(capsys, "show", url)[0].split()[1] == f"{url}/step_00000004"
+    storage_at(url).remove(f"step_00000004/{manifest.MANIFEST_NAME}")
+    assert refused(capsys, "show", url) == [
+        f"checkpoint='{url}': holds no finished checkpoint: step_00000006 has no manifest.json; "
+        "bring that file back from a copy, or use another checkpoint"
+    ]
+
+
 def test_prune_takes_no_url(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "prune", url, "--keep-last", 1) == [
         f"checkpoint='{url}': is a URL, and what lies there follows its run; give the folder of "

@@ -89,6 +89,20 @@ def test_mirror_stands_in_where_all_here_is_damaged(
     assert caplog.messages[-1] == f"{root_of(config)}/step_00000006 is the newest good checkpoint"
 
 
+def test_run_does_not_begin_anew_over_a_mirror_without_a_good_one(config: RunConfig) -> None:
+    lose_all(config)
+    storage = storage_at(url_of(config))
+    for step in (2, 4, 6):
+        storage.remove(f"{folders.step_name(step)}/{manifest.MANIFEST_NAME}")
+    with pytest.raises(RootsError) as caught:
+        candidates(config).find()
+    assert caught.value.lines == (
+        *(manifest.no_manifest(f"{url_of(config)}/{folders.step_name(n)}") for n in (6, 4, 2)),
+        f"checkpoint.mirror='{url_of(config)}': holds none that is good; bring the files back from "
+        "a copy, or set another run.name to begin anew",
+    )
+
+
 def test_fresh_start_does_not_overlook_the_mirror(config: RunConfig) -> None:
     lose_all(config)
     never = config.model_copy(
