@@ -157,6 +157,7 @@ def assemble(
     found = checkpointer.find()
     ledger = stack.enter_context(open_ledger(config, mesh, device, started, marks))
     start = checkpointer.where_from(found)
+    ledger.reads(start.data)
     data = together(mesh.world, lambda: open_data(config, plan, mesh, start))
     checkpointer.saver.tokenizer_files = together(mesh.world, lambda: tokenizer_files(config))
     weights = checkpointer.find_weights() if found is None else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from roots.data.record import DataRecord
 from roots.errors import ExitCode
 from roots.training.callbacks.ledger import LEDGER_FILE, Ledger
 from roots.training.callbacks.metrics import (
@@ -54,12 +55,14 @@ class FakeRun:
     def path(self) -> Path:
         return self.folder / LEDGER_FILE
 
-    def start(self, step: int, **facts: Any) -> Ledger:
-        """A process starts, and trains from `step`."""
+    def start(self, step: int, data: DataRecord | None = None, **facts: Any) -> Ledger:
+        """A process starts, and trains from `step`; `data`: what it says that it reads."""
         started = self.clock.now
         self.clock.pass_(4)
         ledger = Ledger(self.path, started=started, clock=self.clock, wall=self.clock)
         ledger.start(**{**FACTS, **facts})
+        if data is not None:
+            ledger.reads(data)
         self.clock.pass_(1)
         ledger.begin(step)
         return ledger
@@ -88,8 +91,8 @@ class FakeRun:
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
 
-def killed_and_resumed(folder: Path) -> FakeRun:
-    """A run of 20 steps that is killed after step 14, and goes on from its save at 10.
+def killed_and_resumed(folder: Path, data: DataRecord | None = None) -> FakeRun:
+    """A run of 20 steps that is killed after step 14, and goes on from its save at 10, with `data`.
 
     Steps 11 to 14, 8 s, are lost; nothing runs for 41.5 s.
     """
@@ -99,7 +102,7 @@ def killed_and_resumed(folder: Path) -> FakeRun:
     run.save(ledger)
     run.steps(ledger, 11, 14)
     run.clock.pass_(41.5)
-    ledger = run.start(10, layout="4 ranks = tensor 4, ZeRO 0", ranks=4)
+    ledger = run.start(10, data, layout="4 ranks = tensor 4, ZeRO 0", ranks=4)
     run.steps(ledger, 11, 20)
     run.save(ledger)
     ledger.end(ExitCode.DONE)

@@ -8,6 +8,8 @@ the start of the process.
 
     start   a process has begun: version (of this format), started (time), host, pid, ranks, layout,
             save_every_steps, communication (whether that category is measured)
+    data    what this process reads: phase (of the data), first_sample (of the run in that phase),
+            datasets (how many)
     begin   training begins, from `step`
     steps   written after a quarter of a second, or after a longer step
     save    training goes on after a save at `step`, which may still be written beside it
@@ -47,6 +49,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from roots.data.record import DataRecord
 from roots.errors import ExitCode, RootsError
 from roots.files import append_whole
 from roots.log import get_logger
@@ -115,6 +118,11 @@ class Ledger:
         """Write the first line of this process; `facts` as the module says."""
         place = {"host": socket.gethostname(), "pid": os.getpid()}
         self._write("start", version=VERSION, started=self._started, **place, **facts)
+
+    def reads(self, data: DataRecord) -> None:
+        """The data of this process are known."""
+        facts = {"phase": data.phase, "first_sample": data.first_sample}
+        self._write("data", **facts, datasets=len(data.sources))
 
     def begin(self, step: int) -> None:
         """Training begins after `step` updates."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,12 @@ def draw_losses(
     steps: Sequence[StepRecord],
     evaluations: Sequence[EvaluationRecord],
     title: str,
+    marks: Mapping[int, str] | None = None,
 ) -> None:
-    """Fill the figure: losses on the left axis, learning rate on the right one."""
+    """Fill the figure: losses on the left axis, learning rate on the right one.
+
+    marks: words at steps, each with a line over the height of the picture.
+    """
     loss_axes = figure.add_subplot()
     rate_axes = loss_axes.twinx()
     numbers = [one.step for one in steps]
@@ -95,6 +99,21 @@ def draw_losses(
         held_out = [one.loss for one in evaluations]
         places = [one.step for one in evaluations]
         loss_axes.plot(places, held_out, color="tab:orange", marker="o", label="held-out loss")
+    for step, words in (marks or {}).items():
+        if numbers and step <= numbers[-1]:
+            loss_axes.axvline(step, color="tab:purple", linestyle="--", linewidth=0.8)
+            loss_axes.annotate(
+                words,
+                # At the upper end of the line, a little to its right.
+                (step, 1.0),
+                (3, -3),
+                xycoords=loss_axes.get_xaxis_transform(),
+                textcoords="offset points",
+                rotation=90,
+                verticalalignment="top",
+                color="tab:purple",
+                fontsize="small",
+            )
     loss_axes.set_xlabel("step")
     loss_axes.set_ylabel("loss (nats per token)")
     loss_axes.grid(alpha=0.3)

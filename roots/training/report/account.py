@@ -65,12 +65,21 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A phase of the data (data.phase): from which sample of the run on, of how many datasets."""
+
+    number: int
+    first_sample: int
+    datasets: int
+
+
+@dataclass(frozen=True)
 class Account:
     """The sums over a run. Times in seconds; None stands for what the ledger does not tell.
 
-    seconds: of every category. failures: starts that failed, without one that still runs.
-    num_bytes: of the newest checkpoint; save_delays: work done from saves until they were whole;
-    write_seconds: how long each took to write.
+    seconds: of every category. phases: those that the run has gone through. failures: starts that
+    failed, without one that still runs. num_bytes: of the newest checkpoint; save_delays: work done
+    from saves until they were whole; write_seconds: how long each took to write.
     """
 
     starts: tuple[Start, ...]
@@ -80,6 +89,7 @@ class Account:
     save_delays: tuple[float, ...]
     write_seconds: tuple[float, ...]
     unreadable: int
+    phases: tuple[Phase, ...] = ()
 
     @property
     def wall(self) -> float:
@@ -176,6 +186,7 @@ class _Reading:
         self.num_bytes: int | None = None
         self.delays: list[float] = []
         self.takes: list[float] = []
+        self.phases: list[Phase] = []
         self._unwritten: dict[int, float] = {}  # work done since the saves of these steps
         self._pieces: list[_Piece] = []
         self._step = 0
@@ -196,6 +207,8 @@ class _Reading:
             self._count(start, line["seconds"], step)
         if goes_back:
             self._go_back(step)
+        if event == "data":
+            self._enter(Phase(line["phase"], line["first_sample"], line["datasets"]))
         if event == "begin":
             start.first_step = step
         if event == "save":
@@ -230,6 +243,15 @@ class _Reading:
         facts = {name: line[name] for name in names if name in line}
         self.starts.append(Start(started, time, last_step=self._step, **facts))
         self._unwritten.clear()
+
+    def _enter(self, phase: Phase) -> None:
+        """A process reads on in `phase`, or begins it: what was tried of later ones is given up."""
+        while self.phases and (
+            self.phases[-1].number >= phase.number
+            or self.phases[-1].first_sample >= phase.first_sample
+        ):
+            self.phases.pop()
+        self.phases.append(phase)
 
     def _count(self, start: Start, seconds: dict[str, float], step: int) -> None:
         work = {name: value for name, value in seconds.items() if name in WORK}
@@ -280,6 +302,7 @@ def read_account(path: Path, *, running: bool = False) -> Account:
         save_delays=tuple(reading.delays),
         write_seconds=tuple(reading.takes),
         unreadable=unreadable,
+        phases=tuple(reading.phases),
     )
 
 

@@ -36,6 +36,8 @@ def summary_rows(report: Report) -> Iterator[Row]:
         yield from _account_rows(report.account)
     else:
         yield "ledger", "none: the run was trained by a ROOTS that kept no account"
+    for phase in report.phases:
+        yield "data", phase.describe()
     if report.metrics:
         last = report.metrics[-1]
         yield "loss", f"{last.loss:.4f} at step {last.step:,}"
@@ -150,6 +152,7 @@ def plain(report: Report) -> dict[str, Any]:
             "unreadable_lines": account.unreadable,
             "starts": [_plain_start(start) for start in account.starts],
         }
+    tree["phases"] = [asdict(phase) for phase in report.phases]
     tree["forecast"] = None if found is None else asdict(found)
     last = report.metrics[-1] if report.metrics else None
     tree["loss"] = None if last is None else finite(last.loss)

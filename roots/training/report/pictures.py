@@ -72,7 +72,9 @@ def pictures_of(report: Report) -> Iterator[Picture]:
     losses = [one.loss for one in (*steps, *report.evaluations)]
     if any(map(math.isfinite, losses)):
         caption = "Loss, and that of held-out text"
-        yield Picture("loss", caption, lambda to: draw_losses(to, steps, report.evaluations, ""))
+        phases = {one.step: f"phase {one.phase}" for one in report.phases}
+        held_out = report.evaluations
+        yield Picture("loss", caption, lambda to: draw_losses(to, steps, held_out, "", phases))
     if steps:
         yield _curve(report, "throughput", "Throughput", "tokens/s", "tokens_per_second")
         caption = "Peak memory of the rank that needs most"

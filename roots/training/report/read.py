@@ -32,6 +32,20 @@ class RankTimes:
 
 
 @dataclass(frozen=True)
+class PhaseBegin:
+    """Where a phase of the data after the first one begins: `step` is the first that reads it."""
+
+    phase: int
+    step: int
+    datasets: int
+
+    def describe(self) -> str:
+        """In words."""
+        sets = f"{self.datasets:,} dataset{'' if self.datasets == 1 else 's'}"
+        return f"phase {self.phase} from step {self.step:,}: {sets}"
+
+
+@dataclass(frozen=True)
 class Report:
     """All that is known of a run; parts that its folder lacks are None or empty."""
 
@@ -46,6 +60,20 @@ class Report:
     def name(self) -> str:
         """That of the run's folder."""
         return self.folder.resolve().name
+
+    @property
+    def phases(self) -> tuple[PhaseBegin, ...]:
+        """Where the data became others."""
+        account = self.account
+        if account is None:
+            return ()
+        found = []
+        for phase in account.phases:
+            later = (one.step for one in self.metrics if one.consumed_samples > phase.first_sample)
+            if phase.number > 0:
+                step = next(later, account.steps + 1)
+                found.append(PhaseBegin(phase.number, step, phase.datasets))
+        return tuple(found)
 
 
 def read_report(folder: Path) -> Report:

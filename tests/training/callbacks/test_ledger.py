@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from roots.data.record import DataRecord
 from roots.errors import ExitCode, RootsError
 from roots.training.callbacks.ledger import CATEGORIES, LINE_SECONDS, Ledger
 from tests.helpers.ledgers import FACTS, Clock, FakeRun
@@ -63,7 +64,7 @@ def test_waiting_in_collectives_is_communication_of_steps_alone(tmp_path: Path) 
 
 def test_lines_say_what_they_are(run: FakeRun) -> None:
     began = run.clock.now
-    ledger = run.start(7)
+    ledger = run.start(7, DataRecord(2, 40))
     run.steps(ledger, 8, 8)
     run.save(ledger)
     ledger.written(8, 1.5, 4096)
@@ -74,6 +75,7 @@ def test_lines_say_what_they_are(run: FakeRun) -> None:
     assert start["pid"] == os.getpid()
     assert {name: start[name] for name in FACTS} == FACTS
     assert [(line["event"], line["step"]) for line in others] == [
+        ("data", 0),
         ("begin", 7),
         ("steps", 8),
         ("save", 8),
@@ -82,7 +84,8 @@ def test_lines_say_what_they_are(run: FakeRun) -> None:
         ("rewind", 7),
         ("end", 7),
     ]
-    written, end = others[3], others[-1]
+    data, written, end = others[0], others[4], others[-1]
+    assert (data["phase"], data["first_sample"], data["datasets"]) == (2, 40, 0)
     assert (written["saved"], written["took"], written["bytes"]) == (8, 1.5, 4096)
     assert end["code"] == 3
 

@@ -10,7 +10,7 @@ import pytest
 
 from roots.errors import RootsError
 from roots.training.callbacks.metrics import EvaluationRecord, EvaluationWriter, MetricsWriter
-from roots.training.callbacks.plot import plot_losses, smoothed
+from roots.training.callbacks.plot import draw_losses, figure_class, plot_losses, smoothed
 from tests.helpers.records import step_record
 
 
@@ -55,6 +55,19 @@ def test_smoothing_is_the_mean_of_the_neighbours() -> None:
     values = [float(number**2) for number in range(20)]
     assert smoothed(values, 5)[10] == pytest.approx(sum(values[8:13]) / 5)
     assert smoothed(values, 1) == pytest.approx(values)
+
+
+def test_marks_stand_at_their_steps(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `plots` is missing")
+    figure = figure_class()(figsize=(5, 3), layout="constrained")
+    records = [step_record(step) for step in range(1, 10)]
+    draw_losses(figure, records, [], "", {4: "phase 1", 10: "phase 2"})
+    axes = figure.axes[0]
+    (line,) = [each for each in axes.lines if list(each.get_ydata()) == [0, 1]]
+    assert list(line.get_xdata()) == [4, 4]
+    # What nothing has been recorded of yet does not stretch the picture.
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [("phase 1", (4, 1.0))]
+    figure.savefig(tmp_path / "loss.png")
 
 
 def test_nothing_to_draw_is_one_line(tmp_path: Path) -> None:

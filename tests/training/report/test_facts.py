@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from roots.data.record import DataRecord, SideRecord, SourceRecord
 from roots.errors import ExitCode
 from roots.training.report.facts import duration, plain, text_lines
 from roots.training.report.read import read_report
@@ -68,6 +69,32 @@ def test_json_has_the_same_numbers(tmp_path: Path) -> None:
     assert [start["saves"] for start in tree["starts"]] == [1, 1]
     assert [plan["name"] for plan in tree["forecast"]["plans"]] == ["in use", "Daly", "Young"]
     assert (tree["loss"], tree["held_out_loss"]) == (2.15, 2.5)
+
+
+def test_phases_of_the_data_are_told(tmp_path: Path) -> None:
+    """Of a run that tries phase 1 at step 5, goes back to step 4, and on from there to phase 3."""
+    run, source = FakeRun(tmp_path), SourceRecord("a", 1.0, (SideRecord(1, 2, "d"),))
+    for step, phase, first_sample in (
+        (0, 0, 0),
+        (5, 1, 40),
+        (4, 0, 0),
+        (8, 2, 64),
+        (9, 2, 64),
+        (20, 3, 160),
+    ):
+        data = DataRecord(phase, first_sample, sources=(source,) * (1 + phase))
+        ledger = run.start(step, data)
+        run.steps(ledger, step + 1, step + 1)
+    with_records(run)
+    assert [line for line in lines_of(tmp_path) if line.startswith("data   ")][:2] == [
+        "data      phase 2 from step 9: 3 datasets",
+        # Nothing of it is in the records yet.
+        "data      phase 3 from step 22: 4 datasets",
+    ]
+    assert plain(read_report(tmp_path))["phases"] == [
+        {"phase": 2, "step": 9, "datasets": 3},
+        {"phase": 3, "step": 22, "datasets": 4},
+    ]
 
 
 def test_communication_that_is_not_measured_is_said_to_be(tmp_path: Path) -> None:

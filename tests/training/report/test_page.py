@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from roots.data.record import DataRecord
 from roots.errors import RootsError
 from roots.training.report.page import write_page
 from roots.training.report.pictures import pictures_of, write_pictures
@@ -52,9 +53,10 @@ class Elements(HTMLParser):
 
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
+    """Of a run that goes on with other data after 10 steps."""
     folder = tmp_path / "a<b>&c"
     folder.mkdir()
-    return read_report(with_records(killed_and_resumed(folder)).folder)
+    return read_report(with_records(killed_and_resumed(folder, DataRecord(1, 80))).folder)
 
 
 def test_page_holds_all_that_it_shows(report: Report, tmp_path: Path) -> None:
@@ -80,8 +82,17 @@ def test_page_holds_all_that_it_shows(report: Report, tmp_path: Path) -> None:
     addresses = set(re.findall(r"(?:https?:)?//[\w./-]+", text))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     words = " ".join(page.words)
-    for part in ("Run a<b>&c", "24.2%", "work that was done again", "died", "every 7 steps"):
+    for part in (
+        "Run a<b>&c",
+        "24.2%",
+        "work that was done again",
+        "died",
+        "every 7 steps",
+        "phase 1 from step 11: 0 datasets",
+    ):
         assert part in words
+    # In the picture of losses.
+    assert "phase 1" in [each.strip() for each in page.words]
     # Fits a phone, and a dark one: the ink is the page's.
     assert 'name="viewport"' in text
     assert "prefers-color-scheme: dark" in text
