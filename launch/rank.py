@@ -82,8 +82,9 @@ def _starters() -> dict[int, str]:
         if not script or str(process) == script or (script == "ssh" and name.startswith("sshd")):
             return found
         process = parent
-    # Started by process 1 in a container, or, if a script is named, an orphan before it began.
-    return {**found, int(script): ""} if script.isdecimal() else found
+    # Process 1 of a container can be the script, and all ends with it. Any other script that is not
+    # in that line had ended before this rank began.
+    return found if script == "1" or not script.isdecimal() else {**found, int(script): ""}
 
 
 def _look_at(process: int) -> tuple[str, int, str]:

@@ -1,4 +1,4 @@
-"""What a rank tells torchrun, which starts again whatever does not end with 0."""
+"""What a rank tells torchrun, which starts again whatever does not end with 0; who started it."""
 
 from __future__ import annotations
 
@@ -61,3 +61,26 @@ def test_rank_that_has_crashed_starts_again(
 def test_script_looks_for_the_same_codes(rank: ModuleType) -> None:
     codes = "|".join(map(str, rank.FINAL_CODES))
     assert f'final="{codes}"' in (ROOT / "launch" / "torchrun.sh").read_text("ascii")
+
+
+# The parents of a rank: of each process its own. The script is the first process in a container.
+LINE = {7: 5, 5: 3, 3: 1}
+
+
+@pytest.mark.parametrize(
+    "script, expected",
+    [
+        ("5", {7: "at 7", 5: "at 5"}),
+        ("1", {7: "at 7", 5: "at 5", 3: "at 3"}),
+        ("9", {7: "at 7", 5: "at 5", 3: "at 3", 9: ""}),
+        ("", {7: "at 7"}),
+    ],
+    ids=["here", "first in a container", "gone", "none"],
+)
+def test_rank_ends_with_those_between_it_and_its_script(
+    rank: ModuleType, monkeypatch: pytest.MonkeyPatch, script: str, expected: dict[int, str]
+) -> None:
+    monkeypatch.setenv("ROOTS_LAUNCHER", script)
+    monkeypatch.setattr(rank.os, "getppid", lambda: 7)
+    monkeypatch.setattr(rank, "_look_at", lambda pid: ("name", LINE[pid], f"at {pid}"))
+    assert rank._starters() == expected
