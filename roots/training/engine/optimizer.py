@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from roots.config.run import RunConfig
-from roots.device import Device
+from roots.device import Device, build_environment
 from roots.errors import RootsError, problem
 from roots.log import get_logger
+from roots.ops.library.toolchain import find_compiler
 from roots.parallel.shard import expert_group_name, is_spread_expert
 from roots.training.engine.operator_build import build_alone
 
@@ -103,6 +104,7 @@ def _candidates(config: RunConfig, device: Device) -> list[Candidate]:
     def from_deepspeed(groups: ParameterGroups) -> torch.optim.Optimizer:
         ops = importlib.import_module("deepspeed.ops.adam")
         if config.parallel.offload_optimizer != "none" or device.kind == "cpu":
+            _need_compiler("cpu_adam")
             return build_alone(lambda: ops.DeepSpeedCPUAdam(groups, adamw_mode=True, **shared))
         return build_alone(lambda: ops.FusedAdam(groups, adam_w_mode=True, **shared))
 
@@ -117,6 +119,15 @@ def _candidates(config: RunConfig, device: Device) -> list[Candidate]:
         # torch's needs no build of minutes at the first start; tests/bench/adam.py has the speeds.
         in_order = [in_order[1], in_order[0], in_order[2]]
     return in_order
+
+
+def _need_compiler(operator: str) -> None:
+    """Raise BuildError where an operator of DeepSpeed would be compiled and nothing compiles.
+
+    torch and DeepSpeed warn of another compiler then, and say that the operator failed to build.
+    """
+    if not importlib.import_module("deepspeed.git_version_info").installed_ops.get(operator):
+        find_compiler(build_environment())
 
 
 def _reason_against(candidate: Candidate, device: Device) -> str | None:

@@ -61,6 +61,23 @@ def test_half_built_apex_is_refused_with_its_own_reason(monkeypatch: pytest.Monk
         choose_optimizer(config_of("apex"), CPU)
 
 
+def test_adam_of_the_host_needs_a_compiler_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As in an image without one; torch and DeepSpeed blame something else."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RootsError) as caught:
+        choose_optimizer(config_of("deepspeed", offload_optimizer="cpu"), CPU)
+    (line,) = caught.value.lines
+    assert line == (
+        "optimizer.implementation='deepspeed': is not usable here (deepspeed: BuildError: there is "
+        "no C++ compiler (c++) on PATH: run `apt-get install g++`, or set CXX.); install or build "
+        "it, or set optimizer.implementation=auto"
+    )
+    assert capfd.readouterr().err == ""
+
+
 def test_working_apex_is_used_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in with apex's constructor: the real one needs a GPU."""
 
