@@ -4,6 +4,7 @@
 - the kernels, roots/ops/library/_C_cpu.so and _C_cuda.so, by roots.ops.library, imported by its
   path. The CUDA library is built wherever nvcc is found, with or without a CUDA torch;
   ROOTS_BUILD=cpu leaves it out, ROOTS_BUILD=none leaves both to be compiled at their first use;
+  ROOTS_CUDA_ARCHITECTURES="80;90;100" has machine code for other GPUs than by default;
 - roots/_shipped: configs and launch scripts, which a wheel carries too.
 """
 
@@ -42,6 +43,7 @@ class BuildExtensions(build_ext):
         if choice not in BUILD_CHOICES:
             known = "all (the default: whatever can be built), cpu or none"
             sys.exit(f"setup.py: ROOTS_BUILD={choice!r} is not known; set it to {known}")
+        architectures = cuda_architectures()
         super().run()
         in_place = self.inplace or getattr(self, "editable_mode", False)
         package = LIBRARY if in_place else Path(self.build_lib) / LIBRARY
@@ -50,7 +52,7 @@ class BuildExtensions(build_ext):
                 left_over.unlink()
             copy_sources(package / "csrc")
             copy_shipped(Path(self.build_lib, "roots", "_shipped"))
-        build_kernels(package, BUILD_CHOICES[choice])
+        build_kernels(package, BUILD_CHOICES[choice], architectures)
 
     def build_extensions(self) -> None:
         """Ask for a C++ compiler before setuptools fails on it with a page of output."""
@@ -65,7 +67,20 @@ class BuildExtensions(build_ext):
         super().build_extensions()
 
 
-def build_kernels(package: Path, backends: tuple[str, ...]) -> None:
+def cuda_architectures() -> tuple[str, ...]:
+    """ROOTS_CUDA_ARCHITECTURES; empty for those of roots.ops.library.targets."""
+    text = os.environ.get("ROOTS_CUDA_ARCHITECTURES", "")
+    found = tuple(text.split(";")) if text else ()
+    numbers = [int(each) if each.isdecimal() else 0 for each in found]
+    if numbers and (numbers[0] != 80 or numbers != sorted(set(numbers))):
+        rule = "must be rising numbers of which the first is 80, such as 80;90;100"
+        sys.exit(f"setup.py: ROOTS_CUDA_ARCHITECTURES={text!r}: {rule}")
+    return found
+
+
+def build_kernels(
+    package: Path, backends: tuple[str, ...], architectures: tuple[str, ...] = ()
+) -> None:
     """Put the kernel libraries into `package`; what cannot be built here is said in one line.
 
     Missing tools only put the compilation off to the first use. Sources that do not compile end
@@ -80,7 +95,9 @@ def build_kernels(package: Path, backends: tuple[str, ...]) -> None:
             print(f"setup.py: the {backend} kernels are left to their first use: {error}")
             continue
         objects = Path("build", "kernels", f"setup-{backend}").resolve()
-        plan = build.Plan(targets.make_target(backend, CSRC), tools, CSRC)
+        chosen = architectures or targets.ARCHITECTURES
+        target = targets.make_target(backend, CSRC, architectures=chosen)
+        plan = build.Plan(target, tools, CSRC)
         try:
             build.build(plan, objects, package)
         except toolchain.BuildError as error:

@@ -29,7 +29,7 @@ main() {
     check ruff format --check .
     check lint-imports --no-logo
     check mypy
-    check shellcheck -x launch/*.sh launch/*.sbatch tests/*.sh tests/cluster/*.sh docker/*.sh findings/*.sh .ci/run
+    check shellcheck -x launch/*.sh launch/*.sbatch tests/*.sh tests/cluster/*.sh tests/images/*.sh docker/*.sh findings/*.sh .ci/run
     check python -m pytest -n 2 --dist worksteal "$@"
     exit "$code"
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -118,11 +119,14 @@ def test_editable_install_builds_into_the_checkout(checkout: Path) -> None:
 
 
 def test_cuda_library_is_built_with_a_cpu_torch_where_there_is_nvcc(checkout: Path) -> None:
-    result = build_ext(checkout, "--inplace")
+    result = build_ext(checkout, "--inplace", ROOTS_CUDA_ARCHITECTURES="80;100")
     assert result.returncode == 0, result.stderr
     if "the cuda kernels are left to their first use" in result.stdout:
         pytest.skip(result.stdout.strip())
-    assert "_C_cuda.so" in libraries(checkout / "roots" / "ops" / "library")
+    package = checkout / "roots" / "ops" / "library"
+    assert "_C_cuda.so" in libraries(package)
+    stamp = json.loads((package / "_C_cuda.json").read_text(encoding="utf-8"))
+    assert stamp["architectures"] == ["80", "100"]
 
 
 def test_without_nvcc_one_line_says_so(checkout: Path) -> None:
@@ -149,6 +153,15 @@ def test_without_torch_one_line_says_so_and_the_rest_is_built(checkout: Path) ->
 def test_nothing_is_built_when_that_is_asked_for(checkout: Path) -> None:
     assert not build_ext(checkout, "--inplace", ROOTS_BUILD="none").returncode
     assert libraries(checkout / "roots" / "ops" / "library") == set()
+
+
+@pytest.mark.parametrize("value", ["90", "80;90a", "80;100;90", "80;80"])
+def test_gpus_that_cannot_be_are_told_in_one_line(checkout: Path, value: str) -> None:
+    result = build_ext(checkout, "--inplace", ROOTS_CUDA_ARCHITECTURES=value)
+    assert result.stderr.splitlines()[-1] == (
+        f"setup.py: ROOTS_CUDA_ARCHITECTURES='{value}': must be rising numbers of which the first "
+        "is 80, such as 80;90;100"
+    )
 
 
 def test_unknown_choice_and_broken_kernels_end_in_one_line(checkout: Path) -> None:

@@ -196,22 +196,3 @@ def test_missing_installation_is_told_in_one_line(tmp_path: Path) -> None:
         "local.sh: no Python here has ROOTS installed: run `bash launch"
     )
     assert result.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "words, base",
-    [
-        (["cpu"], "BASE"),
-        (["cpu", "--build-arg", "BASE=debian:bookworm"], "BASE"),
-        (["cuda", "tag", "--build-arg", f"BUILD_BASE=a@sha256:{'0' * 64}"], "RUN_BASE"),
-    ],
-)
-def test_image_is_built_from_a_digest_unless_told_otherwise(words: list[str], base: str) -> None:
-    result = subprocess.run(
-        ["bash", "docker/build.sh", *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (result.returncode, result.stderr) == (
-        2,
-        f"build.sh: {base} has no digest: add `--build-arg {base}=NAME@sha256:...` "
-        "(docker/README.md), or --floating for what the tag names today\n",
-    )

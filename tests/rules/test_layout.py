@@ -20,6 +20,7 @@ TEST_FOLDERS_WITHOUT_PACKAGE = {
     "faults",
     "golden",
     "helpers",
+    "images",
     "integration",
     "launch",
     "planted",
