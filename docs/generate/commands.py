@@ -18,7 +18,7 @@ title: Commands
 # Commands
 
 `--debug` before or after any command shows the traceback of an error; `--help` is what stands
-here. [Exit codes](exit-codes.md) are the same for all.
+here. [Exit codes](../exit-codes.md) are the same for all.
 """
 
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the references of config, commands, exit codes and API, and pictures made of the code."""
+    """Add the references of config, commands and API, and pictures made of the code."""
     from docs.generate.references import generated_files
 
     for name, content in generated_files().items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from docs.generate.api import api_page
 from docs.generate.commands import commands_page
 from docs.generate.config import config_page
-from docs.generate.exit_codes import exit_codes_page
 from docs.generate.pictures import flow_picture, ranks_picture
 
 
@@ -14,7 +13,6 @@ def generated_files() -> dict[str, str]:
     return {
         "reference/config.md": config_page(),
         "reference/commands.md": commands_page(),
-        "reference/exit-codes.md": exit_codes_page(),
         "reference/api.md": api_page(),
         "pictures/ranks.svg": ranks_picture(),
         "pictures/flow.svg": flow_picture(),

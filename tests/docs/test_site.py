@@ -14,7 +14,6 @@ from docs.generate.commands import commands, shown_parameters
 from docs.generate.config import config_page, section_paths
 from roots.config.fields import section_at
 from roots.config.section import is_section
-from roots.errors import ExitCode
 from tests.helpers.sources import ROOT
 
 pytest.importorskip("material", reason="the site is built with the extra `docs`")
@@ -81,13 +80,6 @@ def test_every_command_and_option_is_there(site: Path) -> None:
         for parameter in shown_parameters(command):
             if parameter.param_type_name == "option":
                 assert f"<code>{parameter.opts[0]}</code>" in part, (name, parameter.opts)
-
-
-def test_every_exit_code_is_there(site: Path) -> None:
-    text = _page(site, "exit-codes")
-    for code in ExitCode:
-        assert f"<code>{code.name}</code>" in text
-        assert code.meaning
 
 
 def test_every_public_name_is_there(site: Path) -> None:
