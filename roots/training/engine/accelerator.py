@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from typing import Any
 
 import deepspeed
@@ -20,6 +21,15 @@ from roots.errors import RootsError, problem
 
 # What older ones do otherwise is in docs/pages/versions.md.
 OLDEST = (0, 19, 8)
+# What torch warns of in DeepSpeed's own code, on every rank: nothing that a user could change.
+_KNOWN_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
+    # Collectives that torch 2.13 has under newer names, which DeepSpeed 0.19 does not take.
+    ("`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning),
+    ("`torch.distributed.reduce_scatter_tensor` is deprecated", FutureWarning),
+    # Its pipeline receives into buffers that require gradients, which it passes on itself; torch
+    # fears silently wrong results. The layout tests hold gradients equal to one process.
+    ("c10d::broadcast_: an autograd kernel was not", UserWarning),
+)
 
 
 class HalfPrecisionCpu(CPU_Accelerator):  # type: ignore[misc]  # deepspeed has no type hints
@@ -51,8 +61,15 @@ def prepare_accelerator(device: Device) -> None:
     """
     refuse_older(deepspeed.__version__)
     deepspeed.utils.logging.logger.setLevel(logging.WARNING)
+    ignore_known_warnings()
     if device.kind == "cpu":
         set_accelerator(HalfPrecisionCpu())
+
+
+def ignore_known_warnings() -> None:
+    """Keep what is said above off every rank's output, and nothing else."""
+    for begin, category in _KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=re.escape(begin), category=category)
 
 
 def refuse_older(version: str) -> None:

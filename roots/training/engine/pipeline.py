@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -71,9 +70,6 @@ def build_pipeline_engine(
 ) -> PipelineEngine:
     """Build this rank's stage, or two with DualPipeV, let `fill` give them values, and put them
     under DeepSpeed. Raises RootsError if experts are spread out and a stage has none."""
-    # DeepSpeed receives into buffers that require gradients, which it passes on itself; torch warns
-    # of results that might be silently wrong. The layout tests hold gradients equal to one process.
-    warnings.filterwarnings("ignore", message="c10d::broadcast_: an autograd kernel was not")
     # PipelineModule communicates while it is built.
     join_process_group(device)
     options = replace(BuildOptions.of_run(config), device=device.torch)

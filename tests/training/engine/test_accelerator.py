@@ -1,15 +1,23 @@
-"""A DeepSpeed that is too old is told in one line, whatever it lacks."""
+"""A DeepSpeed that is too old is told in one line, and its own old calls in none."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 
+from roots.config import RunConfig
 from roots.errors import RootsError
 from roots.parallel import pipeline
-from roots.training.engine.accelerator import refuse_older
+from roots.training.engine.accelerator import ignore_known_warnings, refuse_older
+from roots.verify.curve import train_curve
+from tests.helpers.distributed import run_distributed
+from tests.helpers.runs import small_config, write_dataset
 
 DUALPIPEV = "deepspeed.runtime.pipe.dualpipev"
 
@@ -37,3 +45,42 @@ def test_what_an_older_one_lacks_is_no_error_of_an_import(monkeypatch: pytest.Mo
     older = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(older)
     assert not issubclass(older.DualPipeVModule, older.PipelineModule)
+
+
+def said_on_stderr(rank: int, world_size: int, configs: list[RunConfig]) -> list[str]:
+    """What each of these runs writes there on this rank."""
+    said = []
+    for config in configs:
+        with contextlib.redirect_stderr(io.StringIO()) as stderr:
+            train_curve(config, tensors=False)
+        said.append(stderr.getvalue())
+    return said
+
+
+@pytest.mark.distributed
+def test_no_rank_warns_of_what_deepspeed_calls(tmp_path: Path) -> None:
+    """It gathers and scatters by names that torch is about to give up."""
+    prefix = write_dataset(tmp_path / "data")
+    layouts = [{"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}, {"pipeline": 2}]
+    configs = [
+        small_config(prefix, tmp_path, training={"steps": 2}, parallel=layout) for layout in layouts
+    ]
+    for said in run_distributed(said_on_stderr, 2, configs):
+        assert [text for text in said if "Warning" in text] == []
+
+
+def test_other_warnings_stay() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ignore_known_warnings()
+        for name in ("all_gather_into_tensor", "reduce_scatter_tensor", "all_gather_coalesced"):
+            text = f"`torch.distributed.{name}` is deprecated. Please use something else instead."
+            warnings.warn(text, FutureWarning, stacklevel=1)
+            warnings.warn(text, DeprecationWarning, stacklevel=1)
+    names = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_gather_coalesced")
+    assert [(each.category, str(each.message).split("`")[1]) for each in caught] == [
+        (DeprecationWarning, f"torch.distributed.{names[0]}"),
+        (DeprecationWarning, f"torch.distributed.{names[1]}"),
+        (FutureWarning, f"torch.distributed.{names[2]}"),
+        (DeprecationWarning, f"torch.distributed.{names[2]}"),
+    ]
