@@ -90,6 +90,27 @@ BUGS = [
         "tests/training/test_data_order.py -k other_data",
     ),
     PlantedBug(
+        "what a phase of the data jumps over is counted from the start of the run",
+        "data/loader.py",
+        "inside = [(a - first, b - first) for",
+        "inside = [(a, b) for",
+        "tests/integration/test_phases.py -k rewind",
+    ),
+    PlantedBug(
+        "a run begins anew over a mirror of which nothing is good",
+        "training/resuming.py",
+        "            if partial_folder is None and lines and not damaged:\n",
+        "            if partial_folder is None and lines and damaged:\n",
+        "tests/training/test_mirroring.py -k begin_anew",
+    ),
+    PlantedBug(
+        "a manifest that a mirror has lost is passed by in silence",
+        "checkpoint/mirror.py",
+        "            names = {*self.stored.names(), *self.stored.lost()}\n",
+        "            names = set(self.stored.names())\n",
+        "tests/checkpoint/test_mirror.py -k lost",
+    ),
+    PlantedBug(
         "tokenizer left out",
         "training/saving.py",
         "        write_tokenizer_files(folder, self.tokenizer_files)\n",
