@@ -86,7 +86,7 @@ class Survey:
         return Survey(
             **{
                 **tree,
-                "needs": Needs(**tree["needs"]),
+                "needs": Needs(**{**tree["needs"], "programs": tuple(tree["needs"]["programs"])}),
                 "answers": tuple(_answer(each) for each in tree["answers"]),
                 "rates": {name: rates_of(each) for name, each in tree["rates"].items()},
                 "pairs": tuple(

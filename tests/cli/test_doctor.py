@@ -61,7 +61,8 @@ def test_hosts_that_are_well(
     assert said.err.splitlines() == ["roots doctor: looking", wrote]
     assert Path("out").read_text(encoding="utf-8") == ""
     ways, ranks, folder = examined.given
-    assert [words[-4:] for words in ways] == [["-p", "2222", name, "x"] for name in "abc"]
+    assert [words[:3] for words in ways] == [["ssh", "-p", "2222"]] * 3
+    assert [words[-2:] for words in ways] == [[name, "x"] for name in "abc"]
     assert ranks == {"a": 1, "b": 2, "c": 3}
     assert folder == tmp_path
 
@@ -129,7 +130,7 @@ def test_inside_a_job_it_is_its_nodes(
             "--exclude-to='no/out': No such file or directory; "
             "name a file that you may write, in a folder that is there",
         ),
-        (["--hostfile", "none"], "--hostfile='none': No such file or directory; name the file"),
+        (["--hostfile", "none"], "hostfile='none': No such file or directory; name the file"),
     ],
 )
 def test_mistakes(
