@@ -261,15 +261,17 @@ killed_rank() {
 }
 
 # look_here FINAL SECONDS: says a code of a rank that FINAL matches, and, at its end, that all of the run has ended here. A
-# launcher that outlives its ranks for so long is killed: torchrun, where the link is cut, waits for ever.
+# launcher that outlives its ranks for so long is killed: where the link is cut, torchrun waits for ever, and Open MPI's
+# daemon for as long as TCP does. Where hosts share /tmp, others have removed the records by then.
 look_here() {
-    local code begun="" alone="$SECONDS"
+    local code begun="" ranked="" alone="$SECONDS"
     while sleep 2; do
         code="$(cat "$here"/*.code 2>/dev/null | sort -n | awk '$2 != 0 { print $2; exit }')"
         code="${code:-$(killed_rank)}"
         # Ends this when nobody reads.
         if [[ "$code" =~ ^($1)$ ]]; then echo "failed $code"; else echo; fi
-        if [[ -n "$(live_ranks)" ]] || ! compgen -G "$here/*.pid" >/dev/null; then alone="$SECONDS"; fi
+        if compgen -G "$here/*.pid" >/dev/null; then ranked=yes; fi
+        if [[ -z "$ranked" || -n "$(live_ranks)" ]]; then alone="$SECONDS"; fi
         if ((SECONDS - alone > $2)); then processes_of_run | xargs -r kill -s KILL; fi
         if [[ -n "$(processes_of_run)" ]]; then
             begun=yes

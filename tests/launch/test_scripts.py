@@ -161,6 +161,11 @@ def test_launcher_that_is_missing_is_told_in_one_line(tmp_path: Path) -> None:
     results = [machine.run(f"launch/{name}.sh", *words) for name in ON_HOSTS]
     machine.tool("ssh", "exit 1")
     ssh = "no ssh on PATH: run `apt-get install openssh-client`"
+    python = machine.tools / "python3"
+    deepspeed = (
+        f"no deepspeed on PATH (it belongs beside {python}): run `{python} -m pip install "
+        "--force-reinstall --no-deps deepspeed`"
+    )
     lines = [
         *(f"{name}.sh: {ssh}" for name in ON_HOSTS),
         "hostfile.sh: no pdsh on PATH: run `apt-get install pdsh`, or leave --over pdsh away",
@@ -168,11 +173,15 @@ def test_launcher_that_is_missing_is_told_in_one_line(tmp_path: Path) -> None:
         "its module",
         f"mpirun.sh: {machine.tools / 'mpirun'} is not that of Open MPI (HYDRA build details:); "
         "use launch/hostfile.sh or torchrun.sh",
+        *(f"{name}.sh: {deepspeed}" for name in ("hostfile", "local")),
     ]
     results.append(machine.run("launch/hostfile.sh", "--over", "pdsh", *words))
     results.append(machine.run("launch/mpirun.sh", *words))
     machine.tool("mpirun", "echo HYDRA build details:")
     results.append(machine.run("launch/mpirun.sh", *words))
+    machine.tool("pdsh", "exit 1")
+    results.append(machine.run("launch/hostfile.sh", *words))
+    results.append(machine.run("launch/local.sh", "2", "configs/base.yaml"))
     assert [(each.returncode, each.stderr) for each in results] == [
         (2, f"{line}\n") for line in lines
     ]
