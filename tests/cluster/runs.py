@@ -109,11 +109,20 @@ def write_run(folder: Path, **sections: dict[str, Any]) -> RunConfig:
 
 @contextmanager
 def start(
-    hosts: Hosts, run: RunConfig, script: Sequence[str], host: str = "head", **environment: str
+    hosts: Hosts,
+    run: RunConfig,
+    script: Sequence[str],
+    host: str = "head",
+    *starter: str,
+    **environment: str,
 ) -> Iterator[Start]:
-    """Start `script`, words before CONFIG with the name of a file in launch/ first, on `host`."""
+    """Start `script`, words before CONFIG with the name of a file in launch/ first, on `host`.
+
+    `starter` is what starts it there, if not bash.
+    """
     folder = Path(run.run.directory)
-    words = ["bash", f"{ROOT}/launch/{script[0]}", *script[1:], str(folder / "run.yaml")]
+    words = [*(starter or ["bash"]), f"{ROOT}/launch/{script[0]}", *script[1:]]
+    words.append(str(folder / "run.yaml"))
     values = {
         "VIRTUAL_ENV": str(Path(sys.executable).parents[1]),
         "PYTHONPATH": str(ROOT),
