@@ -8,6 +8,8 @@ that variable nothing is written.
 
 Signals that ask to stop wait from its first moment on until ROOTS has handlers for them, before
 which a process could only die of them: so a rank that is stopped while it starts exits 3 as well.
+After ROOTS' handlers a rank has a little time to record its code: a launcher stops all others as
+soon as one has ended.
 A rank ends with what started it: when DeepSpeed's launcher or the script is gone, however it ended,
 the rank gets SIGTERM and so finishes its step, saves and exits 3.
 """
@@ -25,6 +27,8 @@ from pathlib import Path
 
 # How often a rank looks for those who started it, and how long it may then take to save.
 WATCH_SECONDS, SAVING_SECONDS = 1.0, 600.0
+# For the end of a rank that is told to stop when it has saved.
+_LEAVING_SECONDS = 30
 # After these another start changes nothing: bad input, interrupted, diverged, `verify` differs,
 # ended by the keyboard.
 FINAL_CODES = (2, 3, 4, 5, 130)
@@ -35,6 +39,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 def main(arguments: list[str]) -> int:
     """Run the command line of ROOTS with `arguments` and return its exit code."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: signal.alarm(_LEAVING_SECONDS))
     rank = os.environ.get("RANK", "0")
     # %h is the name of this host, where hosts share the folder.
     records = os.environ.get("ROOTS_RANK_RECORDS", "").replace("%h", os.uname().nodename)

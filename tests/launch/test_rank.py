@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,11 @@ def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
     ):
         monkeypatch.setenv(name, value)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    handlers = {number: signal.getsignal(number) for number in module.STOP_SIGNALS}
     yield module
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    signal.alarm(0)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -56,6 +61,27 @@ def test_rank_that_has_crashed_starts_again(
         monkeypatch.setattr(rank, "_run", lambda words, code=code: code)
         assert rank.main([]) == code
         assert (tmp_path / "1.code").read_text("ascii").split()[1] == str(code)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_rank_that_is_told_to_stop_after_it_has_saved_records_its_code(
+    rank: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """DeepSpeed's launcher sends SIGTERM to all others as soon as one rank has ended with 3."""
+    from roots.training.signals import StopSignals
+
+    def saves(words: list[str]) -> int:
+        with StopSignals():
+            pass
+        os.kill(os.getpid(), number)
+        return 3
+
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    monkeypatch.setattr(rank, "_run", saves)
+    assert rank.main([]) == 3
+    assert (tmp_path / "1.code").read_text("ascii").split()[1] == "3"
+    # It has not for ever.
+    assert 0 < signal.alarm(0) <= 30
 
 
 def test_script_looks_for_the_same_codes(rank: ModuleType) -> None:
