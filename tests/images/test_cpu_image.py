@@ -24,7 +24,7 @@ SHORT = ("training.steps=2", "schedule.warmup_steps=1", "evaluation.every_steps=
 READ_ONLY = ("--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp:rw,mode=1777,size=1g")
 # Folders of the image that are named in the record, and the fewest MiB that earn a line.
 FEW_MIB = 20
-# Tests that neither compile nor start dozens of ranks: config, data, an op's gold, ranks, saves.
+# Tests that compile nothing: config, data, kernels, ranks, checkpoints, a script that starts ranks.
 SMOKE = (
     "tests/planner",
     "tests/data/test_indexed.py",
@@ -32,7 +32,7 @@ SMOKE = (
     "tests/checkpoint/test_manifest.py",
     "tests/ops/test_swiglu.py",
     "tests/parallel/test_collectives.py",
-    "tests/launch/test_local.py",
+    "tests/config",
 )
 
 
