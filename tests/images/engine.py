@@ -127,6 +127,8 @@ class Engine:
             "--pull=never",
             *limits,
             *network,
+            # Containers share the processors; threads that wait for each other only take them.
+            "--env=OMP_NUM_THREADS=1",
             *options,
             image,
             *map(str, command),

@@ -15,7 +15,7 @@ from tests.images.engine import Built, Engine
 pytestmark = [pytest.mark.whole_images, pytest.mark.timeout(1800)]
 
 RANK = ("python", "launch/rank.py", "train")
-LAYOUTS = ({"zero_stage": 1}, {"tensor": 2}, {"pipeline": 2})
+LAYOUTS = ({"zero_stage": 1}, {"tensor": 2})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda each: next(iter(each)))
