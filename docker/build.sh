@@ -27,7 +27,7 @@ say() {
 }
 
 main() {
-    local file bases tag engine="" floating="" arguments=()
+    local file bases tag commit engine="" floating="" arguments=()
     if [[ " $* " == *" --help "* ]]; then set -- --help; fi
     case "${1:-}" in
         -h | --help) sed -n -e '1d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
@@ -52,8 +52,10 @@ main() {
     choose_engine
     # docker's format is that which has health checks.
     if [[ "$engine" != docker ]]; then arguments+=(--format docker); fi
-    exec "$engine" build --file "$file" --tag "$tag" --build-arg "REVISION=$(revision)" \
-        ${arguments[@]+"${arguments[@]}"} .
+    commit="$(revision)"
+    # The label is said again: buildah takes that of the commit before from its cache, whatever REVISION is.
+    exec "$engine" build --file "$file" --tag "$tag" --build-arg "REVISION=$commit" \
+        --label "org.opencontainers.image.revision=$commit" ${arguments[@]+"${arguments[@]}"} .
 }
 
 check_digests() {

@@ -18,6 +18,7 @@ USAGE = (
     "[--build-arg NAME=VALUE ...]"
 )
 UNKNOWN = "build.sh: no commit is known here, the image is labelled with revision unknown\n"
+LABEL = "--label org.opencontainers.image.revision"
 WORKS = 'if [ "$1" != info ]; then echo "$0 $*"; fi'
 DIGEST = f"debian@sha256:{'0' * 64}"
 
@@ -43,7 +44,7 @@ def test_first_engine_that_works_is_taken(machine: Machine) -> None:
     assert code == 0
     assert printed == (
         "podman build --file docker/Dockerfile.cpu --tag mine:1 --build-arg REVISION=unknown "
-        f"--build-arg BASE={DIGEST} --x=y --format docker .\n"
+        f"{LABEL}=unknown --build-arg BASE={DIGEST} --x=y --format docker .\n"
     )
     passed = "docker does not work here, passed over: Cannot connect to the Docker daemon."
     assert told == f"build.sh: {passed}\n{UNKNOWN}"
@@ -55,7 +56,8 @@ def test_docker_is_not_asked_for_the_format_that_it_has(machine: Machine) -> Non
     code, printed, _ = build(machine, "cuda", "--floating")
     assert (code, printed) == (
         0,
-        "docker build --file docker/Dockerfile --tag roots:cuda --build-arg REVISION=unknown .\n",
+        "docker build --file docker/Dockerfile --tag roots:cuda --build-arg REVISION=unknown "
+        f"{LABEL}=unknown .\n",
     )
     code, printed, _ = build(machine, "cuda", "--floating", "--engine", "buildah")
     assert (code, printed.split()[0]) == (0, "buildah")
@@ -79,7 +81,7 @@ def test_image_is_labelled_with_the_commit(machine: Machine) -> None:
     assert (code, len(commit[1]), told) == (0, 40, "")
     (machine.checkout / "docker" / "more").write_text("in the image", encoding="ascii")
     code, printed, told = build(machine, "cpu", "--floating")
-    assert f"REVISION={commit[1]}-dirty " in printed
+    assert f"REVISION={commit[1]}-dirty {LABEL}={commit[1]}-dirty " in printed
     assert told == (
         f"build.sh: there are changes beside commit {commit[1][:12]}, the image is labelled with "
         "-dirty\n"
