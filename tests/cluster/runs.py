@@ -65,13 +65,16 @@ class Start:
         return found
 
     def left(self) -> list[str]:
-        """What runs on hosts that ranks or launchers of this run are on, sshd's sessions not."""
+        """What runs on hosts that ranks or launchers of this run are on.
+
+        Not sshd's sessions, nor what Slurm keeps for a step whose end it cannot tell.
+        """
         return [
             f"{host}: {words}"
             for host in self.hosts.names[1:]
             if self.hosts.is_on(host)
             for words in self.hosts.processes(host).values()
-            if not words.startswith(("sshd: ", "'sshd: "))
+            if not words.strip("'").startswith(("sshd: ", "slurmstepd: "))
         ]
 
     def wait(self, seconds: float = PATIENCE) -> int:
