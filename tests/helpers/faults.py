@@ -57,10 +57,11 @@ def run_ranks(
     ]
     ranks = [context.Process(target=_run_rank, args=(place, folder, task)) for place in places]
     ends = [0.0] * world_size
-    deadline = time.monotonic() + _SECONDS
     try:
         for each in ranks:
             each.start()
+        # The first start has waited for the server of the forks and all that it imports.
+        deadline = time.monotonic() + _SECONDS
         for rank, each in enumerate(ranks):
             each.join(max(0.0, deadline - time.monotonic()))
             ends[rank] = time.time()
