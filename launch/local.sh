@@ -119,21 +119,23 @@ wait_for_ranks() {
 }
 
 # decide_code N CODE: the rank that failed first knows the reason; later ones failed because of it. A rank without a
-# record was killed, and the launcher may call that success.
+# record was killed, and the launcher may call that success, or tell the others to stop.
 decide_code() {
-    local ranks="$1" code="$2" first begun ended
+    local ranks="$1" code="$2" first begun rank killed=()
     begun="$(find "$records" -name '*.pid' | wc -l)"
-    ended="$(find "$records" -name '*.code' | wc -l)"
+    for ((rank = 0; rank < ranks; rank++)); do
+        if [[ ! -f "$records/$rank.code" ]]; then killed+=("$rank"); fi
+    done
     first="$(find "$records" -name '*.code' -exec cat {} + | sort -n | awk '$2 != 0 { print $2; exit }')"
-    if [[ -n "$first" ]]; then
+    if [[ -n "$first" && ("$first" != 3 || -n "$stopped" || ${#killed[@]} == 0) ]]; then
         echo "$first"
-    elif [[ -n "$stopped" ]] && ((begun == 0)); then
+    elif [[ -n "$stopped" && "$begun" == 0 ]]; then
         echo "local.sh: stopped by SIG$stopped before there were ranks, nothing to save" >&2
         echo 3
-    elif ((ended < ranks)); then
-        printf 'local.sh: %s of %s ranks ended without an exit code: killed, perhaps for lack of memory\n' \
-            "$((ranks - ended))" "$ranks" >&2
-        echo 1
+    elif ((${#killed[@]} > 0)); then
+        printf 'local.sh: rank%s %s of %s ended without an exit code: killed, perhaps for lack of memory\n' \
+            "$( ((${#killed[@]} == 1)) || echo s)" "$(IFS=,; echo "${killed[*]}")" "$ranks" >&2
+        if ((begun > 0)); then echo 7; else echo 1; fi
     else
         echo "$code"
     fi

@@ -345,7 +345,10 @@ decide_code() {
     begun="$(on_hosts 'ls "$here"' 2>/dev/null)"
     lost="$(find "$folder" -name 'lost.*' | wc -l)"
     # Others have saved without a rank that was killed, or whose host is lost.
-    if [[ "${first:-3}" == 3 ]] && ((lost > 0)) || [[ "$first" == 3 ]] && ((ended < ranks)); then
+    if [[ "${first:-3}" == 3 ]] && ((lost > 0)); then
+        echo 7
+    elif [[ "$first" == 3 ]] && ((ended < ranks)); then
+        tell "$((ranks - ended)) of $ranks ranks ended without an exit code: killed, perhaps for lack of memory"
         echo 7
     elif [[ -n "$first" ]]; then
         echo "$first"

@@ -90,9 +90,9 @@ def test_code_of_the_rank_that_failed_first_is_passed_on(
 
 def test_killed_rank_is_no_success(tmp_path: Path, command: list[str]) -> None:
     result = run([*command, "killed"], env=environment(tmp_path))
-    assert result.returncode == 1
+    assert result.returncode == 7
     assert result.stderr.endswith(
-        "local.sh: 1 of 2 ranks ended without an exit code: killed, perhaps for lack of memory\n"
+        "local.sh: rank 1 of 2 ended without an exit code: killed, perhaps for lack of memory\n"
     )
 
 

@@ -27,10 +27,13 @@ from roots.parallel.watchdog.blame import is_of_communication
 from roots.parallel.watchdog.link import CONNECT_SECONDS, FIX, Hub, Line, Waker, connect, now
 from roots.parallel.watchdog.record import Goodbye, Message, Question, Verdict, spell
 from roots.parallel.watchdog.speaker import Speaker
+from roots.parallel.watchdog.told import EndIfTold
 
 _KEY = "roots/watchdog"
 # Between two looks for what is not there yet, and for what others note of themselves.
 _LOOK_SECONDS, _NOTE_SECONDS = 0.1, 1.0
+# So long others may still come after this rank was told to stop.
+_TOLD_SECONDS = 2.0
 # So long an error of torch may be the result of what is told a moment later.
 _BLAME_SECONDS = 5.0
 # Of one call of the store. To open one takes torch, which tries three times and counts its pauses
@@ -58,9 +61,11 @@ class Meeting:
         self._met = self._noted = False
         self._look = now() + _NOTE_SECONDS
         self._failure: Exception | None = None
+        self._told = EndIfTold(_TOLD_SECONDS, self._leave)
         self._thread = threading.Thread(target=self._run, name="meeting", daemon=True)
 
     def __enter__(self) -> Meeting:
+        self._told.start()
         self._thread.start()
         return self
 
@@ -71,6 +76,7 @@ class Meeting:
         traceback: TracebackType | None,
     ) -> None:
         """Leave the connections to the watch; one that is broken may be the cause of `error`."""
+        self._told.stop()
         if is_of_communication(error):
             self._ended.wait(_BLAME_SECONDS)
         if self._ended.is_set():
@@ -87,6 +93,7 @@ class Meeting:
         Raises RootsError where one has not, or cannot.
         """
         self._met = True
+        self._told.stop()
         self._there.wait(CONNECT_SECONDS)
         if self._failure is not None:
             raise self._failure
@@ -278,6 +285,20 @@ class Meeting:
             waits += f", of {_ranks(unknown)} nothing is known"
         line = problem(who, None, f"{rule}; {waits}", _START_AGAIN)
         self._end_process(line, ExitCode.LOST, speaks)
+
+    def _leave(self) -> None:
+        """End this rank, which was told to stop, and silently all that would wait for it."""
+        self._ended.set()
+        for line in [] if self.hub is None else list(self.hub.lines.values()):
+            line.send(Verdict(self._place.rank, "died", "", ExitCode.INTERRUPTED))
+        try:
+            speaks = self._speaker.take_the_word()
+        except OSError:
+            speaks = self._place.rank == 0
+        if speaks:
+            with suppress(OSError):
+                os.write(2, b"roots: stopped before all ranks had met, nothing to save\n")
+        end_process(ExitCode.INTERRUPTED)
 
     def _end_process(self, line: str, code: int, speaks: bool) -> None:
         self._ended.set()

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from roots.errors import ExitCode
 from roots.parallel.watchdog.link import Hub
 from roots.parallel.watchdog.meeting import Meeting
 from roots.parallel.watchdog.record import Marks
+from roots.training.signals import StopSignals
 from tests.helpers.faults import Ended, be_watched, run_ranks
 
 pytestmark = [pytest.mark.distributed]
@@ -67,6 +69,17 @@ def _meet(
         if moment == "in the group":
             patch.setattr(dist, "all_gather_object", die)
         be_watched(place, folder, section, _never, ())
+
+
+def _meet_and_be_told(place: LaunchEnvironment, folder: Path) -> None:
+    """Rank 1 is killed before it comes; the launcher tells rank 0 to stop, and waits for it."""
+    with StopSignals():
+        if place.rank == 0:
+            (folder / "fault").touch()
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        if place.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        be_watched(place, folder, LATE, _never, ())
 
 
 def _never(rank: int, marks: Marks) -> None:
@@ -142,3 +155,17 @@ def test_rank_0_that_dies_while_another_opens_its_store_holds_it_up_no_longer(
         line,
     )
     assert seconds < SECONDS + 6
+
+
+def test_a_rank_that_is_told_to_stop_while_another_is_missing_ends_with_all_others(
+    tmp_path: Path,
+) -> None:
+    """Of rank 1 only the launcher knows; nobody takes rank 0 for the one that has died."""
+    ended = run_ranks(_meet_and_be_told, 4, tmp_path, tmp_path)
+    said = "".join(each.stderr for each in ended)
+    lines = [line for line in said.splitlines() if line.startswith("roots: ")]
+    assert lines == ["roots: stopped before all ranks had met, nothing to save"], said
+    codes = [each.code for each in ended]
+    assert codes[:2] == [ExitCode.INTERRUPTED, -signal.SIGKILL]
+    assert {*codes[2:]} <= {ExitCode.INTERRUPTED, ExitCode.LOST}
+    assert max(each.seconds for each in ended) < 15
