@@ -13,15 +13,7 @@ ROWS = json.loads(RECORD.read_text(encoding="utf-8"))
 
 
 def test_every_launcher_was_measured_in_every_event() -> None:
-    # What Slurm makes of a node that is gone is a row of docs/pages/slurm.md; the other is not yet
-    # measured with ranks that record their codes while they leave.
-    pairs = set(launchers.ROWS) - {
-        ("`slurm.sbatch`", "a host is cut off"),
-        ("`local.sh`", "SIGUSR1 to the launcher"),
-    }
-    assert [(row["launcher"], row["event"]) for row in ROWS] == [
-        each for each in launchers.ROWS if each in pairs
-    ]
+    assert [(row["launcher"], row["event"]) for row in ROWS] == launchers.ROWS
 
 
 def test_page_shows_what_was_measured() -> None:
