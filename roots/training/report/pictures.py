@@ -213,7 +213,9 @@ def _draw_way(axes: Any, account: Account) -> None:
         if start.saves:
             axes.plot(*zip(*place(start.saves)), ".", color=_COLOURS["checkpoint"])
         if start.failed and not (account.running and start is starts[-1]):
-            axes.plot(*points[-1], "x", color=_COLOURS["lost"])
+            # Where it ended, even if it never came to training.
+            (end,) = place([(start.ended, start.last_step)])
+            axes.plot(*end, "x", color=_COLOURS["lost"])
     for before, after in zip(starts, starts[1:]):
         ends = [(time - origin) / unit for time in (before.ended, after.started)]
         axes.axvspan(*ends, color=_COLOURS["idle"], alpha=0.5, linewidth=0)

@@ -38,6 +38,18 @@ def test_every_picture_can_be_drawn_of_one_step(tmp_path: Path) -> None:
     assert len(drawn) == 7
 
 
+def test_a_start_that_died_before_it_trained_can_be_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `plots` is missing")
+    run = FakeRun(tmp_path)
+    run.steps(run.start(0), 1, 1)
+    run.start(0)
+    text = run.path.read_text().splitlines(keepends=True)
+    for kept in (text[:-1], text[:1]):
+        run.path.write_text("".join(kept))
+        pictures = list(pictures_of(read_report(tmp_path)))
+        assert list(write_pictures(pictures, tmp_path)) == ["goodput"]
+
+
 def test_long_curves_keep_their_peaks() -> None:
     points = [(float(step), math.sin(step / 50)) for step in range(100_000)]
     points[777] = (777.0, 50.0)
