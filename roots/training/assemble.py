@@ -106,10 +106,8 @@ def train_in_process(
     plan = plan_batch(config, environment.world_size)
     with ExitStack() as stack:
         watched = join(config.watchdog, config.run_directory, environment, device)
-        marks = stack.enter_context(watched)
-        run = assemble(config, plan, device, stack, marks=marks, started=started)
-        # First of all that hears of an error, so that the others hear of its cause.
-        stack.push(watched.explain)
+        marks, explain = stack.enter_context(watched), watched.explain
+        run = assemble(config, plan, device, stack, marks=marks, explain=explain, started=started)
         return run.ledger.end(train_loop(run, signals))
 
 
@@ -141,12 +139,13 @@ def assemble(
     stack: ExitStack,
     *,
     marks: Marks | None = None,
+    explain: Callable[..., None] | None = None,
     started: float | None = None,
 ) -> Run:
     """Build every part of the run. Called by all ranks; an error of one is raised on all.
 
     The run folder is this run's own until `stack` closes. `marks`: of this rank's watchdog;
-    `started`: as in `train_in_process`.
+    `explain`: raises the cause of an error, as its `__exit__`; `started`: as in `train_in_process`.
     """
     mesh = Mesh.create(topology_of(config, plan))
     deadline = together(mesh.world, lambda: deadline_of(config))
@@ -156,6 +155,9 @@ def assemble(
     checkpointer = Checkpointer(config, mesh, ownership, mirror)
     found = checkpointer.find()
     ledger = stack.enter_context(open_ledger(config, mesh, device, started, marks))
+    if explain is not None:
+        # First of all that hears of an error, so that the ledger hears of its cause.
+        stack.push(explain)
     start = checkpointer.where_from(found)
     ledger.reads(start.data)
     data = together(mesh.world, lambda: open_data(config, plan, mesh, start))
