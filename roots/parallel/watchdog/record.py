@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +27,8 @@ class Marks:
         self.step = 0
         self.begun = False  # whether a step of this process has ended
         self.count = 0
+        # Called with the exit code where the watchdog's thread is about to end the process.
+        self.cut_off: Callable[[int], None] = lambda code: None
 
     def enter(self, phase: str) -> None:
         """Another phase begins (the same again changes nothing)."""

@@ -35,6 +35,8 @@ from roots.parallel.watchdog.stacks import is_stopped, is_there, write_absence, 
 # and then that long to close what it has open.
 _UNWIND_SECONDS = 5.0
 _CLOSE_SECONDS = 30.0
+# How long this process may take to note its end, on a disk that may not answer.
+_NOTE_SECONDS = 2.0
 # What the rank that is to speak about rank 0 has over the others.
 _SPEAKER_SECONDS = 0.3
 # The share of a beat for which a main thread that waits computes at most.
@@ -131,8 +133,9 @@ class Watch:
                 # Past Python's buffers, whose locks another thread may hold for ever.
                 with suppress(OSError):
                     os.write(2, f"roots: error: {verdict.line}\n".encode())
-            end_process(verdict.code)
-        threading.Event().wait(_CLOSE_SECONDS)
+        else:
+            threading.Event().wait(_CLOSE_SECONDS)
+        self._note_end(verdict.code)
         end_process(verdict.code)
 
     def speaks_without_hub(self) -> bool:
@@ -266,6 +269,12 @@ class Watch:
         if self._speaks and verdict.kind in ("died", "stopped"):
             write_absence(folder, verdict.rank, verdict.line)
         self._written.set()
+
+    def _note_end(self, code: int) -> None:
+        """Let the main thread's records have the end that it cannot tell them."""
+        note = threading.Thread(target=self.marks.cut_off, args=(code,), daemon=True)
+        note.start()
+        note.join(_NOTE_SECONDS)
 
     def _kill_if_stopped(self, verdict: Verdict) -> None:
         """A stopped process hears nothing but SIGKILL; whoever is on its machine sends that."""

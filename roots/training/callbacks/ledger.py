@@ -17,8 +17,9 @@ the start of the process.
     rewind  training has gone back to `step`, in the same process
     end     the process is about to end: code, its exit code
 
-A process that is killed leaves no `end`: its last line tells how long it certainly ran. What a
-crash has left of a line ends where the next process begins one.
+A process that is killed leaves no `end`, nor does one whose last lines find no room on the disk:
+its last line tells how long it certainly ran. What a crash has left of a line ends where the next
+process begins one.
 
 Categories, as rank 0 lives through them; each second is in one of them:
 
@@ -41,6 +42,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -98,6 +100,8 @@ class Ledger:
         marks: what the watchdog of this rank hears, of every category and step.
         """
         self._marks = Marks() if marks is None else marks
+        self._marks.cut_off = self.cut_off
+        self._lock = threading.Lock()  # of all that a line takes
         self._path = path
         self._clock, self._wall = clock, wall
         self._waited = (lambda: 0.0) if waited is None else waited
@@ -168,11 +172,13 @@ class Ledger:
 
     def end(self, code: ExitCode) -> ExitCode:
         """The process is about to end with `code`, which is given back."""
-        if not self._ended:
-            self._ended = True
-            self._write("end", code=int(code))
-            self._close()
+        self._write("end", code=int(code))
         return code
+
+    def cut_off(self, code: int) -> None:
+        """Another thread is about to end the process with `code`, whatever this one is in."""
+        self._lose_step()
+        self.end(ExitCode(code))
 
     def __enter__(self) -> Ledger:
         return self
@@ -186,11 +192,15 @@ class Ledger:
         if error is None:
             self.end(ExitCode.DONE)
             return
+        self._lose_step()
+        self.end(error.exit_code if isinstance(error, RootsError) else ExitCode.BUG)
+
+    def _lose_step(self) -> None:
+        """What a step that is not done took so far is lost."""
         self._switch(self._category)
         for name in _OF_A_STEP:
             self._seconds["lost"] += self._seconds[name] - self._finished[name]
             self._seconds[name] = self._finished[name]
-        self.end(error.exit_code if isinstance(error, RootsError) else ExitCode.BUG)
 
     def _switch(self, category: str) -> None:
         now, waited = self._clock(), self._waited()
@@ -204,8 +214,13 @@ class Ledger:
         self._marks.enter(category)
 
     def _write(self, event: str, **fields: Any) -> None:
-        if self._path is None:
-            return
+        with self._lock:
+            # Two threads may come to the end.
+            if self._path is not None and not self._ended:
+                self._ended = event == "end"
+                self._write_line(self._path, event, fields)
+
+    def _write_line(self, path: Path, event: str, fields: dict[str, Any]) -> None:
         self._switch(self._category)
         seconds = {name: round(value, 6) for name, value in self._seconds.items() if value > 0}
         place = {"event": event, "time": round(self._wall(), 3), "step": self._step}
@@ -213,7 +228,7 @@ class Ledger:
         self._owed.append(json.dumps(line).encode() + b"\n")
         self._written = self._since
         try:
-            self._append(self._path)
+            self._append(path)
         except OSError as error:
             self._warn(error)
             if event == "steps":
@@ -222,6 +237,8 @@ class Ledger:
                 return
         self._seconds = dict.fromkeys(CATEGORIES, 0.0)
         self._finished = dict(self._seconds)
+        if event == "end":
+            self._close()
 
     def _append(self, path: Path) -> None:
         """Write all that is owed. Raises OSError; whole lines then stay owed."""

@@ -122,6 +122,7 @@ def test_another_rank_speaks_where_rank_0_dies_and_the_next_with_it(tmp_path: Pa
 
 def _rests(rank: int, marks: Marks, folder: Path) -> None:
     step = _groups()
+    marks.cut_off = lambda code: print(code, file=(folder / f"noted_{rank}").open("w"), flush=True)
 
     def data(done: int) -> None:
         if rank == 1 and done == FAULT_STEP:
@@ -137,6 +138,8 @@ def test_a_rank_that_rests_in_its_data_is_named(tmp_path: Path) -> None:
     assert re.search(
         r"has come no further for \d s in its data, last step 3; it is missing in ", line
     )
+    # Its main thread cannot tell its end.
+    assert (tmp_path / "noted_1").read_text() == "7\n"
     assert ended[1].code == ExitCode.LOST
     assert "in _rests" in (tmp_path / "stacks" / "rank_1.txt").read_text("utf-8")
     assert max(each.seconds for each in ended) < SECONDS + 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from roots.data.record import DataRecord
 from roots.errors import ExitCode, RootsError
+from roots.parallel.watchdog.record import Marks
 from roots.training.callbacks.ledger import CATEGORIES, LINE_SECONDS, Ledger
 from tests.helpers.ledgers import FACTS, Clock, FakeRun
 
@@ -138,6 +140,24 @@ def test_an_error_is_an_end_and_its_step_is_lost(
         "other": 0.5,
         "lost": 61.0,
     }
+
+
+def test_the_watchdog_notes_the_end_of_a_process_that_hangs(tmp_path: Path) -> None:
+    run, marks = FakeRun(tmp_path), Marks()
+    ledger = Ledger(run.path, clock=run.clock, wall=run.clock, marks=marks)
+    ledger.begin(0)
+    run.steps(ledger, 1, 1)
+    with ledger.span("compute"):
+        run.clock.pass_(60)
+        thread = threading.Thread(target=marks.cut_off, args=(7,))
+        thread.start()
+        thread.join()
+    # Nothing of what the main thread may still say comes after it.
+    ledger.step_done(2)
+    ledger.end(ExitCode.BUG)
+    end = run.lines()[-1]
+    assert (end["event"], end["code"], end["step"]) == ("end", 7, 1)
+    assert end["seconds"] == {"lost": 60.0}
 
 
 def test_leaving_without_an_error_is_done(run: FakeRun) -> None:
