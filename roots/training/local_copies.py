@@ -85,19 +85,20 @@ class LocalCopies:
         """Whether `folder` is one of these copies."""
         return self._root is not None and folder.parent == self._root
 
-    def start(self, engine: Engine, point: ResumePoint) -> None:
+    def start(self, engine: Engine, point: ResumePoint) -> bool:
         """Copy this rank's state; what is left to do is done beside training.
 
         Nothing happens while the copy before is unfinished. What fails is a warning, and the last.
+        Returns whether a copy was made.
         """
         if self._root is None or self._off or (self._thread and self._thread.is_alive()):
-            return
+            return False
         folder = folders.partial_folder(self._root, point.step)
         try:
             needed, free = staged_bytes(engine.kept_pieces()), free_bytes(self._root)
             if needed > free:
                 self._give_up(f"it needs {needed:,} bytes, and {free:,} are free")
-                return
+                return False
             folders.discard(folder)
             (folder / manifest.WEIGHTS_FOLDER).mkdir(parents=True)
             names = []
@@ -107,10 +108,11 @@ class LocalCopies:
         except OSError as error:
             folders.discard(folder)
             self._give_up(error.strerror or str(error))
-            return
+            return False
         sealed = (folder, point, engine.state().to_json(), names)
         self._thread = threading.Thread(target=self._seal, args=sealed, daemon=True)
         self._thread.start()
+        return True
 
     def give_up_after(self, step: int) -> None:
         """Remove copies of steps after `step`: the run takes another course from there."""

@@ -104,8 +104,9 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
                 saves.save(point, last=False)
             elif not last and _due(point.step, config.checkpoint.local_every_steps):
                 with run.ledger.span("checkpoint"):
-                    run.checkpointer.local.start(run.engine, point)
-                run.ledger.saved()
+                    copied = run.checkpointer.local.start(run.engine, point)
+                if copied:
+                    run.ledger.copied()
             steps.guard.passed(point, saved=due)
         saves.save(point, last=True, besides=stopping.data_lines())
     if point.step < config.training.steps:
@@ -219,6 +220,7 @@ class _Saves:
             with self._run.ledger.span("checkpoint"), self._run.deadline.saving():
                 yield
         except RootsError as error:
+            self._run.ledger.not_saved(self._step)
             if last or error.exit_code != ExitCode.NOT_SAVED:
                 raise
             self._step = -1

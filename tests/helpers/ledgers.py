@@ -80,11 +80,13 @@ class FakeRun:
             self.clock.pass_(0.25)
             ledger.step_done(step)
 
-    def save(self, ledger: Ledger) -> None:
-        """Save where training is."""
+    def save(self, ledger: Ledger, *, whole: bool = True) -> None:
+        """Save where training is; `whole`: at once."""
         with ledger.span("checkpoint"):
             self.clock.pass_(2)
         ledger.saved()
+        if whole:
+            ledger.written(ledger._step, 2.0)
 
     def lines(self) -> list[dict[str, Any]]:
         """What is written."""

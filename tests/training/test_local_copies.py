@@ -70,9 +70,10 @@ def dies_after(rank: int, world_size: int, config: RunConfig, step: int) -> Exit
 
     original = LocalCopies.start
 
-    def start(self: LocalCopies, *arguments: Any) -> None:
-        original(self, *arguments)
+    def start(self: LocalCopies, *arguments: Any) -> bool:
+        made = original(self, *arguments)
         self.close(done=False)
+        return made
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callback.CallbackList, "on_step_end", on_step_end)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from roots.data.batch import Batch
 from roots.data.loader import StepReader, TrainSource
-from roots.errors import ExitCode
+from roots.errors import ExitCode, RootsError
 from roots.training.callbacks.ledger import LEDGER_FILE, Ledger
 from roots.training.engine.step import StepResult
 from roots.training.loop import train_loop
@@ -17,7 +19,7 @@ from roots.training.report.account import ALL_CATEGORIES, read_account
 from roots.training.resume_point import ResumePoint
 from tests.helpers.ledgers import Clock
 from tests.helpers.runs import small_config
-from tests.training.test_loop import STEPS, Answers, NoCheckpoints, Steps, parts
+from tests.training.test_loop import STEPS, Answers, FullDisk, NoCheckpoints, Steps, parts
 
 
 class SlowAnswers(Answers):
@@ -85,3 +87,17 @@ def test_ledger_counts_what_the_loop_does(tmp_path: Path) -> None:
         "checkpoint": 2 * 7.0,
     }
     assert (account.steps, account.num_saves, account.wall) == (6, 2, 62.0)
+
+
+def test_ledger_tells_saves_that_failed(tmp_path: Path) -> None:
+    """The first of three saves finds no room when it begins, and the last one."""
+    config = small_config(
+        tmp_path / "data", tmp_path, training={"steps": STEPS}, checkpoint={"every_steps": 2}
+    )
+    ledger = Ledger(tmp_path / LEDGER_FILE)
+    run = parts(config, ledger=ledger, checkpointer=FullDisk([2, STEPS]))
+    with pytest.raises(RootsError), ledger:
+        train_loop(run)
+    account = read_account(tmp_path / LEDGER_FILE)
+    assert (account.num_saves, account.num_failed_saves, account.num_local_copies) == (1, 2, 0)
+    assert account.starts[0].code == ExitCode.NOT_SAVED

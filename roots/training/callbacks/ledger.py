@@ -14,12 +14,14 @@ the start of the process.
     steps   written after a quarter of a second, or after a longer step
     save    training goes on after a save at `step`, which may still be written beside it
     written a save has become whole: saved (its step), took (seconds of writing), bytes
+    failed  a save was given up, begun or not: saved (its step)
+    copy    training goes on after a copy on each rank's own machine (local_copies.py)
     rewind  training has gone back to `step`, in the same process
     end     the process is about to end: code, its exit code
 
 A process that is killed leaves no `end`, nor does one whose last lines find no room on the disk:
 its last line tells how long it certainly ran. What a crash has left of a line ends where the next
-process begins one.
+process begins one. Until `copy` and `failed` came, copies were `save` and failures left no line.
 
 Categories, as rank 0 lives through them; each second is in one of them:
 
@@ -162,6 +164,14 @@ class Ledger:
     def written(self, step: int, seconds: float, num_bytes: int | None = None) -> None:
         """The save of `step` is whole; writing it took `seconds`, beside training or not."""
         self._write("written", saved=step, took=seconds, bytes=num_bytes)
+
+    def not_saved(self, step: int) -> None:
+        """The save of `step` is given up."""
+        self._write("failed", saved=step)
+
+    def copied(self) -> None:
+        """Training goes on after a copy on this machine, whose stall was a span."""
+        self._write("copy")
 
     def rewound(self, step: int) -> None:
         """Training goes back to `step`; what was done since is lost."""

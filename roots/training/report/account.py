@@ -36,7 +36,8 @@ class Start:
     started, ended: seconds since the epoch. first_step: None if it never began to train; last_step:
     the last update it is known to have done. code: its exit code, None without an orderly end.
     seconds: by category as they were counted, whatever was lost later. course: (time, step) of its
-    lines, saves: of its saves.
+    lines, saves: of its saves that became whole, when they began. failed_saves, local_copies: how
+    many; stalls: how often training has waited for any of these.
     """
 
     started: float
@@ -52,6 +53,9 @@ class Start:
     seconds: dict[str, float] = field(default_factory=dict)
     course: list[tuple[float, int]] = field(default_factory=list)
     saves: list[tuple[float, int]] = field(default_factory=list)
+    failed_saves: int = 0
+    local_copies: int = 0
+    stalls: int = 0
 
     @property
     def failed(self) -> bool:
@@ -140,13 +144,24 @@ class Account:
 
     @property
     def num_saves(self) -> int:
-        """How often training has waited for a save that was done."""
+        """Checkpoints that became whole."""
         return sum(len(one.saves) for one in self.starts)
 
     @property
+    def num_failed_saves(self) -> int:
+        """Saves that were given up."""
+        return sum(one.failed_saves for one in self.starts)
+
+    @property
+    def num_local_copies(self) -> int:
+        """Copies on the ranks' own machines."""
+        return sum(one.local_copies for one in self.starts)
+
+    @property
     def save_seconds(self) -> float | None:
-        """Mean time that training waits for a save."""
-        return self.seconds["checkpoint"] / self.num_saves if self.num_saves else None
+        """Mean time that training waits for a save or a copy, failed ones included."""
+        stalls = sum(one.stalls for one in self.starts)
+        return self.seconds["checkpoint"] / stalls if stalls else None
 
     @property
     def delay_seconds(self) -> float:
@@ -188,6 +203,7 @@ class _Reading:
         self.takes: list[float] = []
         self.phases: list[Phase] = []
         self._unwritten: dict[int, float] = {}  # work done since the saves of these steps
+        self._begun: dict[int, float] = {}  # when they were
         self._pieces: list[_Piece] = []
         self._step = 0
 
@@ -211,18 +227,31 @@ class _Reading:
             self._enter(Phase(line["phase"], line["first_sample"], line["datasets"]))
         if event == "begin":
             start.first_step = step
-        if event == "save":
-            start.saves.append((time, step))
-            self._unwritten[step] = 0.0
-        if event == "written":
-            self.num_bytes = line["bytes"]
-            self.takes.append(float(line["took"]))
-            self.delays.append(self._unwritten.pop(int(line["saved"]), 0.0))
+        if event in ("save", "written", "failed", "copy"):
+            self._save(start, line, time)
         if event == "end":
             start.code = int(line["code"])
         start.last_step = self._step
         if start.first_step is not None:
             start.course.append((time, self._step))
+
+    def _save(self, start: Start, line: dict[str, Any], time: float) -> None:
+        """Of a save that training has waited for, has become whole, or is given up; or a copy."""
+        event, step = line["event"], int(line.get("saved", line["step"]))
+        # What could not even begin has no line of that, and training has waited for it, too.
+        begins = event in ("save", "copy") or (event == "failed" and step not in self._begun)
+        start.stalls += begins
+        start.local_copies += event == "copy"
+        start.failed_saves += event == "failed"
+        if event == "save":
+            self._unwritten[step], self._begun[step] = 0.0, time
+        if event in ("written", "failed"):
+            began, delay = self._begun.pop(step, time), self._unwritten.pop(step, 0.0)
+            if event == "written":
+                start.saves.append((began, step))
+                self.num_bytes = line["bytes"]
+                self.takes.append(float(line["took"]))
+                self.delays.append(delay)
 
     def sums(self) -> dict[str, float]:
         """All categories over all starts."""
@@ -243,6 +272,7 @@ class _Reading:
         facts = {name: line[name] for name in names if name in line}
         self.starts.append(Start(started, time, last_step=self._step, **facts))
         self._unwritten.clear()
+        self._begun.clear()
 
     def _enter(self, phase: Phase) -> None:
         """A process reads on in `phase`, or begins it: what was tried of later ones is given up."""

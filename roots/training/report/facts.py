@@ -63,12 +63,19 @@ def _account_rows(account: Account) -> Iterator[Row]:
     if account.save_seconds is not None:
         size = "" if account.num_bytes is None else f", {account.num_bytes:,} bytes"
         cost = f"training waits {duration(account.save_seconds)} for each"
-        yield "saves", f"{account.num_saves:,}, {cost}{size}"
+        yield "saves", f"{counted_saves(account)}, {cost}{size}"
     if account.failure_seconds is not None:
         each = f"one in {duration(account.failure_seconds)} of running"
         yield "failures", f"{account.failures:,}, {each}"
     if account.unreadable:
         yield "torn", f"{account.unreadable:,} lines of the ledger, left out"
+
+
+def counted_saves(account: Account) -> str:
+    """`10 (18 failed), 36 local copies`: what there was of each."""
+    failed, copies = account.num_failed_saves, account.num_local_copies
+    text = f"{account.num_saves:,}" + (f" ({failed:,} failed)" if failed else "")
+    return text + (f", {copies:,} local cop{'y' if copies == 1 else 'ies'}" if copies else "")
 
 
 def time_rows(account: Account) -> Iterator[Row]:
@@ -143,6 +150,8 @@ def plain(report: Report) -> dict[str, Any]:
             "wall_seconds": account.wall,
             "seconds": seconds,
             "saves": account.num_saves,
+            "failed_saves": account.num_failed_saves,
+            "local_copies": account.num_local_copies,
             "save_seconds": account.save_seconds,
             "checkpoint_bytes": account.num_bytes,
             "failures": account.failures,

@@ -68,7 +68,7 @@ def test_lines_say_what_they_are(run: FakeRun) -> None:
     began = run.clock.now
     ledger = run.start(7, DataRecord(2, 40))
     run.steps(ledger, 8, 8)
-    run.save(ledger)
+    run.save(ledger, whole=False)
     ledger.written(8, 1.5, 4096)
     ledger.rewound(7)
     ledger.end(ExitCode.INTERRUPTED)
@@ -186,7 +186,7 @@ def test_failing_writes_warn_once_and_are_made_up_for(
     run.path.mkdir()
     ledger._close()
     run.steps(ledger, 2, 3)
-    run.save(ledger)
+    run.save(ledger, whole=False)
     run.steps(ledger, 4, 5)
     run.path.rmdir()
     run.path.write_bytes(kept)
@@ -203,7 +203,7 @@ def test_full_disk_never_ends_a_run(run: FakeRun) -> None:
     run.path.symlink_to("/dev/full")
     ledger = run.start(0)
     run.steps(ledger, 1, 50)
-    run.save(ledger)
+    run.save(ledger, whole=False)
     assert ledger.end(ExitCode.DONE) is ExitCode.DONE
     # The lines of steps are not kept: what is owed does not grow with the run.
     assert len(ledger._owed) == 4

@@ -207,18 +207,44 @@ def test_saves_tell_how_much_is_done_before_they_are_whole(run: FakeRun) -> None
     """The first is whole after two steps of 2 s, the second at once, the third never."""
     ledger = run.start(0)
     run.steps(ledger, 1, 1)
-    run.save(ledger)
+    run.save(ledger, whole=False)
     run.steps(ledger, 2, 3)
     ledger.written(1, 3.5, 1000)
-    run.save(ledger)
+    run.save(ledger, whole=False)
     ledger.written(3, 2.5, 1024)
     run.steps(ledger, 4, 4)
-    run.save(ledger)
+    run.save(ledger, whole=False)
     run.start(3).end(ExitCode.DONE)
     account = read_account(run.path)
     assert (account.num_bytes, account.write_seconds) == (1024, (3.5, 2.5))
     assert (account.save_delays, account.delay_seconds) == ((4.0, 0.0), 2.0)
-    assert (account.num_saves, account.save_seconds) == (3, 2.0)
+    assert (account.num_saves, account.save_seconds) == (2, 2.0)
+
+
+def test_saves_that_failed_and_copies_are_no_saves(run: FakeRun) -> None:
+    """Saved at 1; failed at 2 after it had begun, at 3 at once; copies at 4 and 5; killed in 6."""
+    ledger = run.start(0)
+    run.steps(ledger, 1, 1)
+    run.save(ledger)
+    run.steps(ledger, 2, 2)
+    run.save(ledger, whole=False)
+    ledger.not_saved(2)
+    run.steps(ledger, 3, 3)
+    with ledger.span("checkpoint"):
+        run.clock.pass_(2)
+    ledger.not_saved(3)
+    for step in (4, 5):
+        run.steps(ledger, step, step)
+        with ledger.span("checkpoint"):
+            run.clock.pass_(2)
+        ledger.copied()
+    run.steps(ledger, 6, 6)
+    run.save(ledger, whole=False)
+    account = read_account(run.path)
+    assert [step for _, step in account.starts[0].saves] == [1]
+    assert (account.num_saves, account.num_failed_saves, account.num_local_copies) == (1, 2, 2)
+    assert (account.seconds["checkpoint"], account.save_seconds) == (12.0, 2.0)
+    assert len(account.save_delays) == 1
 
 
 def test_torn_lines_are_counted_and_left_out(run: FakeRun) -> None:

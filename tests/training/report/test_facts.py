@@ -71,6 +71,20 @@ def test_json_has_the_same_numbers(tmp_path: Path) -> None:
     assert (tree["loss"], tree["held_out_loss"]) == (2.15, 2.5)
 
 
+def test_saves_that_failed_and_copies_are_told_apart(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path)
+    ledger = run.start(0)
+    run.save(ledger)
+    for _ in range(3):
+        ledger.copied()
+    ledger.not_saved(1)
+    assert "saves     1 (1 failed), 3 local copies, training waits 0.4 s for each" in lines_of(
+        tmp_path
+    )
+    tree = plain(read_report(tmp_path))
+    assert (tree["saves"], tree["failed_saves"], tree["local_copies"]) == (1, 1, 3)
+
+
 def test_phases_of_the_data_are_told(tmp_path: Path) -> None:
     """Of a run that tries phase 1 at step 5, goes back to step 4, and on from there to phase 3."""
     run, source = FakeRun(tmp_path), SourceRecord("a", 1.0, (SideRecord(1, 2, "d"),))
