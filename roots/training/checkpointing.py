@@ -135,7 +135,9 @@ class Checkpointer:
         if not self.saver.in_flight:
             return None
         self.saver.wait()
-        return self.saver.conclude()
+        saved = self.saver.conclude()
+        self.local.went_on()
+        return saved
 
     def save(self, engine: Engine, point: ResumePoint) -> Path:
         """Save `point` and wait until the checkpoint is whole; return its folder.
@@ -162,7 +164,6 @@ class Checkpointer:
             # What building the engine has left over is not to lie beside what is read.
             release_free_memory()
             engine.restore(*together(self.mesh.world, lambda: _stored(folder, found)))
-        self.local.give_up_after(found.step)
         own = self.local.holds(folder) or folder.parent.resolve() == self.root.resolve()
         aside = together(self.mesh.world, lambda: self._set_aside(found.step if own else -1))
         if self.saver.mirror is not None:
@@ -170,6 +171,7 @@ class Checkpointer:
         _logger.info("resumed from %s at step %d", folder, found.step)
         before = folders.read_config(folder)
         changed = self._tell_changes(before, found)
+        self.local.go_on_from(found.step, other_course=aside or changed)
         same_phase = before.data.phase == self.config.data.phase
         return ResumePoint(
             found.step,

@@ -3,18 +3,18 @@
 A start on machines that still live reads these, and not the shared file system. Each rank has
 checkpoints of its own below `checkpoint.local_directory`, in the same format, of all that it needs
 to go on; nobody else reads them. One counts only if every rank has it whole, on the layout of this
-run, and it is newer than the newest shared checkpoint.
+run, of the course that the run is on (local_courses.py), and it is newer than the newest shared
+checkpoint.
 
-Copies belong to a course of the run: they lie under a name that is drawn at its first start and
-kept beside the shared checkpoints, and those of steps that a start gives up are removed.
+Copies that a start passes by, of another layout or not whole, stay until it has saved or copied
+something itself.
 """
 
 from __future__ import annotations
 
-import secrets
+import os
 import shutil
 import threading
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -24,20 +24,23 @@ from roots.checkpoint.staging import entries_of, staged_bytes
 from roots.checkpoint.tensor_file import copy_entries
 from roots.config.load import dump_config
 from roots.config.run import RunConfig
-from roots.errors import RootsError
+from roots.errors import RootsError, problem
 from roots.files import free_bytes, write_atomically
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
-from roots.parallel.process import anywhere, broadcast_object, largest
+from roots.parallel.process import all_gather_object, barrier, broadcast_object
+from roots.parallel.shared_errors import together
 from roots.training.engine.step import Engine
+from roots.training.local_courses import MARK_FILE, Mark, new_name
 from roots.training.resume_point import ResumePoint
 
 _logger = get_logger(__name__)
 
-NAME_FILE = "local_copies"
+_COURSE_NAME = "course"
+_OTHER_LAYOUT = "another layout"
+_NOT_WHOLE = "is not there"
 # The newest may be there on some ranks only: then the one before it counts.
 _KEPT = 2
-_NONE = -1
 
 
 class LocalCopies:
@@ -54,32 +57,43 @@ class LocalCopies:
         self._thread: threading.Thread | None = None
         self._off = config.checkpoint.local_every_steps == 0
         self._root: Path | None = None
+        self._mark: Mark | None = None
+        self._course, self._begin, self._rewinds = "", 0, 0
+        self._marked = self._patient = self._told = False
 
     def open(self) -> None:
-        """Find the place of this run's copies, and tidy it; call before anything else."""
-        if self._off:
+        """Find the place of this run's copies, and tidy it; call before anything else.
+
+        Raises RootsError if checkpoint.local_directory cannot be used.
+        """
+        world = self._mesh.world
+        mark = together(world, self._opened_mark)
+        self._mark, self._course = broadcast_object(world, (mark, new_name()))
+        if self._off or self._mark is None:
             return
-        name = broadcast_object(self._mesh.world, self._name() if self._mesh.rank == 0 else "")
-        base = Path(self._config.checkpoint.local_directory)
-        self._root = base / f"roots-{name}" / f"rank_{self._mesh.rank:05d}"
+        together(world, self._make_root)
+        assert self._root is not None
         # What a rank was killed in takes as much memory as a whole one.
         folders.discard_unfinished(self._root)
+        self._tell_left(all_gather_object(world, self._remove_left(self._root)))
 
     def newest(self, newer_than: int) -> Path | None:
-        """This rank's copy of the newest step that all ranks have whole; None without one."""
+        """This rank's copy of the newest step that all ranks have whole; None without one.
+
+        Of those after `newer_than` that are passed by, rank 0 tells why.
+        """
         if self._root is None:
             return None
-        whole = {folders.step_of(path): path for path in self._whole()}
-        bound = max(whole, default=_NONE)
-        while True:
-            # What the rank that is furthest behind has: no later step is there on every rank.
-            mine = max((step for step in whole if step <= bound), default=_NONE)
-            bound = -largest(self._mesh.world, -mine)
-            if bound <= newer_than:
-                return None
-            if not anywhere(self._mesh.world, bound not in whole):
-                return whole[bound]
-            bound -= 1
+        mine = {folders.step_of(path): path for path in folders.saved_checkpoints(self._root)}
+        wrong = {step: self._wrong(path) for step, path in mine.items() if step > newer_than}
+        ranks = all_gather_object(self._mesh.world, wrong)
+        good = [step for step in wrong if all(each.get(step, _NOT_WHOLE) == "" for each in ranks)]
+        newest = max(good, default=newer_than)
+        passed = sorted({step for each in ranks for step in each if step > newest})
+        self._patient = bool(passed)
+        if passed and self._mesh.rank == 0:
+            self._tell_passed(passed, ranks)
+        return mine[newest] if good else None
 
     def holds(self, folder: Path) -> bool:
         """Whether `folder` is one of these copies."""
@@ -114,37 +128,143 @@ class LocalCopies:
         self._thread.start()
         return True
 
-    def give_up_after(self, step: int) -> None:
-        """Remove copies of steps after `step`: the run takes another course from there."""
+    def go_on_from(self, step: int, *, other_course: bool) -> None:
+        """The run goes on after `step`; `other_course`: not as it had, known on rank 0."""
+        self._begin = step
+        asked = self._config.checkpoint.resume != "auto"
+        self._patient = self._patient and not other_course and not asked
+
+    def after_step(self) -> None:
+        """This start has made a step: with no copies to wait for it is on its course."""
+        if not self._patient:
+            self._leave_mark()
+
+    def went_on(self) -> None:
+        """This start has saved or copied something: what it has given up goes."""
+        self._leave_mark()
         if self._root is None:
             return
-        for path in folders.finished_checkpoints(self._root):
-            if folders.step_of(path) > step:
+        for path in folders.saved_checkpoints(self._root):
+            if folders.step_of(path) > self._begin and _course_of(path) != self._course:
                 folders.remove(path)
 
-    def close(self, *, done: bool) -> None:
-        """Wait for the copy in the making; remove all where the run is `done`."""
+    def go_back(self, step: int) -> None:
+        """The run has gone back to `step`, and takes another course from there."""
         if self._thread is not None:
             self._thread.join()
-        if done and self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
-            with suppress(OSError):
-                self._root.parent.rmdir()
+        self._rewinds += 1
+        self._course = f"{self._course.partition('.')[0]}.{self._rewinds}"
+        self._begin, self._marked = step, False
+        self.went_on()
 
-    def _whole(self) -> list[Path]:
-        """The copies of this rank that this run can go on from."""
-        assert self._root is not None
-        found = []
-        for path in folders.finished_checkpoints(self._root):
-            try:
-                sealed = manifest.read_manifest(path)
-                config = folders.read_config(path)
-            except RootsError:
-                continue
-            fits = sealed.layout == self._layout and config.parallel == self._config.parallel
-            if fits and not manifest.damage_of(path, sealed, sealed.files):
-                found.append(path)
-        return found
+    def close(self, *, done: bool) -> None:
+        """Wait for the copy in the making; remove all of every start where the run is `done`."""
+        if self._thread is not None:
+            self._thread.join()
+        if not done or self._mark is None:
+            return
+        # Until then another rank of this machine may still write.
+        barrier(self._mesh.world)
+        for folder in self._mark.folders():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _opened_mark(self) -> Mark | None:
+        """The run's mark with the place of this start; on rank 0."""
+        if self._mesh.rank != 0:
+            return None
+        before = Mark.read(self._shared)
+        if self._off:
+            return before
+        mark = (before or Mark(new_name())).at(self._place)
+        if mark != before:
+            self._shared.mkdir(parents=True, exist_ok=True)
+            mark.write(self._shared)
+        return mark
+
+    @property
+    def _place(self) -> str:
+        return os.path.abspath(self._config.checkpoint.local_directory)
+
+    def _make_root(self) -> None:
+        assert self._mark is not None
+        root = Path(self._place) / f"roots-{self._mark.name}" / f"rank_{self._mesh.rank:05d}"
+        reason = None
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            if not os.access(root, os.W_OK | os.X_OK):
+                reason = "it cannot be written"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if reason is not None:
+            value = self._config.checkpoint.local_directory
+            rule = f"must be a folder that every rank can write, or make, on its machine ({reason})"
+            fix = "name one, or set checkpoint.local_every_steps=0 to go without local copies"
+            raise RootsError(problem("checkpoint.local_directory", value, rule, fix))
+        self._root = root
+
+    def _remove_left(self, root: Path) -> list[int]:
+        """Remove this rank's copies of a course that was given up; return their steps."""
+        assert self._mark is not None
+        left = []
+        for path in folders.finished_checkpoints(root):
+            step, course = folders.step_of(path), _course_of(path)
+            # One without a name is damaged, and told of as such.
+            if course is not None and not self._mark.leads_through(course, step):
+                folders.remove(path)
+                left.append(step)
+        return left
+
+    def _tell_left(self, ranks: list[list[int]]) -> None:
+        left = sorted({step for each in ranks for step in each})
+        if left and self._mesh.rank == 0:
+            reason = "the run has since left the course that they are of"
+            _logger.warning("removed the local copies of %s: %s", _steps(left), reason)
+
+    def _tell_passed(self, steps: list[int], ranks: list[dict[int, str]]) -> None:
+        """One line for those of another layout, and one for each step that is not whole."""
+        foreign = [step for step in steps if any(each.get(step) == _OTHER_LAYOUT for each in ranks)]
+        if foreign:
+            words = f"of another layout than {self._layout.describe()}, and not used"
+            rest = "they stay until this start has saved or copied"
+            _logger.warning("newer local copies of %s are %s; %s", _steps(foreign), words, rest)
+        for step in (each for each in steps if each not in foreign):
+            reasons = {rank: each.get(step, _NOT_WHOLE) for rank, each in enumerate(ranks)}
+            rank, reason = next((rank, reason) for rank, reason in reasons.items() if reason)
+            words = f"that of rank {rank} {reason}"
+            if others := sum(map(bool, reasons.values())) - 1:
+                words += f" (and those of {others} more ranks are not good)"
+            _logger.warning("the newer local copy of step %d is not used: %s", step, words)
+
+    def _wrong(self, path: Path) -> str:
+        """Why this run cannot go on from `path`; empty if it can."""
+        try:
+            sealed = manifest.read_manifest(path)
+            config = folders.read_config(path)
+        except RootsError as error:
+            return f"is damaged: {error.lines[0]}"
+        if sealed.layout != self._layout or config.parallel != self._config.parallel:
+            return _OTHER_LAYOUT
+        damage = manifest.damage_of(path, sealed, sealed.files)
+        if not damage and _COURSE_NAME not in sealed.files:
+            damage = [manifest.damaged_file(str(path / _COURSE_NAME), "is missing")]
+        return f"is damaged: {damage[0]}" if damage else ""
+
+    def _leave_mark(self) -> None:
+        """Let the starts to come know the course of this one; rank 0 does."""
+        if self._marked or self._mark is None:
+            return
+        self._mark = self._mark.gone_on(self._course, self._begin)
+        try:
+            if self._mesh.rank == 0:
+                self._mark.write(self._shared)
+            self._marked = True
+        except OSError as error:
+            # It is tried again after the next step.
+            if not self._told:
+                words = "without it the next start does not know local copies from now on"
+                reason = error.strerror or error
+                _logger.warning("%s: %s; %s", self._shared / MARK_FILE, reason, words)
+            self._told = True
 
     @cached_property
     def _config_text(self) -> str:
@@ -156,13 +276,16 @@ class LocalCopies:
     ) -> None:
         try:
             write_atomically(folder / manifest.CONFIG_NAME, self._config_text)
-            files = manifest.describe_files(folder, [manifest.CONFIG_NAME, *names])
+            write_atomically(folder / _COURSE_NAME, self._course)
+            names = [manifest.CONFIG_NAME, _COURSE_NAME, *names]
+            files = manifest.describe_files(folder, names)
             manifest.write_manifest(folder, point.manifest(self._layout, files, state))
             assert self._root is not None
             final = self._root / folders.step_name(point.step)
             if final.exists():
                 folders.remove(final)
             folders.publish_folder(folder)
+            self.went_on()
             retention.apply(self._root, retention.Keep(last=_KEPT))
         except OSError as error:
             folders.discard(folder)
@@ -174,9 +297,14 @@ class LocalCopies:
             "no more local copies on rank %d, in %s: %s", self._mesh.rank, self._root, reason
         )
 
-    def _name(self) -> str:
-        path = self._shared / NAME_FILE
-        if not path.is_file():
-            self._shared.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, secrets.token_hex(8))
-        return path.read_text(encoding="utf-8").strip()
+
+def _course_of(path: Path) -> str | None:
+    """The course that a copy is of; None if it does not say."""
+    try:
+        return (path / _COURSE_NAME).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def _steps(steps: list[int]) -> str:
+    return f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"

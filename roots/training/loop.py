@@ -95,7 +95,9 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
                 saves.prepare()
             point, back = steps.make(point, *item)
             if back:
+                run.checkpointer.local.go_back(point.step)
                 continue
+            run.checkpointer.local.after_step()
             last = point.step >= config.training.steps
             if _evaluation_due(config, point.step, last):
                 point = replace(point, evaluation=_evaluate(run, point.step, stopping))

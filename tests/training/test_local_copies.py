@@ -16,15 +16,17 @@ from roots.checkpoint.boxes import Piece
 from roots.checkpoint.manifest import Layout, read_manifest
 from roots.config import RunConfig
 from roots.data.record import DataRecord
-from roots.errors import ExitCode
-from roots.parallel.mesh import Mesh
+from roots.errors import ExitCode, RootsError
+from roots.parallel.mesh import Mesh, Topology
+from roots.parallel.process import barrier
 from roots.parallel.shard import replicated
 from roots.training import loop
 from roots.training.callbacks import callback
 from roots.training.callbacks.metrics import StepRecord
 from roots.training.engine.checkpoint_state import EngineState
 from roots.training.engine.step import Engine
-from roots.training.local_copies import NAME_FILE, LocalCopies
+from roots.training.local_copies import LocalCopies
+from roots.training.local_courses import MARK_FILE
 from roots.training.loop import Run
 from roots.training.resume_point import ResumePoint
 from tests.helpers.distributed import RankFailure, run_distributed
@@ -32,6 +34,7 @@ from tests.helpers.runs import small_config, write_dataset
 from tests.integration.runs import differences, run, state_of
 
 STEPS = 6
+LAYOUT = Layout(1, 1, 1, 1, "fp16")
 LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "zero1": ("fp16", {"zero_stage": 1}),
     "zero3": ("bf16", {"zero_stage": 3}),
@@ -158,7 +161,7 @@ def test_copies_of_another_layout_or_run_do_not_count(prefix: Path, tmp_path: Pa
     assert run_distributed(resumed, 2, other) == [0, 0]
     killed(small := config_of(prefix, tmp_path, "second", "zero1"), 2)
     # Somebody has removed the run, and begins it anew under the same name.
-    (small.run_directory / "checkpoints" / NAME_FILE).unlink()
+    (small.run_directory / "checkpoints" / MARK_FILE).unlink()
     assert run_distributed(resumed, 2, small) == [0, 0]
 
 
@@ -178,9 +181,10 @@ class OneTensor:
 def test_copy_has_what_a_checkpoint_has_and_what_is_torn_goes(prefix: Path, tmp_path: Path) -> None:
     """A start tidies what a rank was killed in; the run remembers what it has skipped."""
     config = config_of(prefix, tmp_path, "run", "zero1")
-    place = (config, Mesh.single(), tmp_path / "shared", Layout(1, 1, 1, 1, "fp16"))
+    place = (config, Mesh.single(), tmp_path / "shared", LAYOUT)
     copies = LocalCopies(*place)
     copies.open()
+    copies.after_step()
     skipped = {"skipped": [[8, 16]]}
     point = ResumePoint(4, 40, evaluation=2.5, history=skipped, data=DataRecord(1, 24))
     copies.start(cast(Engine, OneTensor()), point)
@@ -197,3 +201,165 @@ def test_copy_has_what_a_checkpoint_has_and_what_is_torn_goes(prefix: Path, tmp_
     again.open()
     assert again.newest(-1) == found
     assert not torn.exists()
+
+
+def part(
+    config: RunConfig, *, layout: Layout = LAYOUT, step: int | None = None, changed: bool = False
+) -> LocalCopies:
+    """A start of the run that has found its copies, and goes on from `step` if there is one."""
+    local = LocalCopies(config, Mesh.single(), config.run_directory / "checkpoints", layout)
+    local.open()
+    local.newest(-1 if step is None else step)
+    if step is not None:
+        local.go_on_from(step, other_course=changed)
+    return local
+
+
+def copy(local: LocalCopies, *steps: int) -> None:
+    for step in steps:
+        local.after_step()
+        local.start(cast(Engine, OneTensor()), ResumePoint(step, 10 * step))
+        local.close(done=False)
+
+
+def steps_of(config: RunConfig) -> list[str]:
+    return copies(config).get("rank_00000", [])
+
+
+def without_copies(config: RunConfig, **fields: Any) -> RunConfig:
+    section = config.checkpoint.model_copy(update={"local_every_steps": 0, **fields})
+    return config.model_copy(update={"checkpoint": section})
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_copies_of_a_course_that_was_given_up_are_removed(
+    elsewhere: bool, prefix: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The start between did not know them: it made none, or made them in another place."""
+    config = config_of(prefix, tmp_path, "run", "zero1")
+    copy(part(config), 60, 65)
+    place = {"local_directory": str(tmp_path / "else"), "local_every_steps": 5}
+    between = part(without_copies(config, **(place if elsewhere else {})), step=50)
+    assert part(config).newest(50) is not None, "it has made no step"
+    between.after_step()
+    again = part(config, step=50)
+    assert again.newest(50) is None
+    assert steps_of(config) == []
+    assert caplog.messages[-1] == (
+        "removed the local copies of steps 60, 65: the run has since left the course that they "
+        "are of"
+    )
+
+
+def test_copies_of_starts_that_go_on_from_each_other_stay_good(
+    prefix: Path, tmp_path: Path
+) -> None:
+    """One that a rank has ahead of the others does not: the course goes on from before it."""
+    config = config_of(prefix, tmp_path, "run", "zero1")
+    copy(part(config), 60, 65)
+    part(config, step=60).after_step()
+    again = part(config)
+    assert steps_of(config) == [folders.step_name(60)]
+    assert again.newest(50) is not None
+    local = part(config, step=60)
+    copy(local, 65, 70)
+    local.go_back(66)
+    assert steps_of(config) == [folders.step_name(65)]
+    copy(local, 67)
+    found = part(config).newest(50)
+    assert found is not None
+    assert found.name == folders.step_name(67)
+
+
+def test_copies_of_another_layout_stay_until_the_start_has_its_own(
+    prefix: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(prefix, tmp_path, "run", "zero1")
+    copy(part(config), 60, 65)
+    other = Layout(1, 2, 1, 1, "fp16")
+    local = part(config, layout=other, step=50)
+    assert caplog.messages == [
+        f"newer local copies of steps 60, 65 are of another layout than {other.describe()}, and "
+        "not used; they stay until this start has saved or copied"
+    ]
+    local.after_step()
+    assert part(config).newest(50) is not None, "it has saved nothing"
+    copy(local, 55)
+    assert steps_of(config) == [folders.step_name(55)]
+    assert part(config).newest(50) is None
+    # Another learning rate besides: the first step decides.
+    copy(part(config, step=50), 60)
+    part(config, layout=other, step=50, changed=True).after_step()
+    assert part(config).newest(50) is None
+
+
+def told_of_damage(rank: int, world_size: int, config: RunConfig) -> tuple[list[str], list[int]]:
+    """Two ranks with copies of 60 and 65, of which rank 1 loses one and has a byte flipped."""
+    mesh = Mesh.create(Topology(data=world_size))
+    place = (config, mesh, config.run_directory / "checkpoints", LAYOUT)
+    local = LocalCopies(*place)
+    local.open()
+    copy(local, 60, 65)
+    if rank == 1:
+        root = next(Path(config.checkpoint.local_directory).glob("roots-*/rank_00001"))
+        shutil.rmtree(root / folders.step_name(60))
+        file = next((root / folders.step_name(65)).rglob("*.safetensors"))
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    barrier(mesh.world)
+    again = LocalCopies(*place)
+    again.open()
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "roots.training.local_copies._logger.warning", lambda text, *of: lines.append(text % of)
+        )
+        assert again.newest(50) is None
+    return lines, [folders.step_of(path) for path in sorted(file_root(config, rank).iterdir())]
+
+
+def file_root(config: RunConfig, rank: int) -> Path:
+    return next(Path(config.checkpoint.local_directory).glob(f"roots-*/rank_{rank:05d}"))
+
+
+def test_damage_of_a_newer_copy_is_told_with_its_rank(prefix: Path, tmp_path: Path) -> None:
+    config = config_of(prefix, tmp_path, "run", "zero1")
+    (lines, first), (silent, second) = run_distributed(told_of_damage, 2, config)
+    assert lines[0] == "the newer local copy of step 60 is not used: that of rank 1 is not there"
+    assert lines[1].startswith(
+        "the newer local copy of step 65 is not used: that of rank 1 is damaged: checkpoint file="
+    )
+    assert "rank_00001/step_00000065/weights/rank_00001.safetensors" in lines[1]
+    assert (len(lines), silent) == (2, [])
+    assert (first, second) == ([60, 65], [65])
+
+
+def test_run_that_is_done_without_the_option_removes_its_copies(
+    prefix: Path, tmp_path: Path
+) -> None:
+    config = config_of(prefix, tmp_path, "run", "zero1")
+    copy(part(config), 60, 65)
+    other = tmp_path / "gone"
+    part(without_copies(config, local_directory=str(other))).close(done=True)
+    assert list(Path(config.checkpoint.local_directory).iterdir()) == []
+    # A run that has never made any knows of none, and writes nothing.
+    never = without_copies(config_of(prefix, tmp_path, "never", "zero1"))
+    local = part(never)
+    local.after_step()
+    local.close(done=True)
+    assert not never.run_directory.exists()
+
+
+def test_folder_of_copies_that_cannot_be_made_is_refused(prefix: Path, tmp_path: Path) -> None:
+    config = config_of(prefix, tmp_path, "run", "zero1")
+    place = "/proc/nothere"
+    section = config.checkpoint.model_copy(update={"local_directory": place})
+    with pytest.raises(RootsError) as caught:
+        part(config.model_copy(update={"checkpoint": section}))
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
+    assert caught.value.lines == (
+        "checkpoint.local_directory='/proc/nothere': must be a folder that every rank can write, "
+        "or make, on its machine (No such file or directory); name one, or set "
+        "checkpoint.local_every_steps=0 to go without local copies",
+    )

@@ -98,6 +98,9 @@ class NoCheckpoints:
     def save(self, point: ResumePoint) -> None:
         self.saved.append(point)
 
+    def after_step(self) -> None:
+        pass
+
     def close(self, *, done: bool) -> None:
         assert done
 
