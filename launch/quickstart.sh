@@ -25,6 +25,7 @@ key="start"
 number=0
 
 main() {
+    help_if_asked "$@"
     (($# == 0)) || fail "takes no arguments, was given: $*"
     cd "$ROOTS_HOME"
     check_machine

@@ -27,6 +27,7 @@ target_key="target"
 ranks=""
 
 main() {
+    help_if_asked "$@"
     read_options "$@"
     shift $((OPTIND - 1))
     (($# >= 3)) || fail "$USAGE"

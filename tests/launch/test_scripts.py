@@ -187,7 +187,10 @@ def test_launcher_that_is_missing_is_told_in_one_line(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["local", "supervise", *ON_HOSTS])
+NAMES_WITH_HELP = ("local", "supervise", "quickstart", "translation", *ON_HOSTS)
+
+
+@pytest.mark.parametrize("name", NAMES_WITH_HELP)
 def test_help_is_the_head_of_the_script(tmp_path: Path, name: str) -> None:
     result = Machine(tmp_path).run(f"launch/{name}.sh", "--help")
     text = (ROOT / "launch" / f"{name}.sh").read_text("ascii")
