@@ -24,7 +24,9 @@ def doctor(
     exclude: Exclude = "",
     ssh_port: SshPort = None,
     ssh_options: SshOptions = "",
-    disk: Annotated[Path, typer.Option(help="Folder whose disk is measured.")] = Path(),
+    disk: Annotated[
+        Path, typer.Option(help="Folder whose disk is measured, the same on every host.")
+    ] = Path(),
     exclude_to: Annotated[
         Path | None,
         typer.Option(help="Write the hosts to go without to this file, a line each; none: empty."),
@@ -41,10 +43,14 @@ def doctor(
         useless = ["include", "exclude", "ssh_port", "ssh_options"]
         refuse_useless(context, useless, "is for hosts of a file", "drop it, or give --hostfile")
     from roots.doctor.conduct import examine
-    from roots.doctor.judge import COMPUTES, excluded, judge
+    from roots.doctor.judge import COMPUTES, NAME_A_FOLDER, excluded, judge
     from roots.doctor.text import text_lines
+    from roots.launching.gather import HERE
 
     ways, ranks = _hosts(hostfile, include, exclude, ssh_port, ssh_options)
+    if list(ranks) == [HERE] and not disk.is_dir():
+        rule = f"no such folder on {HERE}"
+        raise RootsError(problem("--disk", str(disk), rule, NAME_A_FOLDER))
     if exclude_to is not None:
         _open(exclude_to)
     survey = examine(ways, ranks, disk.absolute(), _tell)

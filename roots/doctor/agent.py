@@ -26,7 +26,7 @@ from typing import Any
 from roots.checkpoint.disk_rate import measure_disk
 from roots.doctor.counters import counters_here
 from roots.launching.environment import variable
-from roots.launching.host_facts import gpus_here, nearest_folder
+from roots.launching.host_facts import gpus_here
 
 _DISK_BYTES = 64 << 20
 _DISK_REPEATS = 3
@@ -105,6 +105,9 @@ class Agent:
         return parts[question["do"]]()
 
     def _disk(self) -> dict[str, Any]:
+        """Its rate; `no_folder` where there is nothing to measure: any other disk says nothing."""
+        if not self.folder.is_dir():
+            return {"rate": None, "no_folder": True}
         deadline = time.monotonic() + _DISK_SECONDS
         best: float | None = None
         for _ in range(_DISK_REPEATS):
@@ -144,7 +147,7 @@ def main() -> None:
     """Answer until there are no more questions."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path(), help="whose disk is measured")
-    folder = nearest_folder(parser.parse_args().folder)
+    folder = parser.parse_args().folder
     gpus = visible(len(gpus_here()[0]), variable("CUDA_VISIBLE_DEVICES"))
     agent = Agent(folder, [Worker(number, gpus > 0) for number in range(max(1, gpus))])
     for line in sys.stdin:

@@ -61,6 +61,7 @@ class Agents:
 
     def __init__(self, ways: Sequence[Way], folder: Path) -> None:
         self._place = tempfile.TemporaryDirectory()
+        self.folder = folder
         words = words_of(folder)
         self.all = {
             way.name: _Agent(way, words, Path(self._place.name, str(number)))
@@ -179,7 +180,7 @@ class _Visit:
             self.tell("measuring disks")
             disks = self.agents.ask_all(_DISK_SECONDS, do="disk")
             found = {
-                name: replace(each, disk=disks.get(name, {}).get("rate"))
+                name: replace(each, **self._disk(disks.get(name, {})))
                 for name, each in found.items()
             }
         if MATMUL in self.parts:
@@ -192,6 +193,11 @@ class _Visit:
                 for name, each in found.items()
             }
         return self._reduced_alone(found) if REDUCE in self.parts else found
+
+    def _disk(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """What is known of a host's disk."""
+        no_folder = str(self.agents.folder) if answer.get("no_folder") else ""
+        return {"disk": answer.get("rate"), "no_folder": no_folder}
 
     def _first_look(self) -> dict[str, HostRates]:
         """Counters and names of devices, before anything is measured."""

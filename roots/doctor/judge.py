@@ -17,6 +17,7 @@ DISK, MATMUL, NETWORK, REDUCE, COMPUTES = (
     "all-reduce over its GPUs",
     "computes wrongly",
 )
+NAME_A_FOLDER = "mount it, or name a folder that is there on every host"
 # How far below the median of its peers a rate may be. GPUs of one kind are within a few percent of
 # each other unless one is hot or short of power; all else is shared with others.
 _ALLOWED = {DISK: 0.6, MATMUL: 0.6, NETWORK: 0.5, REDUCE: 0.3}
@@ -105,13 +106,19 @@ def _counters(survey: Survey) -> Iterator[Finding]:
 
 
 def _disks(survey: Survey) -> Iterator[Finding]:
+    lacking = defaultdict[str, list[str]](list)
+    for name, rates in survey.rates.items():
+        if rates.no_folder:
+            lacking[rates.no_folder].append(name)
+    for folder, names in lacking.items():
+        yield Finding(tuple(names), "--disk", folder, "no such folder there", NAME_A_FOLDER)
     disks = {name: rates.disk for name, rates in survey.rates.items() if rates.disk is not None}
     for name, share in slow_ones(disks, _ALLOWED[DISK]).items():
         fix = "see what else writes there, and the disk's own health (`smartctl -a`)"
         yield Finding((name,), DISK, amount(disks[name], "B/s"), _slow(share), fix)
     if disks:
         for name, rates in survey.rates.items():
-            if rates.disk is None and not rates.silence:
+            if rates.disk is None and not rates.silence and not rates.no_folder:
                 rule = "nothing could be written there, but on other hosts"
                 fix = "see whether it is full, or mounted for reading only"
                 yield Finding((name,), DISK, None, rule, fix)

@@ -32,12 +32,14 @@ class DeviceRate:
 class HostRates:
     """What was measured on a host, by itself; rates in bytes a second, None where unknown.
 
-    `silence` is why it stopped to answer. `before` and `after` are counters of each GPU. `reduce`
+    `silence` is why it stopped to answer. `no_folder` is the folder whose disk was to be measured,
+    where there is no such folder. `before` and `after` are counters of each GPU. `reduce`
     is of an all-reduce over its GPUs.
     """
 
     silence: str = ""
     disk: float | None = None
+    no_folder: str = ""
     devices: tuple[DeviceRate, ...] = ()
     before: tuple[Counters, ...] = ()
     after: tuple[Counters, ...] = ()

@@ -99,6 +99,7 @@ def test_json_has_all_of_it(examined: Examined, capsys: pytest.CaptureFixture[st
 
 
 def test_without_a_file_it_is_this_machine(examined: Examined) -> None:
+    Path("scratch").mkdir()
     assert call("--disk", "scratch") == 0
     ways, ranks, folder = examined.given
     assert (ways, ranks, folder.name) == ([["x"]], {"this machine": 0}, "scratch")
@@ -129,6 +130,11 @@ def test_inside_a_job_it_is_its_nodes(
             ["--hostfile", "hosts", "--exclude-to", "no/out"],
             "--exclude-to='no/out': No such file or directory; "
             "name a file that you may write, in a folder that is there",
+        ),
+        (
+            ["--disk", "/no/scratch"],
+            "--disk='/no/scratch': no such folder on this machine; "
+            "mount it, or name a folder that is there on every host",
         ),
         (["--hostfile", "none"], "hostfile='none': No such file or directory; name the file"),
     ],

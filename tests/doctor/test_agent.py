@@ -91,6 +91,11 @@ def test_disk_is_measured_where_the_folder_is(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_other_disk_is_measured_where_the_folder_is_missing(tmp_path: Path) -> None:
+    missing = Agent(tmp_path / "scratch" / "runs", [])
+    assert missing.answer({"do": "disk"}) == {"rate": None, "no_folder": True}
+
+
 def test_slow_disk_is_measured_once(devices: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter([1.0, 3.0])
     monkeypatch.setattr(agent, "measure_disk", lambda folder, count: next(rates))

@@ -79,6 +79,12 @@ def test_rate_that_stays_low_is_told(tmp_path: Path) -> None:
     assert (finding.hosts, finding.part, finding.value) == (("b",), "disk", "1 MB/s")
 
 
+def test_host_without_the_folder_is_told_alone(tmp_path: Path) -> None:
+    survey, _ = measured(tmp_path, "abc", b={"disk": {"rate": None, "no_folder": True}})
+    (finding,) = judge(survey)
+    assert (finding.hosts, finding.part, finding.value) == (("b",), "--disk", str(tmp_path))
+
+
 def test_host_that_ends_at_the_second_time_is_told(tmp_path: Path) -> None:
     changes = {"matmul": [{"devices": [{**DEVICE, "matmul": 1e9}]}, "die"]}
     survey, lines = measured(tmp_path, "abc", b=changes)

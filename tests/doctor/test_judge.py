@@ -99,6 +99,11 @@ def test_hosts_that_are_well(count: int, gpus: int) -> None:
             "host c: does not tell about itself (Permission denied); see ssh",
         ),
         (
+            with_rates(CPUS, "c", no_folder="/scratch", disk=None),
+            "host c: --disk='/scratch': no such folder there; "
+            "mount it, or name a folder that is there on every host",
+        ),
+        (
             with_rates(CPUS, "c", silence="did not answer in 30 s", disk=None),
             "host c: stopped to answer while it was measured (did not answer in 30 s); "
             "see what runs there, and its kernel's log",
