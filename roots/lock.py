@@ -50,18 +50,18 @@ class Place:
     """What a lock is for, in the words of its error messages.
 
     name: "index cache"; contents: "the sample index is kept there"; fix: what to set; value: what
-    the messages name, the folder of the lock by default.
+    the messages name, its folder by default; unwritable: another error where that folder is not.
     """
 
     name: str
     contents: str
     fix: str
     value: str | None = None
+    unwritable: Callable[[OSError], RootsError] | None = None
 
     def error(self, lock: Path, rule: str, fix: str | None = None) -> RootsError:
         """The error of this place, one line."""
-        value = str(lock.parent) if self.value is None else self.value
-        return RootsError(problem(self.name, value, rule, self.fix if fix is None else fix))
+        return RootsError(problem(self.name, self.value or str(lock.parent), rule, fix or self.fix))
 
 
 @contextmanager
@@ -116,6 +116,8 @@ def _open(path: Path, place: Place) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
+        if place.unwritable is not None:
+            raise place.unwritable(error) from None
         rule = f"cannot be written ({error.strerror}), and {place.contents}"
         raise place.error(path, rule) from None
 
@@ -330,8 +332,7 @@ def _guard(path: Path, place: Place) -> Iterator[bool]:
     while True:
         descriptor = _open(path, place)
         try:
-            locked = _flock(descriptor)
-            guarded = True
+            locked, guarded = _flock(descriptor), True
         except OSError:
             locked, guarded = True, False
         # The one before may have removed the file: its lock is worth nothing then.
@@ -396,5 +397,4 @@ def start_ticks(pid: int) -> int | None:
         # A zombie has ended, though nobody has asked for its exit status.
         return None if words[0] in (b"Z", b"X") else int(words[19])
     except (OSError, IndexError):
-        has_proc = Path("/proc/self/stat").exists()
-        return None if has_proc or not _runs(pid) else 0
+        return None if Path("/proc/self/stat").exists() or not _runs(pid) else 0

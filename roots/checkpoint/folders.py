@@ -201,10 +201,10 @@ def remove(path: Path) -> bool:
     return True
 
 
-def resolve_checkpoint(path: str | Path) -> Path:
+def resolve_checkpoint(path: str | Path, subject: str = "checkpoint", others: str = "") -> Path:
     """Find the checkpoint meant by a step folder, a folder of checkpoints or a run's folder.
 
-    Raises RootsError if there is none.
+    Raises RootsError, about `subject`, if there is none. `others`: what else might be given.
     """
     given = Path(path)
     if (given / MANIFEST_NAME).is_file():
@@ -215,6 +215,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
             return found
     rule = "is no finished checkpoint and holds none" if given.exists() else "does not exist"
     fix = "give a folder like RUN/checkpoints/step_00000100, or the folder of a run"
+    fix += others
     if given.name == LATEST_NAME and given.is_file():
         rule, fix = "is a file that names a checkpoint", f"give its folder, {given.parent}"
     elif is_step_name(given.name) and given.is_dir():
@@ -226,7 +227,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
     elif (given / "config.json").is_file():
         rule = "is a model of Hugging Face, not a checkpoint"
         fix = f"bring it in by `roots import {given} --to CHECKPOINT`"
-    raise RootsError(problem("checkpoint", str(given), rule, fix))
+    raise RootsError(problem(subject, str(given), rule, fix))
 
 
 def read_config(checkpoint: Path) -> RunConfig:

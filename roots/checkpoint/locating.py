@@ -29,13 +29,18 @@ def resolve_checkpoint(given: str | Path) -> Path:
     return fetched(str(given), cache_folder() / "checkpoints", lambda found: found.model_files)
 
 
-def fetched(url: str, below: Path, wanted: Callable[[Manifest], Iterable[str]]) -> Path:
+def fetched(
+    url: str,
+    below: Path,
+    wanted: Callable[[Manifest], Iterable[str]],
+    subject: str = "checkpoint",
+) -> Path:
     """The newest checkpoint at `url`, with the files `wanted` of it, in a folder `below`.
 
     The folder is named after the URL and the manifest, so that it never holds another checkpoint.
-    Raises RootsError as `resolve_checkpoint`.
+    Raises RootsError as `resolve_checkpoint`, about `subject`.
     """
-    stored, names = checkpoints_at(url)
+    stored, names = checkpoints_at(url, subject=subject)
     name = names[-1]
     try:
         text = stored.manifest_text(name)
@@ -43,21 +48,23 @@ def fetched(url: str, below: Path, wanted: Callable[[Manifest], Iterable[str]]) 
         folder = below / key / (name or url.rstrip("/").rpartition("/")[2])
         stored.fetch(name, folder, wanted)
     except OSError as error:
-        raise unreachable("checkpoint", url, error) from None
+        raise unreachable(subject, url, error) from None
     return folder
 
 
-def checkpoints_at(url: str, *, lost: bool = False) -> tuple[StoredCheckpoints, list[str]]:
+def checkpoints_at(
+    url: str, *, lost: bool = False, subject: str = "checkpoint"
+) -> tuple[StoredCheckpoints, list[str]]:
     """The checkpoints at a URL and their names, oldest first; of one checkpoint the name is "".
 
     `lost`: with those that have lost their manifest, which nothing can be loaded from.
-    Raises RootsError if there are none, or the URL cannot be read.
+    Raises RootsError, about `subject`, if there are none, or the URL cannot be read.
     """
     rule = "is no finished checkpoint and holds none"
     fix = "give the URL of a folder like step_00000100, or of the folder of a run"
     try:
         for place in (url, join(url, folders.CHECKPOINTS_FOLDER)):
-            stored = StoredCheckpoints(storage_at(place))
+            stored = StoredCheckpoints(storage_at(place, subject))
             if stored.is_finished(""):
                 return stored, [""]
             finished = stored.names()
@@ -69,5 +76,5 @@ def checkpoints_at(url: str, *, lost: bool = False) -> tuple[StoredCheckpoints, 
                 fix = "bring that file back from a copy, or use another checkpoint"
                 break
     except OSError as error:
-        raise unreachable("checkpoint", url, error) from None
-    raise RootsError(problem("checkpoint", url, rule, fix))
+        raise unreachable(subject, url, error) from None
+    raise RootsError(problem(subject, url, rule, fix))

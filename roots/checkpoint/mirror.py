@@ -10,7 +10,7 @@ from types import TracebackType
 from roots.checkpoint import folders, retention
 from roots.checkpoint.manifest import MANIFEST_NAME, DamagedError
 from roots.checkpoint.stored import StoredCheckpoints, unreachable
-from roots.errors import RootsError
+from roots.errors import RootsError, problem
 from roots.log import get_logger
 
 _logger = get_logger(__name__)
@@ -23,8 +23,8 @@ _WAIT_AFTER_ERROR_SECONDS = 20.0
 class Mirror:
     """Holds what a run keeps of its checkpoints at `stored` as well; on global rank 0 alone.
 
-    A context: the copy in the making is waited for at its end. What fails is a warning, and is
-    tried again after the next save, or when a run goes on.
+    A context: the copy in the making is waited for at its end. What fails is a warning, one for
+    each save, and is tried again after the next save, or when a run goes on.
     """
 
     def __init__(self, root: Path, stored: StoredCheckpoints, keep: retention.Keep) -> None:
@@ -35,6 +35,7 @@ class Mirror:
         self._known: dict[str, bytes] = {}  # manifests that are known to be there
         self._held: Path | None = None
         self._woken = threading.Event()
+        self._awaited = False  # since the last try
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -49,6 +50,7 @@ class Mirror:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="roots-mirror", daemon=True)
             self._thread.start()
+        self._awaited = True
         self._woken.set()
 
     def __enter__(self) -> Mirror:
@@ -115,15 +117,21 @@ class Mirror:
         return None, lines
 
     def _run(self) -> None:
+        told = ""
         while True:
             self._woken.wait()
             self._woken.clear()
-            closing = self._closing
+            closing, awaited, self._awaited = self._closing, self._awaited, False
             try:
                 self.follow()
             except (OSError, RootsError) as error:
-                where = self.stored.storage.where
-                _logger.warning("checkpoints are not all copied to %s: %s", where, error)
+                rule = f"not all checkpoints are copied there ({_reason(error)})"
+                fix = "tried again after the next save, or when the run goes on"
+                line = problem("checkpoint.mirror", self.stored.storage.where, rule, fix)
+                # The last try of a run, after which nothing is new, says nothing new either.
+                if awaited or line != told:
+                    _logger.warning("%s", line)
+                told = line
             if closing:
                 return
 
@@ -185,3 +193,12 @@ class Mirror:
             return self.stored.manifest(name).evaluation
         except DamagedError:
             return None
+
+
+def _reason(error: OSError | RootsError) -> str:
+    """Why a copy failed, in one line."""
+    if isinstance(error, RootsError):
+        return error.lines[0]
+    if error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

@@ -63,6 +63,14 @@ def is_url(place: str | Path) -> bool:
     return isinstance(place, str) and _URL.fullmatch(place) is not None
 
 
+def local_path(place: str) -> Path | None:
+    """The path that `place` means, or a URL of file://; None for one of anything else."""
+    if not is_url(place):
+        return Path(place)
+    scheme, _, path = place.partition("://")
+    return Path(path).expanduser() if scheme.lower() in ("file", "local") else None
+
+
 def join(where: str, *names: str) -> str:
     """The path or URL of a name below `where`; empty names stand for the place itself."""
     return "/".join((where.rstrip("/"), *filter(None, names)))

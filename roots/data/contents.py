@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from roots.data.indexed import IndexedDataset
+from roots.data.open_files import UnreadableFile
 
 _PARTS = 16
 _PART_BYTES = 64 << 10
@@ -16,10 +17,14 @@ def contents_digest(indexed: IndexedDataset) -> str:
 
     The parts are spread over the file, its beginning and end among them; a file of up to a MiB is
     read whole. Other documents, or the same in another order, have another digest.
+    Raises UnreadableFile.
     """
     digest = hashlib.blake2b(digest_size=16)
     for path in (indexed.idx_path, indexed.bin_path):
-        _add(digest, path)
+        try:
+            _add(digest, path)
+        except OSError as error:
+            raise UnreadableFile.because_of(path, error) from None
     return digest.hexdigest()
 
 

@@ -33,7 +33,7 @@ from roots.data.description import (
     read_description,
     write_description,
 )
-from roots.data.open_files import TokenFile, check_mapped
+from roots.data.open_files import TokenFile, UnreadableFile, check_mapped
 from roots.data.prefixes import missing_dataset, refuse_endings
 from roots.errors import RootsError, problem
 from roots.files import sync_file, sync_folder
@@ -67,12 +67,19 @@ class IndexedDataset:
     def __init__(self, prefix: str | Path) -> None:
         """Open a dataset and check that both files are whole.
 
-        Raises RootsError for a missing file, a wrong magic, another version, an unknown token
-        type, a file whose length does not fit the counts, and a side file of another dataset; for
-        damaged offsets as check_index, which a large dataset leaves to its user.
+        Raises RootsError for a missing file or one that cannot be read, a wrong magic, another
+        version, an unknown token type, a file whose length does not fit the counts, and a side file
+        of another dataset; for damaged offsets as check_index, which a large dataset leaves to its
+        user.
         """
         self.prefix = str(prefix)
         self.bin_path, self.idx_path = paths_of(prefix)
+        try:
+            self._open()
+        except OSError as error:
+            raise UnreadableFile.because_of(self.prefix, error) from None
+
+    def _open(self) -> None:
         for path in (self.idx_path, self.bin_path):
             if not path.is_file():
                 raise missing_dataset(self.prefix, path)

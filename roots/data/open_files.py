@@ -21,19 +21,27 @@ from numpy.typing import NDArray
 from roots.errors import RootsError, problem
 
 _FIX = "put a whole copy there and start again"
+_RIGHTS = "give its reader the rights to it and its folder, and start again"
 
 
 class UnreadableFile(RootsError):
-    """A file could be opened, and then no longer be read."""
+    """A file cannot be read: from the first, or after it was opened."""
 
-    def __init__(self, path: str | Path, rule: str) -> None:
-        super().__init__(problem(str(path), None, rule, _FIX))
+    def __init__(self, path: str | Path, rule: str, fix: str = _FIX) -> None:
+        super().__init__(problem(str(path), None, rule, fix))
         self._path = path
         self._rule = rule
+        self._fix = fix
 
     def at(self, place: str) -> RootsError:
         """The same, with what was to be read: "sample 7"."""
-        return RootsError(problem(f"{self._path}, {place}", None, self._rule, _FIX))
+        return RootsError(problem(f"{self._path}, {place}", None, self._rule, self._fix))
+
+    @classmethod
+    def because_of(cls, path: str | Path, error: OSError) -> UnreadableFile:
+        """Of a file that the system does not read."""
+        fix = _RIGHTS if isinstance(error, PermissionError) else _FIX
+        return cls(error.filename or path, f"cannot be read ({error.strerror})", fix)
 
 
 class TokenFile:
@@ -70,7 +78,7 @@ class TokenFile:
         try:
             part = os.pread(self._descriptor, size, first)
         except OSError as error:
-            raise UnreadableFile(self.path, f"cannot be read ({error.strerror})") from None
+            raise UnreadableFile.because_of(self.path, error) from None
         if not part:
             expected = self._length * self.dtype.itemsize
             raise _cut_short(self.path, os.fstat(self._descriptor).st_size, expected)
@@ -86,8 +94,7 @@ def check_mapped(*arrays: NDArray[Any]) -> None:
         try:
             size = array.base.size()
         except OSError as error:
-            rule = f"cannot be read ({error.strerror})"
-            raise UnreadableFile(str(array.filename), rule) from None
+            raise UnreadableFile.because_of(str(array.filename), error) from None
         if size < expected:
             raise _cut_short(str(array.filename), size, expected)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
+from roots.data.sampler import SampleRange
 from roots.errors import ExitCode, RootsError, problem
 from roots.ops import check_finite
 from roots.training.callbacks.metrics import StepRecord
@@ -23,13 +24,16 @@ class SkipStreak:
     def __init__(self, speaks: bool) -> None:
         self._speaks = speaks
         self._skipped: list[StepRecord] = []
+        self._samples: list[SampleRange] = []
 
-    def see(self, record: StepRecord) -> None:
-        """Count a step; a good one begins anew."""
+    def see(self, record: StepRecord, samples: SampleRange) -> None:
+        """Count a step made on `samples`; a good one begins anew."""
         if record.anomaly is None:
             self._skipped.clear()
+            self._samples.clear()
         else:
             self._skipped.append(record)
+            self._samples.append(samples)
 
     def check(self) -> None:
         """Raise RootsError with exit code DIVERGED at MOST_SKIPPED_IN_A_ROW."""
@@ -37,18 +41,29 @@ class SkipStreak:
             return
         first, last = self._skipped[0], self._skipped[-1]
         kinds = {record.anomaly for record in self._skipped}
-        if kinds == {"floor"}:
-            rule = "gradients overflow at the lowest loss scale, so training has diverged"
-            fix = f"{_FIX}, or use training.precision=bf16"
-            line = problem("loss_scale.minimum", last.loss_scale, rule, fix)
-        else:
-            have = _what_all_have(kinds, first)
-            rule = f"{have}, so training has diverged; nothing more is saved"
-            line = problem(f"steps {first.step} to {last.step}", None, rule, _FIX)
+        rule = (
+            f"{_what_all_have(kinds, first)}, on samples {_in_words(self._samples)}, so training "
+            "has diverged; nothing more is saved"
+        )
+        fix = f"{_FIX}, or use training.precision=bf16" if kinds == {"floor"} else _FIX
+        line = problem(f"steps {first.step} to {last.step}", None, rule, fix)
         raise RootsError(line, exit_code=ExitCode.DIVERGED, speaks=self._speaks)
 
 
+def _in_words(ranges: Sequence[SampleRange]) -> str:
+    """Ranges that go up, as "24 to 47"; what was jumped over between them is left out."""
+    spans: list[SampleRange] = []
+    for begin, end in ranges:
+        if spans and spans[-1][1] == begin:
+            begin = spans.pop()[0]
+        spans.append((begin, end))
+    return ", ".join(f"{begin} to {end - 1}" for begin, end in spans)
+
+
 def _what_all_have(kinds: set[str | None], first: StepRecord) -> str:
+    if kinds == {"floor"}:
+        scale = f"the lowest loss scale, loss_scale.minimum={first.loss_scale:g}"
+        return f"all have gradients that overflow at {scale}, first that of {first.overflow}"
     if kinds == {"gradient"}:
         return f"all have gradients that are not finite, first that of {first.overflow}"
     if kinds == {"loss"}:

@@ -69,7 +69,8 @@ class Candidates:
         """
         if self.config.checkpoint.resume == "auto":
             return self._newest_good()
-        wish = self._here(self.config.checkpoint.resume, lambda found: found.resumed_files)
+        wish = self.config.checkpoint.resume
+        wish = self._here(wish, lambda found: found.resumed_files, "checkpoint.resume")
         return together(self.mesh.world, partial(self._named, wish))
 
     def find_weights(self) -> Path | None:
@@ -80,17 +81,20 @@ class Candidates:
         wish = self.config.checkpoint.weights
         if wish is None:
             return None
-        here = self._here(wish, lambda found: found.model_files)
+        here = self._here(wish, lambda found: found.model_files, "checkpoint.weights")
         return together(self.mesh.world, partial(self._find_weights, here))
 
-    def _here(self, wish: str, wanted: Callable[[manifest.Manifest], list[str]]) -> str:
-        """A path for `wish`: of a URL, that of what rank 0 fetches below the run's folder."""
+    def _here(self, wish: str, wanted: Callable[[manifest.Manifest], list[str]], field: str) -> str:
+        """A path for `wish`, which `field` names: of a URL, where rank 0 fetches it to."""
         if not is_url(wish):
             return wish
         below = self.root.parent / _FETCHED_FOLDER
         world = self.mesh.world
-        path = together(world, lambda: fetched(wish, below, wanted) if world.rank == 0 else None)
-        return str(broadcast_object(world, path))
+
+        def fetch() -> Path | None:
+            return fetched(wish, below, wanted, field) if world.rank == 0 else None
+
+        return str(broadcast_object(world, together(world, fetch)))
 
     def _newest_good(self) -> Path | None:
         world = self.mesh.world
@@ -186,7 +190,8 @@ class Candidates:
             fix = "set checkpoint.resume=auto to go on from there, or another run.name"
             rule = f"cannot start afresh over {latest}"
             raise RootsError(problem("checkpoint.resume", wish, rule, fix))
-        folder = folders.resolve_checkpoint(wish)
+        others = "; auto is the newest good one of this run, and never a fresh start"
+        folder = folders.resolve_checkpoint(wish, "checkpoint.resume", others)
         self.judge(folder, reads=True)
         return folder
 
@@ -211,7 +216,7 @@ class Candidates:
             fix = "set checkpoint.weights to it instead, to start a run from its weights"
             raise RootsError(problem("checkpoint.resume", self.config.checkpoint.resume, rule, fix))
         lines = [
-            *self._model_differences(folder),
+            *self._model_differences(folder, _use_the_config_of(folder)),
             *self._order_differences(folder, found),
             *self._layout_differences(folder, found),
             *(self._damage(folder, found, found.resumed_files) if reads else ()),
@@ -221,12 +226,16 @@ class Candidates:
             raise RootsError(*lines)
 
     def _find_weights(self, wish: str) -> Path:
-        folder = folders.resolve_checkpoint(wish)
+        folder = folders.resolve_checkpoint(wish, "checkpoint.weights")
         found = manifest.read_manifest(folder)
+        fix = (
+            f"use the model of the config stored as {folder / manifest.CONFIG_NAME}, or set "
+            "checkpoint.weights to a checkpoint of this model"
+        )
         # Positions that are computed reach as far as a run wants.
         free = {"init_std"} if self.config.model.position == "learned" else _FREE_OF_WEIGHTS
         lines = [
-            *self._model_differences(folder, free),
+            *self._model_differences(folder, fix, free),
             *self._damage(folder, found, found.weights),
         ]
         if lines:
@@ -248,8 +257,7 @@ class Candidates:
                 lines.append(foreign_state(path, ", ".join(names)))
         return lines
 
-    def _model_differences(self, folder: Path, free: Set[str] = frozenset()) -> list[str]:
-        fix = f"use the config stored as {folder / manifest.CONFIG_NAME}, or another run.name"
+    def _model_differences(self, folder: Path, fix: str, free: Set[str] = frozenset()) -> list[str]:
         model = folders.read_config(folder).model
         stored = dict(_resolved_fields(model))
         idle = idle_fields(model) & idle_fields(self.config.model)
@@ -286,6 +294,10 @@ class Candidates:
             f"start the run that way or set another run.name; this one is {self.layout.describe()}"
         )
         return [problem("checkpoint", str(folder), rule, fix)]
+
+
+def _use_the_config_of(folder: Path) -> str:
+    return f"use the config stored as {folder / manifest.CONFIG_NAME}, or another run.name"
 
 
 def _resolved_fields(model: ModelConfig) -> Iterator[tuple[str, Any]]:

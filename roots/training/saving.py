@@ -208,7 +208,7 @@ class Saver:
                 folders.discard(job.folder)
             together(world, lambda: _raise(job.error))
         try:
-            saved = together(world, lambda: self._seal(job), os_error=ExitCode.NOT_SAVED)
+            saved = together(world, lambda: self._sealed(job), os_error=ExitCode.NOT_SAVED)
             stall = saved.stall_seconds + time.monotonic() - started
             return replace(saved, stall_seconds=stall)
         except RootsError:
@@ -237,9 +237,13 @@ class Saver:
         """The folder with all that is small."""
         if self._mesh.rank != 0:
             return
-        folder.mkdir()
-        write_atomically(folder / manifest.CONFIG_NAME, self._config_text)
-        write_tokenizer_files(folder, self.tokenizer_files)
+        try:
+            folder.mkdir()
+            write_atomically(folder / manifest.CONFIG_NAME, self._config_text)
+            write_tokenizer_files(folder, self.tokenizer_files)
+        except OSError as error:
+            folders.discard(folder)
+            raise self._not_written(folder, error) from None
 
     def _may_copy(self, engine: Engine) -> bool:
         """Whether to write from a copy, equal on all ranks; memory for it is reserved then."""
@@ -340,6 +344,12 @@ class Saver:
             for path in sorted(folder.rglob(f"*{manifest.TRAINING_STATE_SUFFIX}"))
         ]
         return broadcast_object(world, found)[world.rank :: world.size]
+
+    def _sealed(self, job: _Job) -> Saved:
+        try:
+            return self._seal(job)
+        except OSError as error:
+            raise self._not_written(job.folder, error) from None
 
     def _seal(self, job: _Job) -> Saved:
         """The manifest last, then the name; rank 0 alone does anything."""

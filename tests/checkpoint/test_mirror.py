@@ -12,7 +12,7 @@ from roots.checkpoint import folders, manifest, retention
 from roots.checkpoint.manifest import MANIFEST_NAME
 from roots.checkpoint.mirror import Mirror
 from roots.checkpoint.retention import Keep
-from roots.checkpoint.storage import storage_at
+from roots.checkpoint.storage import LocalStorage, storage_at
 from roots.checkpoint.stored import StoredCheckpoints
 from roots.config import RunConfig
 from roots.errors import RootsError
@@ -166,14 +166,34 @@ def test_what_fails_is_a_warning_and_tried_again(
     storage.fails = 1
     with mirror_of(config, storage) as mirror:
         mirror.wake()
-    assert set(caplog.messages) == {
-        f"checkpoints are not all copied to {storage.where}: {storage.where}: no route"
-    }
+    assert caplog.messages == [
+        f"checkpoint.mirror='{storage.where}': not all checkpoints are copied there "
+        f"({storage.where}: no route); tried again after the next save, or when the run goes on"
+    ]
     assert steps_of(mirror) == []
     storage.fails = None
     with mirror_of(config, storage) as mirror:
         mirror.wake()
     assert steps_of(mirror) == [2]
+
+
+def test_every_failed_save_is_told_once_with_its_reason(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    where = f"{tmp_path}/file/test"
+    mirror = Mirror(root_of(config), StoredCheckpoints(LocalStorage(Path(where))), KEEP_ALL)
+    save(config, 2)
+    for _ in range(2):
+        mirror.wake()
+        with mirror:
+            pass
+        mirror._thread, mirror._closing = None, False
+    line = (
+        f"checkpoint.mirror='{where}': not all checkpoints are copied there (Not a directory: "
+        f"{where}); tried again after the next save, or when the run goes on"
+    )
+    assert caplog.messages == [line, line]
 
 
 def test_bug_of_the_run_does_not_wait(

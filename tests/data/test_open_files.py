@@ -13,7 +13,7 @@ from roots.data.blend import Blend, Source
 from roots.data.indexed import IndexedDataset
 from roots.data.objectives.pairs import PairDataset, PairShape
 from roots.data.open_files import TokenFile, UnreadableFile, check_mapped
-from roots.errors import RootsError
+from roots.errors import ExitCode, RootsError
 
 
 @pytest.fixture
@@ -151,3 +151,25 @@ def test_epoch_that_finds_no_room_in_the_cache_is_made_in_memory(
     assert set(caplog.messages) == {"index cache: cannot be written; made in memory for now"}
     with pytest.raises(RootsError, match="index cache: cannot be written"):
         Blend([Source(dataset, range(5))], sequence_length=8, num_samples=9, seed=4, vocab_size=60)
+
+
+@pytest.mark.parametrize("ending", [".bin", ".idx"])
+def test_file_without_the_right_to_read_it_says_what_helps(
+    dataset: IndexedDataset, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = f"{dataset.prefix}{ending}"
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    if ending == ".bin":
+        monkeypatch.setattr(os, "open", refuse)
+    else:
+        monkeypatch.setattr("roots.data.indexed._read_header", refuse)
+    with pytest.raises(RootsError) as caught:
+        IndexedDataset(dataset.prefix)
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+    assert caught.value.lines == (
+        f"{refused}: cannot be read (Permission denied); give its reader the rights to it and its "
+        "folder, and start again",
+    )

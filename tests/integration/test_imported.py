@@ -99,8 +99,9 @@ def test_weights_of_another_model_and_resuming_from_weights_are_refused(tmp_path
     with pytest.raises(RankFailure) as caught:
         run_distributed(run, 1, config.model_copy(update={"model": other}))
     assert (
-        f"model.ffn_hidden_size=64: is 70 in checkpoint {imported}; use the config stored as "
-        f"{imported / 'config.yaml'}, or another run.name\n" in str(caught.value)
+        f"model.ffn_hidden_size=64: is 70 in checkpoint {imported}; use the model of the config "
+        f"stored as {imported / 'config.yaml'}, or set checkpoint.weights to a checkpoint of this "
+        "model\n" in str(caught.value)
     )
     resume = config.checkpoint.model_copy(update={"weights": None, "resume": str(imported)})
     with pytest.raises(RankFailure) as caught:

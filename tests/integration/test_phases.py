@@ -190,7 +190,7 @@ def saved_data(config: RunConfig, step: int) -> tuple[int, int, int]:
 
 def test_a_phase_begins_on_a_checkpoint_of_a_mirror(place: Place) -> None:
     """The machine is lost before the phase begins, and again in the middle of it."""
-    mirror = {"checkpoint": {"mirror": str(place.folder / "elsewhere")}}
+    mirror = {"checkpoint": {"mirror": f"{place.folder}-elsewhere"}}
     before, after = (place.config("lost", *each, **mirror) for each in ((2,), (6, 1)))
     folder = after.run_directory
     parts = [Part(before), folder, Part(after, stop=4), folder, Part(after), place.order(4)]

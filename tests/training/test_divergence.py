@@ -47,6 +47,10 @@ def record_of(step: int, anomaly: str | None, scale: float = 1.0) -> StepRecord:
     )
 
 
+def samples_of(step: int) -> tuple[int, int]:
+    return 8 * (step - 1), 8 * step
+
+
 FIX = "resume from an earlier checkpoint with a lower optimizer.learning_rate"
 
 
@@ -56,27 +60,29 @@ FIX = "resume from an earlier checkpoint with a lower optimizer.learning_rate"
         (
             ["gradient"] * 3,
             "steps 8 to 10: all have gradients that are not finite, first that of tensor-8 on rank "
-            f"2, so training has diverged; nothing more is saved; {FIX}",
+            f"2, on samples 56 to 79, so training has diverged; nothing more is saved; {FIX}",
         ),
         (
             ["loss"] * 3,
             "steps 8 to 10: all have losses that are not finite, with a gradient of tensor-8 on "
-            f"rank 2 first, so training has diverged; nothing more is saved; {FIX}",
+            f"rank 2 first, on samples 56 to 79, so training has diverged; nothing more is saved; "
+            f"{FIX}",
         ),
         (
             ["spike"] * 3,
-            "steps 8 to 10: all have losses far above those before (anomaly.spike_zscore), so "
-            f"training has diverged; nothing more is saved; {FIX}",
+            "steps 8 to 10: all have losses far above those before (anomaly.spike_zscore), on "
+            f"samples 56 to 79, so training has diverged; nothing more is saved; {FIX}",
         ),
         (
             ["floor"] * 3,
-            "loss_scale.minimum=1.0: gradients overflow at the lowest loss scale, so training has "
-            f"diverged; {FIX}, or use training.precision=bf16",
+            "steps 8 to 10: all have gradients that overflow at the lowest loss scale, "
+            "loss_scale.minimum=1, first that of tensor-8 on rank 2, on samples 56 to 79, so "
+            f"training has diverged; nothing more is saved; {FIX}, or use training.precision=bf16",
         ),
         (
             ["spike", "loss", "loss"],
-            "steps 8 to 10: all have bad numbers: loss, spike, so training has diverged; nothing "
-            f"more is saved; {FIX}",
+            "steps 8 to 10: all have bad numbers: loss, spike, on samples 56 to 79, so training "
+            f"has diverged; nothing more is saved; {FIX}",
         ),
     ],
 )
@@ -84,19 +90,28 @@ def test_three_bad_steps_in_a_row_are_a_divergence(kinds: list[str], line: str) 
     streak = SkipStreak(speaks=True)
     # Two, and then one that was applied, are none.
     for step, kind in enumerate((kinds[0], kinds[1], None, *kinds[:2]), start=5):
-        streak.see(record_of(step, kind))
+        streak.see(record_of(step, kind), samples_of(step))
         streak.check()
-    streak.see(record_of(10, kinds[2]))
+    streak.see(record_of(10, kinds[2]), samples_of(10))
     with pytest.raises(RootsError) as caught:
         streak.check()
     assert caught.value.exit_code is ExitCode.DIVERGED
     assert caught.value.lines == (line,)
 
 
+def test_samples_that_were_jumped_over_are_not_named() -> None:
+    streak = SkipStreak(speaks=True)
+    for step, samples in enumerate([(24, 32), (40, 48), (48, 56)], start=4):
+        streak.see(record_of(step, "loss"), samples)
+    with pytest.raises(RootsError, match=", on samples 24 to 31, 40 to 55, so training"):
+        streak.check()
+
+
 def test_a_scale_that_goes_down_is_no_divergence() -> None:
     streak = SkipStreak(speaks=True)
     for step in range(1, 20):
-        streak.see(dataclasses.replace(record_of(step, None), skipped=True))
+        record = dataclasses.replace(record_of(step, None), skipped=True)
+        streak.see(record, samples_of(step))
         streak.check()
 
 
@@ -188,11 +203,12 @@ def test_bad_gradients_with_a_finite_loss_end_the_run(prefix: Path, tmp_path: Pa
         assert {record.overflow for record in records} == {CULPRIT}
         if config.training.precision == "fp16":
             # From 16 to 1 in four halvings, one overflow is tolerated, and then the usual three.
-            assert line.startswith("loss_scale.minimum=1.0: gradients overflow at the lowest")
+            assert line.startswith("steps 6 to 8: all have gradients that overflow at the lowest")
+            assert f"{CULPRIT}, on samples 40 to 63, so training has diverged" in line
             assert [record.anomaly for record in records] == [None] * 5 + ["floor"] * 3
         else:
             assert line.startswith(f"steps 1 to 3: all have gradients that are not finite, first "
-                                   f"that of {CULPRIT}, so training has diverged")  # fmt: skip
+                                   f"that of {CULPRIT}, on samples 0 to 23, so")  # fmt: skip
             assert len(records) == 3
         assert list(config.run_directory.glob("checkpoints/step_*")) == []
 

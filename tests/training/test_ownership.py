@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,3 +41,62 @@ def test_run_that_lost_its_folder_does_not_save_into_it(tmp_path: Path) -> None:
         with pytest.raises(RootsError, match="was taken over by pid"):
             checkpointer._make_room(3)
     assert not checkpointer.root.exists()
+
+
+def refusal(directory: Path) -> tuple[str, ExitCode]:
+    config = small_config(directory / "data", directory)
+    with ExitStack() as stack, pytest.raises(RootsError) as caught:
+        own_run_folder(config, Mesh.single(), stack)
+    (line,) = caught.value.lines
+    return line, caught.value.exit_code
+
+
+def test_run_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
+    given = tmp_path / "two.yaml"
+    given.touch()
+    assert refusal(given) == (
+        f"run.directory='{given}': the run's folder {given}/test cannot be written (Not a "
+        "directory); set it to a folder, which a file is not",
+        ExitCode.BAD_INPUT,
+    )
+
+
+def test_file_of_the_name_of_the_run_is_told(tmp_path: Path) -> None:
+    (tmp_path / "test").touch()
+    assert refusal(tmp_path) == (
+        f"run.name='test': the run's folder {tmp_path}/test cannot be written (File exists); move "
+        "that file away, or set another",
+        ExitCode.BAD_INPUT,
+    )
+
+
+def test_run_directory_where_nothing_can_be_made_is_named() -> None:
+    assert refusal(Path("/proc/nothere")) == (
+        "run.directory='/proc/nothere': the run's folder /proc/nothere/test cannot be written (No "
+        "such file or directory); set it to a folder that can be written, or change its rights",
+        ExitCode.BAD_INPUT,
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "fix", "code"),
+    [
+        (errno.EACCES, "set it to a folder that can be written, or change its rights", 2),
+        (errno.EROFS, "set it to a folder that can be written, or change its rights", 2),
+        (errno.ENOSPC, "free some space on its disk, or set it to a folder on another", 6),
+    ],
+)
+def test_what_refuses_a_run_directory_decides_the_fix(
+    number: int, fix: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("roots.lock.os.open", refuse)
+    line, found = refusal(tmp_path)
+    monkeypatch.undo()
+    assert found == code
+    assert line == (
+        f"run.directory='{tmp_path}': the run's folder {tmp_path}/test cannot be written "
+        f"({os.strerror(number)}); {fix}"
+    )

@@ -237,3 +237,51 @@ def test_what_one_rank_refuses_moves_nothing_on_another(config: RunConfig) -> No
     assert (speaks, other) == (True, (False, lines))
     assert [line.split(":")[0] for line in lines] == ["training.seed=5"]
     assert names(config) == before
+
+
+FOLDERS = "give a folder like RUN/checkpoints/step_00000100, or the folder of a run"
+
+
+@pytest.mark.parametrize("wish", ["always", "nowhere", "True"])
+def test_resume_that_is_no_checkpoint_names_the_field_and_its_words(
+    config: RunConfig, wish: str
+) -> None:
+    assert refusal(changed(config, "checkpoint", resume=wish)) == (
+        f"checkpoint.resume='{wish}': does not exist; {FOLDERS}; auto is the newest good one of "
+        "this run, and never a fresh start",
+    )
+
+
+def refused_weights(config: RunConfig, wish: str) -> tuple[str, ...]:
+    given = changed(config, "checkpoint", weights=wish)
+    with pytest.raises(RootsError) as caught:
+        Candidates(given, Mesh.single(), root_of(config), LAYOUT).find_weights()
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+    return caught.value.lines
+
+
+def test_weights_that_are_no_checkpoint_name_the_field(config: RunConfig) -> None:
+    assert refused_weights(config, "nowhere") == (
+        f"checkpoint.weights='nowhere': does not exist; {FOLDERS}",
+    )
+
+
+def test_empty_urls_name_the_field(config: RunConfig, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/empty"
+    rule = (
+        "is no finished checkpoint and holds none; give the URL of a folder like step_00000100, or "
+        "of the folder of a run"
+    )
+    assert refused_weights(config, url) == (f"checkpoint.weights='{url}': {rule}",)
+    assert refusal(changed(config, "checkpoint", resume=url)) == (
+        f"checkpoint.resume='{url}': {rule}",
+    )
+
+
+def test_weights_of_another_model_say_what_helps(config: RunConfig) -> None:
+    folder = step_of(config, 6)
+    other = changed(config, "model", num_layers=2)
+    assert refused_weights(other, str(folder)) == (
+        f"model.num_layers=2: is 4 in checkpoint {folder}; use the model of the config stored as "
+        f"{folder}/config.yaml, or set checkpoint.weights to a checkpoint of this model",
+    )

@@ -303,6 +303,32 @@ def test_full_disk_is_told_in_the_end_and_keeps_the_one_before(
     assert saver.conclude().path == root / "step_00000004"
 
 
+@pytest.mark.parametrize("call", ["write_atomically", "manifest.write_manifest"])
+def test_disk_that_is_full_for_a_small_file_is_told_alike(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path)
+    saver = saver_in(config)
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(f"roots.training.saving.{call}", fail_with(full))
+    monkeypatch.setattr("roots.training.saving.free_bytes", lambda path: 1234)
+
+    def save() -> None:
+        saver.start(Pair(), POINT, beside=False)  # type: ignore[arg-type]
+        saver.conclude()
+
+    with pytest.raises(RootsError) as caught:
+        save()
+    assert caught.value.exit_code is ExitCode.NOT_SAVED
+    root = config.run_directory / "checkpoints"
+    assert caught.value.lines == (
+        f"checkpoint={str(root / 'step_00000004')!r}: could not be written (No space left on "
+        "device); 1,234 bytes are free; free some disk space; the checkpoints before it are "
+        "untouched",
+    )
+    assert names(config) == []
+
+
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_nothing_that_is_not_finite_is_saved(asynchronous: bool, tmp_path: Path) -> None:
     config, engine = config_of(tmp_path, asynchronous=asynchronous), Pair()

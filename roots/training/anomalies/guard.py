@@ -70,7 +70,7 @@ class Guard:
         in a row were skipped, or too many batches jumped over.
         """
         kind = record.anomaly
-        self._streak.see(record)
+        self._streak.see(record, samples)
         if kind is None:
             if self._watches:
                 self._window.add(self._engine.agreed_loss)
