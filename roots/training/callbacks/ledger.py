@@ -19,9 +19,10 @@ the start of the process.
     rewind  training has gone back to `step`, in the same process
     end     the process is about to end: code, its exit code
 
-A process that is killed leaves no `end`, nor does one whose last lines find no room on the disk:
-its last line tells how long it certainly ran. What a crash has left of a line ends where the next
-process begins one. Until `copy` and `failed` came, copies were `save` and failures left no line.
+A process that is killed leaves no `end`: its last line tells how long it certainly ran. One that
+ends on a full disk has room for what it owes in RUN/ledger.reserve, which is there while it runs.
+What a crash has left of a line ends where the next process begins one. Until `copy` and `failed`
+came, copies were `save` and failures left no line.
 
 Categories, as rank 0 lives through them; each second is in one of them:
 
@@ -60,6 +61,8 @@ from roots.log import get_logger
 from roots.parallel.watchdog.record import Marks
 
 LEDGER_FILE = "ledger.jsonl"
+# For some hundred lines of saves that failed, and the end.
+RESERVE_BYTES = 2**16
 VERSION = 1
 CATEGORIES = (
     "compute",
@@ -121,9 +124,12 @@ class Ledger:
         self._step = 0
 
     def start(self, **facts: Any) -> None:
-        """Write the first line of this process; `facts` as the module says."""
+        """Write the first line of this process, and keep room; `facts` as the module says."""
         place = {"host": socket.gethostname(), "pid": os.getpid()}
         self._write("start", version=VERSION, started=self._started, **place, **facts)
+        if self._path is not None:
+            with suppress(OSError):
+                _reserve(self._path).write_bytes(bytes(RESERVE_BYTES))
 
     def reads(self, data: DataRecord) -> None:
         """The data of this process are known."""
@@ -237,6 +243,9 @@ class Ledger:
         line = {**place, **fields, "seconds": seconds}
         self._owed.append(json.dumps(line).encode() + b"\n")
         self._written = self._since
+        if event == "end":
+            with suppress(OSError):
+                _reserve(path).unlink()
         try:
             self._append(path)
         except OSError as error:
@@ -273,3 +282,8 @@ class Ledger:
             with suppress(OSError):
                 self._file.close()
             self._file = None
+
+
+def _reserve(path: Path) -> Path:
+    """The file whose room is for the last lines of the ledger `path`."""
+    return path.with_suffix(".reserve")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from roots.data.record import DataRecord
 from roots.errors import ExitCode, RootsError
+from roots.files import append_whole
 from roots.parallel.watchdog.record import Marks
-from roots.training.callbacks.ledger import CATEGORIES, LINE_SECONDS, Ledger
+from roots.training.callbacks.ledger import CATEGORIES, LINE_SECONDS, RESERVE_BYTES, Ledger
 from tests.helpers.ledgers import FACTS, Clock, FakeRun
 
 
@@ -207,6 +210,27 @@ def test_full_disk_never_ends_a_run(run: FakeRun) -> None:
     assert ledger.end(ExitCode.DONE) is ExitCode.DONE
     # The lines of steps are not kept: what is owed does not grow with the run.
     assert len(ledger._owed) == 4
+
+
+def test_the_end_of_a_run_on_a_full_disk_has_room(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve = run.folder / "ledger.reserve"
+    ledger = run.start(0)
+    assert reserve.stat().st_blocks * 512 >= RESERVE_BYTES
+
+    def append(file: FileIO, line: bytes, end: int) -> int:
+        if reserve.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return append_whole(file, line, end)
+
+    monkeypatch.setattr("roots.training.callbacks.ledger.append_whole", append)
+    run.steps(ledger, 1, 2)
+    ledger.not_saved(2)
+    ledger.end(ExitCode.NOT_SAVED)
+    assert [line["event"] for line in run.lines()] == ["start", "begin", "failed", "end"]
+    assert (run.lines()[-1]["code"], total(run, "compute")) == (6, 2.0)
+    assert not reserve.exists()
 
 
 def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
