@@ -105,7 +105,8 @@ def train_in_process(
     device = start_process(environment, local_rank)
     plan = plan_batch(config, environment.world_size)
     with ExitStack() as stack:
-        watched = join(config.watchdog, config.run_directory, environment, device)
+        told = (lambda: False) if signals is None else signals.stop_requested
+        watched = join(config.watchdog, config.run_directory, environment, device, told)
         marks, explain = stack.enter_context(watched), watched.explain
         run = assemble(config, plan, device, stack, marks=marks, explain=explain, started=started)
         return run.ledger.end(train_loop(run, signals))

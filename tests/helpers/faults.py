@@ -96,11 +96,12 @@ def be_watched(
     section: WatchdogConfig,
     function: Callable[..., None],
     args: tuple[Any, ...],
+    told: Callable[[], bool] = lambda: False,
 ) -> None:
     """One rank of run_watched."""
     device = Device("cpu", 0)
     try:
-        with join(section, folder, place, device) as marks:
+        with join(section, folder, place, device, told) as marks:
             function(place.rank, marks, *args)
     except RootsError as error:
         if error.speaks:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -49,8 +49,14 @@ class Meeting:
     heard: what other ranks have said to the watch of this one already.
     """
 
-    def __init__(self, environment: LaunchEnvironment, seconds: float, speaker: Speaker) -> None:
-        """`seconds`: within which all must have come."""
+    def __init__(
+        self,
+        environment: LaunchEnvironment,
+        seconds: float,
+        speaker: Speaker,
+        told: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`seconds`: within which all must have come; `told`: whether to stop was asked before."""
         self.hub: Hub | None = None
         self.line: Line | None = None
         self.heard: list[tuple[int, Message]] = []
@@ -61,7 +67,7 @@ class Meeting:
         self._met = self._noted = False
         self._look = now() + _NOTE_SECONDS
         self._failure: Exception | None = None
-        self._told = EndIfTold(_TOLD_SECONDS, self._leave)
+        self._told = EndIfTold(_TOLD_SECONDS, self._leave, told)
         self._thread = threading.Thread(target=self._run, name="meeting", daemon=True)
 
     def __enter__(self) -> Meeting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
@@ -26,13 +27,18 @@ _BEATS, LONGEST_BEAT = 20, 3.0
 
 
 def join(
-    section: WatchdogConfig, run_directory: Path, environment: LaunchEnvironment, device: Device
+    section: WatchdogConfig,
+    run_directory: Path,
+    environment: LaunchEnvironment,
+    device: Device,
+    told: Callable[[], bool] = lambda: False,
 ) -> Watch | Unwatched:
     """Join the process group of this run; return the context in which this rank is watched then.
 
     Called by all ranks, which are watched from here on: those that do not come are named too. A
-    lone process is not watched, nor any with a timeout of 0. Communication: an all-gather of small
-    objects. Raises RootsError where the ranks cannot meet.
+    lone process is not watched, nor any with a timeout of 0. `told`: whether a signal has asked
+    this process to stop, which it obeys here if the others do not come. Communication: an
+    all-gather of small objects. Raises RootsError where the ranks cannot meet.
     """
     computes = device.kind == "cpu"
     seconds = section.timeout_seconds
@@ -45,7 +51,7 @@ def join(
     stacks = run_directory / FOLDER
     mine = Owner.this_process(slurm_job())
     speaker = Speaker(stacks, rank, mine.host, since=process_start())
-    with Meeting(environment, section.start_seconds, speaker) as meeting:
+    with Meeting(environment, section.start_seconds, speaker, told) as meeting:
         initialise(environment, device)
         world = Axis("world", size, rank, tuple(range(size)), dist.group.WORLD)
         owners = tuple(all_gather_object(world, mine))

@@ -20,10 +20,11 @@ class EndIfTold:
     """From `start` to `stop`, calls `end` in a thread of its own `seconds` after such a signal.
 
     Only signals that have handlers are heard of, and only where the main thread starts it.
+    `told`: whether there was such a signal before.
     """
 
-    def __init__(self, seconds: float, end: Callable[[], None]) -> None:
-        self._seconds, self._end = seconds, end
+    def __init__(self, seconds: float, end: Callable[[], None], told: Callable[[], bool]) -> None:
+        self._seconds, self._end, self._told = seconds, end, told
         self._ear, self._mouth = socket.socketpair()
         self._before: int | None = None
         self._thread = threading.Thread(target=self._run, name="told to stop", daemon=True)
@@ -43,7 +44,7 @@ class EndIfTold:
             self._mouth.send(_OVER)
 
     def _run(self) -> None:
-        deadline = None
+        deadline = time.monotonic() + self._seconds if self._told() else None
         while deadline is None or time.monotonic() < deadline:
             left = None if deadline is None else max(0.01, deadline - time.monotonic())
             self._ear.settimeout(left)

@@ -71,15 +71,21 @@ def _meet(
         be_watched(place, folder, section, _never, ())
 
 
-def _meet_and_be_told(place: LaunchEnvironment, folder: Path) -> None:
-    """Rank 1 is killed before it comes; the launcher tells rank 0 to stop, and waits for it."""
-    with StopSignals():
+def _meet_and_be_told(place: LaunchEnvironment, folder: Path, seconds: float) -> None:
+    """Rank 1 is killed before it comes; the launcher tells rank 0 to stop, and waits for it.
+
+    `seconds`: after which it does; 0 for a rank 0 that has not come either.
+    """
+    with StopSignals() as signals:
         if place.rank == 0:
             (folder / "fault").touch()
-            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            if seconds:
+                threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
         if place.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        be_watched(place, folder, LATE, _never, ())
+        be_watched(place, folder, LATE, _never, (), signals.stop_requested)
 
 
 def _never(rank: int, marks: Marks) -> None:
@@ -157,11 +163,12 @@ def test_rank_0_that_dies_while_another_opens_its_store_holds_it_up_no_longer(
     assert seconds < SECONDS + 6
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
 def test_a_rank_that_is_told_to_stop_while_another_is_missing_ends_with_all_others(
-    tmp_path: Path,
+    tmp_path: Path, seconds: float
 ) -> None:
     """Of rank 1 only the launcher knows; nobody takes rank 0 for the one that has died."""
-    ended = run_ranks(_meet_and_be_told, 4, tmp_path, tmp_path)
+    ended = run_ranks(_meet_and_be_told, 4, tmp_path, tmp_path, seconds)
     said = "".join(each.stderr for each in ended)
     lines = [line for line in said.splitlines() if line.startswith("roots: ")]
     assert lines == ["roots: stopped before all ranks had met, nothing to save"], said
