@@ -142,6 +142,8 @@ class LocalCopies:
     def went_on(self) -> None:
         """This start has saved or copied something: what it has given up goes."""
         self._leave_mark()
+        for folder in self._read_by_nobody():
+            shutil.rmtree(folder, ignore_errors=True)
         if self._root is None:
             return
         for path in folders.saved_checkpoints(self._root):
@@ -167,6 +169,20 @@ class LocalCopies:
         barrier(self._mesh.world)
         for folder in self._mark.folders():
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _read_by_nobody(self) -> list[Path]:
+        """What starts in other places, or of more ranks, may have left on this machine."""
+        places = [] if self._mark is None else self._mark.folders()
+        if self._root is None:
+            return places
+        own = self._root.parent
+        more = [
+            each
+            for each in own.glob(f"rank_{'[0-9]' * 5}")
+            if _rank_of(each) >= self._mesh.world.size
+        ]
+        # One place may have two names.
+        return [*more, *(each for each in places if each.resolve() != own.resolve())]
 
     def _opened_mark(self) -> Mark | None:
         """The run's mark with the place of this start; on rank 0."""
@@ -296,6 +312,10 @@ class LocalCopies:
         _logger.warning(
             "no more local copies on rank %d, in %s: %s", self._mesh.rank, self._root, reason
         )
+
+
+def _rank_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("rank_"))
 
 
 def _course_of(path: Path) -> str | None:

@@ -351,6 +351,39 @@ def test_run_that_is_done_without_the_option_removes_its_copies(
     assert not never.run_directory.exists()
 
 
+def test_first_save_frees_what_no_later_start_reads(prefix: Path, tmp_path: Path) -> None:
+    """Copies in other places, of more ranks than there are, or of a run that makes none now."""
+    config = config_of(prefix, tmp_path, "run", "zero1")
+    copy(part(config), 60, 65)
+    link = tmp_path / "link"
+    link.symlink_to(config.checkpoint.local_directory)
+    linked = {"local_directory": str(link), "local_every_steps": 5}
+    local = part(without_copies(config, **linked), step=65)
+    (file_root(config, 0).parent / "rank_00001" / folders.step_name(60)).mkdir(parents=True)
+    copy(local, 70)
+    assert copies(config) == {"rank_00000": [folders.step_name(65), folders.step_name(70)]}
+    without = part(without_copies(config), step=50)
+    without.after_step()
+    assert copies(config) != {}, "it has saved nothing"
+    without.went_on()
+    assert copies(config) == {}
+
+
+def test_killed_start_without_copies_is_not_undone_by_older_ones(
+    prefix: Path, tmp_path: Path
+) -> None:
+    """It went on from the shared checkpoint with another learning rate."""
+    config = config_of(prefix, tmp_path, "run", "zero1")
+    section = config.checkpoint.model_copy(update={"every_steps": 3})
+    config = config.model_copy(update={"checkpoint": section})
+    killed(config, 4, world_size=1)
+    rate = config.optimizer.model_copy(update={"learning_rate": 0.02})
+    other = without_copies(config).model_copy(update={"optimizer": rate})
+    killed(other, 4, world_size=1)
+    assert copies(config) == {"rank_00000": [folders.step_name(2), folders.step_name(4)]}
+    assert run_distributed(resumed, 1, config) == [3]
+
+
 def test_folder_of_copies_that_cannot_be_made_is_refused(prefix: Path, tmp_path: Path) -> None:
     config = config_of(prefix, tmp_path, "run", "zero1")
     place = "/proc/nothere"
