@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from roots.errors import problem
+
 _MARK = "#SBATCH "
 # Where the ranks of a job meet, as launch/slurm.sbatch says it.
 _PORT = re.compile(r'MASTER_PORT="(\$\(\([^"]*\)\))"')
@@ -52,7 +54,7 @@ class JobFile:
         """
         ours = [word for word in words if _name(word) in _OF_SCRIPT]
         split = [part for word in ours for part in re.split("[= ]", word, maxsplit=1)]
-        theirs = {_name(word): word for word in words if word not in ours}
+        theirs = {_name(word): _quoted(word) for word in words if word not in ours}
         return replace(
             self, options={**self.options, **theirs}, of_script=(*self.of_script, *split)
         )
@@ -110,3 +112,30 @@ class JobFile:
 
 def _name(word: str) -> str:
     return re.split("[= ]", word, maxsplit=1)[0]
+
+
+def _quoted(word: str) -> str:
+    """An option with its value as one word for sbatch; what already is one stays as it is."""
+    name, mark, value = re.fullmatch(r"([^= ]*)(=| *)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
+    if not value or _is_one(value):
+        return word
+    escaped = value.replace("\\", r"\\").replace('"', r"\"")
+    return f'{name}{mark}"{escaped}"'
+
+
+def _is_one(value: str) -> bool:
+    """Whether sbatch reads it as one word, with nothing lost behind a #."""
+    try:
+        return len(shlex.split(value)) == 1 and shlex.split(value) == shlex.split(value, True)
+    except ValueError:
+        return False
+
+
+def option_problem(option: str, value: str) -> str:
+    """Why that cannot be a line `#SBATCH value`; "" where it can."""
+    if len(value.splitlines()) > 1 or value.endswith("\n"):
+        return problem(option, value, "must be on one line", "leave the line break out")
+    if re.match("--?[a-zA-Z]", value) and re.search(r"^[^'\"]*\s--?[a-zA-Z]", value):
+        rule = "is more than one option of sbatch"
+        return problem(option, value, rule, "give each an --option of its own, or quote its value")
+    return ""

@@ -15,7 +15,7 @@ from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
 from roots.launching.gather import HERE
 from roots.launching.hosts import Host, read_hostfile, select
-from roots.launching.job_file import JobFile
+from roots.launching.job_file import JobFile, option_problem
 from roots.launching.via import SCRIPTS, Via
 
 _OVER_SSH = ("hostfile", "include", "exclude", "ssh_port", "ssh_options", "options")
@@ -176,6 +176,10 @@ def _option_problems(wish: Wish, via: Via) -> Iterator[str]:
     if wish.hostfile is None and "hostfile" in _TAKES[via]:
         fix = "give the file of hosts, with a line `NAME slots=N` for each"
         yield problem("--hostfile", None, f"is needed for --via {via.value}", fix)
+    if via is Via.slurm:
+        given = [("--time", wish.time), ("--partition", wish.partition)]
+        given += [("--option", option) for option in wish.options]
+        yield from filter(None, (option_problem(*each) for each in given))
     if via is Via.local and wish.nodes is not None and wish.nodes > 1:
         yield problem("--nodes", wish.nodes, "--via local is one machine", "give --hostfile")
 

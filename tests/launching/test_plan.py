@@ -111,6 +111,24 @@ def test_container_of_a_slurm_job_is_for_the_script_and_its_nodes_are_not_looked
 
 
 @pytest.mark.parametrize(
+    "option, line",
+    [
+        ("--comment=my run", '--comment="my run"'),
+        ('--comment=a "b" # c', r'--comment="a \"b\" # c"'),
+        ("--comment=it's", '--comment="it\'s"'),
+        ("--comment='my --own run'", "--comment='my --own run'"),
+        ("-C big", "-C big"),
+        ("-C a b", '-C "a b"'),
+        ("--exclusive", "--exclusive"),
+        ("--output=%x-%j.log", "--output=%x-%j.log"),
+    ],
+)
+def test_option_of_sbatch_is_one_word(option: str, line: str) -> None:
+    (text,) = plan(replace(WISH, via=Via.slurm, options=(option,))).files.values()
+    assert f"\n#SBATCH {line}\n" in text
+
+
+@pytest.mark.parametrize(
     "wish, line",
     [
         (
@@ -132,6 +150,15 @@ def test_container_of_a_slurm_job_is_for_the_script_and_its_nodes_are_not_looked
             {"via": Via.slurm, "ssh_port": 22},
             "--ssh-port=22: is nothing to --via slurm; "
             "drop it, or start by --via deepspeed or torchrun or mpirun",
+        ),
+        (
+            {"via": Via.slurm, "options": ("--comment=a\nb",)},
+            r"--option='--comment=a\nb': must be on one line; leave the line break out",
+        ),
+        (
+            {"via": Via.slurm, "options": ("--account=us --qos=high",)},
+            "--option='--account=us --qos=high': is more than one option of sbatch; "
+            "give each an --option of its own, or quote its value",
         ),
         (
             {"via": Via.local, "options": ("--over ssh",)},
