@@ -6,6 +6,7 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from itertools import chain, repeat
 from pathlib import Path
@@ -124,9 +125,10 @@ def _launch(wish: Wish, checks: Checks, dry_run: bool, as_json: bool) -> None:
     from roots.config.rules.batch import batch_problems
     from roots.config.rules.table import has_training_data
     from roots.launching.environment import become
-    from roots.launching.examine import for_launcher, request_of
+    from roots.launching.examine import for_launcher, missing_programs, request_of
     from roots.launching.meeting import meeting
     from roots.launching.plan import make_plan
+    from roots.launching.submit import submit
     from roots.launching.surroundings import network_lines, surroundings
     from roots.planner.stages import balanced_stages_have_experts
 
@@ -142,7 +144,7 @@ def _launch(wish: Wish, checks: Checks, dry_run: bool, as_json: bool) -> None:
         tell_notes(config, *plan.notes(config))
         _tell(f"{plan.via.value} ({plan.why}): {plan.where}")
         if checks is not Checks.OFF:
-            look = _examine(plan, ways, request)
+            look = _examine(plan, ways, request, missing_programs(plan.via, wish.options))
             lines, first = lines + look.problems, look.first
     if lines:
         raise RootsError(*lines)
@@ -151,6 +153,8 @@ def _launch(wish: Wish, checks: Checks, dry_run: bool, as_json: bool) -> None:
         _show(plan, looks, network_lines(around.scripts), as_json)
     elif checks is not Checks.ONLY:
         _write(plan)
+        if plan.via is Via.slurm:
+            raise typer.Exit(submit(plan.command, [Path(name) for name in plan.files]))
         met = meeting(ways[0], first) if plan.via in OVER_SSH else {}
         become(plan.command, {**plan.environment, **met})
 
@@ -165,8 +169,8 @@ def _ways(plan: Plan, wish: Wish) -> list[Way]:
     return [by_ssh(name, ssh) for name in names] or [here(HERE)]
 
 
-def _examine(plan: Plan, ways: Sequence[Way], request: Request) -> Look:
-    """Look at the hosts; how long it took and how much is wrong is told."""
+def _examine(plan: Plan, ways: Sequence[Way], request: Request, missing: Sequence[str]) -> Look:
+    """Look at the hosts; how long it took and how much is wrong, `missing` with it, is told."""
     from roots.launching.examine import examine
     from roots.launching.finding import hosts_named
 
@@ -174,6 +178,7 @@ def _examine(plan: Plan, ways: Sequence[Way], request: Request) -> Look:
     ranks = {host.name: host.ranks for host in plan.hosts} or {ways[0].name: 0}
     began = time.monotonic()
     look = examine(request, ways, ranks)
+    look = replace(look, problems=[*missing, *look.problems])
     lines = look.problems
     place = f"{len(ways)} hosts" if len(ways) > 1 else hosts_named(ways[0].name)
     found = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}" if lines else "all is well"

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from roots.checkpoint.storage import is_url
 from roots.config.load import files_of
 from roots.config.run import RunConfig
+from roots.errors import problem
 from roots.launching.checks import Needs, judge
 from roots.launching.environment import variable
 from roots.launching.gather import Request, Way, gather
@@ -30,7 +32,7 @@ def request_of(config: RunConfig, path: Path, ports: Sequence[int] = ()) -> Requ
 
     `ports` are those at which its ranks meet.
     """
-    files = (*map(str, files_of(path)), *data_files(config))
+    files = (*map(str, files_of(path)), *data_files(config), *_checkpoints(config))
     return Request(Path.cwd(), tuple(dict.fromkeys(files)), tuple(ports), config.run_directory)
 
 
@@ -52,6 +54,31 @@ def for_launcher(request: Request, via: Via, scripts: Path) -> Request:
     )
 
 
+# What starts ranks, and how to get it; without --over pdsh a host is reached by ssh.
+_PROGRAMS = {
+    "mpirun": "run `apt-get install openmpi-bin` on every host, or load its module",
+    "sbatch": "submit from a machine of the Slurm cluster, or start with --hostfile",
+    "pdsh": "run `apt-get install pdsh`, or leave --over pdsh away",
+}
+
+
+def missing_programs(via: Via, options: Sequence[str]) -> list[str]:
+    """A line for each program that this start needs here and that is not on PATH."""
+    words = " ".join(options).replace("=", " ").split()
+    needed = {
+        "mpirun": ("--via", via is Via.mpirun),
+        "sbatch": ("--via", via is Via.slurm),
+        "pdsh": ("--option", via is Via.deepspeed and ("--over", "pdsh") in zip(words, words[1:])),
+    }
+    return [
+        problem(name, via.value if name == "--via" else "--over pdsh", rule, fix)
+        for program, fix in _PROGRAMS.items()
+        for name, is_needed in [needed[program]]
+        for rule in [f"there is no {program} on PATH"]
+        if is_needed and shutil.which(program) is None
+    ]
+
+
 def _daemon_of_mpirun() -> str:
     """What it starts on every host, by the same path as here; "" where this one has none."""
     mpirun = shutil.which("mpirun")
@@ -71,6 +98,13 @@ def examine(request: Request, ways: Sequence[Way], ranks: Mapping[str, int]) -> 
     answers = gather(ways, request)
     problems = judge(answers, Needs(ranks, where, interface, request.programs))
     return Look(problems, answers[0].facts)
+
+
+def _checkpoints(config: RunConfig) -> Iterator[str]:
+    """The folders of checkpoints that the run starts from."""
+    for named in (config.checkpoint.resume, config.checkpoint.weights):
+        if named not in (None, "auto", "never") and not is_url(named):
+            yield named
 
 
 def data_files(config: RunConfig) -> Iterator[str]:

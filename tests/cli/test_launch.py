@@ -173,14 +173,53 @@ def test_signals_reach_the_script(folder: Path) -> None:
     assert (process.returncode, stdout) == (3, "stopped\n")
 
 
-def test_missing_sbatch_is_told(folder: Path) -> None:
-    words = command(folder, "run.yaml", "--via", "slurm", "--ranks-per-node", "2")
-    result = subprocess.run(
-        [*words, "--checks", "off"], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[-1] == (
+def test_missing_sbatch_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run.yaml", "--via", "slurm", "--ranks-per-node", "2"]
+    assert run(*words, "--checks", "off") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
         "roots: error: command='sbatch': cannot be run (No such file or directory); "
         "install it, or put it on PATH"
     )
+    assert not (folder / "runs" / "small.sbatch").exists()
+    make_data(folder)
+    assert run(*words, "--checks", "only") == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[-2].endswith(": 1 problem")
+    assert told[-1] == (
+        "roots: error: --via='slurm': there is no sbatch on PATH; "
+        "submit from a machine of the Slurm cluster, or start with --hostfile"
+    )
+
+
+def test_what_sbatch_says_of_a_job_comes_through(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sbatch = folder / "tools" / "sbatch"
+    words = ["run.yaml", "--via", "slurm", "--ranks-per-node", "2", "--checks", "off"]
+    told = "echo 'sbatch: error: first' >&2; echo 'sbatch: error: Invalid partition x' >&2"
+    sbatch.write_text(f"#!/bin/bash\n{told}; exit 255\n", encoding="utf-8")
+    sbatch.chmod(0o755)
+    assert run(*words, "--partition", "x") == 2
+    assert capfd.readouterr().err.splitlines()[-2:] == [
+        "sbatch: error: first",
+        "roots: error: --via='slurm': sbatch takes no such job (error: Invalid partition x); "
+        "change --time, --partition, --nodes or --option; no job file is left",
+    ]
+    assert not (folder / "runs" / "small.sbatch").exists()
+    # With --wait the exit code is the job's.
+    sbatch.write_text(f"#!/bin/bash\necho Submitted; {told}; exit 3\n", encoding="utf-8")
+    assert run(*words) == 3
+    out, err = capfd.readouterr()
+    assert (out, err.splitlines()[-1]) == ("Submitted\n", "sbatch: error: Invalid partition x")
     assert (folder / "runs" / "small.sbatch").is_file()
+
+
+def test_missing_checkpoint_is_told_before_the_start(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_data(folder)
+    assert run("run.yaml", "--checks", "only", "checkpoint.resume=runs/gone") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "roots: error: this machine: runs/gone: no such file; "
+        "copy it there, or keep it where all hosts see it"
+    )

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from roots.config import load_config
-from roots.launching.examine import examine, request_of
+from roots.launching.examine import examine, missing_programs, request_of
 from roots.launching.gather import HERE, here
+from roots.launching.via import Via
 
 
 @pytest.fixture
@@ -29,6 +30,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             ["data.train=a,b", "data.valid=c", "data.tokenizer=words"],
             ["a.bin", "a.idx", "b.bin", "b.idx", "c.bin", "c.idx", "words"],
         ),
+        (["checkpoint.resume=never", "checkpoint.weights=w"], ["w"]),
+        (["checkpoint.resume=r"], ["r"]),
+        (["checkpoint.resume=s3://bucket/r"], []),
         (["data.train=a,a", "data.tokenizer=bytes"], ["a.bin", "a.idx"]),
         (
             ["data.train=p", "data.objective=pairs", "model.architecture=encoder_decoder"],
@@ -51,3 +55,33 @@ def test_this_machine_is_examined(folder: Path) -> None:
     assert examine(request, [here()], {HERE: 1}).problems == [
         f"this machine: a.{ending}: no such file; {fix}" for ending in ("bin", "idx")
     ]
+
+
+@pytest.mark.parametrize(
+    "via, options, lines",
+    [
+        (Via.local, (), []),
+        (Via.deepspeed, ("--over ssh",), []),
+        (
+            Via.deepspeed,
+            ("--over pdsh",),
+            [
+                "--option='--over pdsh': there is no pdsh on PATH; "
+                "run `apt-get install pdsh`, or leave --over pdsh away"
+            ],
+        ),
+        (
+            Via.mpirun,
+            (),
+            [
+                "--via='mpirun': there is no mpirun on PATH; "
+                "run `apt-get install openmpi-bin` on every host, or load its module"
+            ],
+        ),
+    ],
+)
+def test_missing_program_is_told(
+    monkeypatch: pytest.MonkeyPatch, via: Via, options: tuple[str, ...], lines: list[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert missing_programs(via, options) == lines
