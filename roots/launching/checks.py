@@ -6,7 +6,7 @@ Pure: the facts come from roots.launching.gather.
 from __future__ import annotations
 
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +80,20 @@ def findings(answers: Sequence[Answer], needs: Needs) -> list[Finding]:
     for check in CHECKS:
         found += check(known)
     return found
+
+
+def named_twice(answers: Sequence[Answer]) -> Iterator[Finding]:
+    """Machines that answer to several names: by their own name and all of their addresses."""
+    names = defaultdict[tuple[str, tuple[str, ...]], list[str]](list)
+    for answer in answers:
+        # Without addresses, two machines may both be called localhost.
+        if answer.facts is not None and answer.facts.addresses:
+            names[answer.facts.host, answer.facts.addresses].append(answer.name)
+    for (host, _), same in names.items():
+        if len(same) > 1:
+            rule = f"are one machine, which calls itself {host}"
+            fix = "give it one line of the hostfile, with all its slots"
+            yield Finding(tuple(same), "", None, rule, fix)
 
 
 def silence(answer: Answer) -> Finding:

@@ -11,7 +11,7 @@ from roots.checkpoint.storage import is_url
 from roots.config.load import files_of
 from roots.config.run import RunConfig
 from roots.errors import problem
-from roots.launching.checks import Needs, judge
+from roots.launching.checks import Needs, judge, named_twice
 from roots.launching.environment import variable
 from roots.launching.gather import Request, Way, gather
 from roots.launching.host_facts import HostFacts
@@ -37,8 +37,9 @@ def request_of(config: RunConfig, path: Path, ports: Sequence[int] = ()) -> Requ
 
 
 def for_launcher(request: Request, via: Via, scripts: Path) -> Request:
-    """`request` with what that launcher needs: on several hosts the same rank.py in `scripts`, the
-    folder launch, and the launcher's own program; and that MASTER_PORT is free, if it is set.
+    """`request` with what that launcher needs: on several hosts, none of them named twice, the same
+    rank.py in `scripts`, the folder launch, and the launcher's own program; and that MASTER_PORT is
+    free, if it is set.
 
     Raises RootsError where that is no port.
     """
@@ -51,6 +52,7 @@ def for_launcher(request: Request, via: Via, scripts: Path) -> Request:
         paths=(*request.paths, str(scripts / "rank.py")),
         ports=() if port is None else (port,),
         programs=tuple(filter(None, programs)),
+        apart=True,
     )
 
 
@@ -97,6 +99,8 @@ def examine(request: Request, ways: Sequence[Way], ranks: Mapping[str, int]) -> 
     where = "" if request.run_directory is None else str(request.run_directory)
     answers = gather(ways, request)
     problems = judge(answers, Needs(ranks, where, interface, request.programs))
+    if request.apart:
+        problems = [each.line for each in named_twice(answers)] + problems
     return Look(problems, answers[0].facts)
 
 

@@ -34,7 +34,8 @@ _CLOCK_READINGS = 3
 class Request:
     """What to look for on every host. Relative paths count from `folder`.
 
-    `programs` are paths as `paths` are, of what is installed and not copied.
+    `programs` are paths as `paths` are, of what is installed and not copied. `apart`: each name is
+    to be of a machine of its own, as in a hostfile.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Request:
     ports: tuple[int, ...] = ()
     run_directory: Path | None = None
     programs: tuple[str, ...] = ()
+    apart: bool = False
 
 
 def _no_advice(silence: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from roots.launching.checks import Needs, judge
+from roots.launching.checks import Needs, judge, named_twice
 from roots.launching.gather import Answer
 from roots.launching.host_facts import UNLIMITED, HostFacts
 
@@ -186,3 +186,14 @@ def test_silent_host_is_named_and_the_others_are_judged() -> None:
         "host b: does not tell about itself (Permission denied (publickey).); give it your key"
     )
     assert [line.partition(":")[0] for line in lines] == ["host b", "host c"]
+
+
+def test_machine_under_two_names_is_told_with_both() -> None:
+    own = {name: {"host": name, "addresses": (f"10.0.0.{name}", "172.17.0.1")} for name in NAMES}
+    assert list(named_twice(answers(**own))) == []
+    assert [each.line for each in named_twice(answers(**{**own, "c": own["a"]}))] == [
+        "hosts a, c: are one machine, which calls itself a; "
+        "give it one line of the hostfile, with all its slots"
+    ]
+    unknown = {name: {"host": "localhost", "addresses": ()} for name in NAMES}
+    assert list(named_twice(answers(**unknown))) == []

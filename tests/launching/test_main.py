@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ case "$1" in
     typo) printf 'ssh: Could not resolve hostname typo: Name not known\\r\\n' >&2; exit 255 ;;
 esac
 echo "$1" >>{folder}/asked
+export ADDRESS="$1"
 shift
 exec bash -c "$*"
 """
@@ -34,6 +36,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tools.mkdir()
     for name, text in {
         "ssh": SSH.replace("{folder}", str(tmp_path)),
+        # Each host has an address of its own.
+        "hostname": '#!/bin/bash\necho "of-${ADDRESS%-too}"\n',
         "mpirun": "",
         "orted": "",
     }.items():
@@ -114,6 +118,14 @@ def test_all_that_is_wrong_is_told_at_once(
         "known); correct the name in the hostfile, or make it known",
         f"hosts b, a: data.idx: no such file; {copy}",
         f"hosts b, a: launch/rank.py: no such file; {copy}",
+    ]
+
+
+def test_host_of_two_names_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "hosts").write_text("a slots=4\na-too slots=2\n", encoding="utf-8")
+    assert refused(words(folder), capsys) == [
+        f"hosts a, a-too: are one machine, which calls itself {platform.node()}; "
+        "give it one line of the hostfile, with all its slots"
     ]
 
 
