@@ -42,7 +42,9 @@ outlives="$KILL_SECONDS"
 
 # launch_on_hosts [option ...] HOSTFILE CONFIG ...: all that the three scripts do. Exits.
 launch_on_hosts() {
-    trap 'forward USR1' INT TERM HUP USR1
+    trap 'forward INT' INT
+    trap 'forward TERM' TERM HUP
+    trap 'forward USR1' USR1
     help_if_asked "$@"
     read_options "$@"
     shift "$options"
@@ -179,7 +181,7 @@ start() {
     lookout=$!
     set +m
     # A signal that came before there was a launcher.
-    if [[ -n "$stopped" ]]; then forward USR1; fi
+    if [[ -n "$stopped" ]]; then forward "$stopped"; fi
 }
 
 # start_by_ssh FUNCTION CONFIG ...: on each host, the script that `FUNCTION NUMBER CONFIG ...` prints; with the name of the
