@@ -116,12 +116,11 @@ def _disks(survey: Survey) -> Iterator[Finding]:
     for name, share in slow_ones(disks, _ALLOWED[DISK]).items():
         fix = "see what else writes there, and the disk's own health (`smartctl -a`)"
         yield Finding((name,), DISK, amount(disks[name], "B/s"), _slow(share), fix)
-    if disks:
-        for name, rates in survey.rates.items():
-            if rates.disk is None and not rates.silence and not rates.no_folder:
-                rule = "nothing could be written there, but on other hosts"
-                fix = "see whether it is full, or mounted for reading only"
-                yield Finding((name,), DISK, None, rule, fix)
+    for name, rates in survey.rates.items():
+        if rates.disk is None and not rates.silence and not rates.no_folder:
+            rule = f"nothing could be written there{', but on other hosts' if disks else ''}"
+            fix = "see whether it is full, or mounted for reading only"
+            yield Finding((name,), DISK, None, rule, fix)
 
 
 def _matmuls(survey: Survey) -> Iterator[Finding]:

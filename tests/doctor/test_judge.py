@@ -272,3 +272,10 @@ def test_what_fails_with_a_host_that_is_named_is_no_news() -> None:
     ]
     (line,) = told(replace(survey, pairs=tuple(pairs)))
     assert line.startswith("host c: device of GPU 5: fails (torch sees 5 GPUs)")
+
+
+def test_only_host_whose_disk_takes_nothing_is_told() -> None:
+    assert told(with_rates(survey_of("c"), "c", disk=None)) == [
+        "host c: disk: nothing could be written there; "
+        "see whether it is full, or mounted for reading only"
+    ]
