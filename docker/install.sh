@@ -25,6 +25,8 @@ fail() {
 }
 
 PACKAGES="${PACKAGES:-lock}"
+# Setups that write a set into the metadata of what they build, as DeepSpeed's does its extra `all`, write it in one order.
+export PYTHONHASHSEED=0
 
 main() {
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
