@@ -113,7 +113,7 @@ BUGS = [
     PlantedBug(
         "tokenizer left out",
         "training/saving.py",
-        "        write_tokenizer_files(folder, self.tokenizer_files)\n",
+        "            write_tokenizer_files(folder, self.tokenizer_files)\n",
         "",
         "tests/training/test_saving.py -k whole",
     ),
