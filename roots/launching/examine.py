@@ -67,17 +67,17 @@ _PROGRAMS = {
 def missing_programs(via: Via, options: Sequence[str]) -> list[str]:
     """A line for each program that this start needs here and that is not on PATH."""
     words = " ".join(options).replace("=", " ").split()
-    needed = {
-        "mpirun": ("--via", via is Via.mpirun),
-        "sbatch": ("--via", via is Via.slurm),
-        "pdsh": ("--option", via is Via.deepspeed and ("--over", "pdsh") in zip(words, words[1:])),
-    }
+    needed: list[tuple[str, str, str]] = []
+    if via is Via.mpirun:
+        needed.append(("mpirun", "--via", via.value))
+    if via is Via.slurm:
+        needed.append(("sbatch", "--via", via.value))
+    if via is Via.deepspeed and ("--over", "pdsh") in zip(words, words[1:]):
+        needed.append(("pdsh", "--option", "--over pdsh"))
     return [
-        problem(name, via.value if name == "--via" else "--over pdsh", rule, fix)
-        for program, fix in _PROGRAMS.items()
-        for name, is_needed in [needed[program]]
-        for rule in [f"there is no {program} on PATH"]
-        if is_needed and shutil.which(program) is None
+        problem(option, value, f"there is no {program} on PATH", _PROGRAMS[program])
+        for program, option, value in needed
+        if shutil.which(program) is None
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from roots.data.record import DataRecord
 from roots.errors import ExitCode
+from roots.training.anomalies.event_log import RANK_TIMES_FILE
 from roots.training.callbacks.ledger import LEDGER_FILE, Ledger
 from roots.training.callbacks.metrics import (
     EVALUATIONS_FILE,
@@ -18,7 +19,6 @@ from roots.training.callbacks.metrics import (
     EvaluationWriter,
     MetricsWriter,
 )
-from roots.training.report.read import RANK_TIMES_FILE
 from tests.helpers.records import step_record
 
 FACTS: dict[str, Any] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from roots.errors import RootsError, problem
 from roots.lock import RUN_LOCK_NAME, is_owned
+from roots.training.anomalies.event_log import RANK_TIMES_FILE
 from roots.training.callbacks.ledger import LEDGER_FILE
 from roots.training.callbacks.metrics import (
     EVALUATIONS_FILE,
@@ -19,8 +20,6 @@ from roots.training.callbacks.metrics import (
 )
 from roots.training.report.account import Account, read_account
 from roots.training.report.forecast import Forecast, forecast
-
-RANK_TIMES_FILE = "rank_times.jsonl"
 
 
 @dataclass(frozen=True)
