@@ -209,7 +209,7 @@ def _share_trained(data: DataConfig) -> float:
 
 def _shares(sources: Sequence[DataSource]) -> list[float]:
     """Of each source in the blend, added up as in csrc/data/index.cpp: equal ones, equal blends."""
-    *_, total = accumulate(source.weight for source in sources)
+    *_, total = accumulate((source.weight for source in sources), initial=0.0)
     return [source.weight / total for source in sources]
 
 

@@ -325,3 +325,9 @@ def test_another_tokenizer_is_refused_in_any_phase(saved: Saved) -> None:
         f"data.tokenizer: the data of checkpoint {saved.checkpoint} were made with another "
         "tokenizer; use data of the same one, or start a new run with another run.name",
     )
+
+
+def test_runs_without_datasets_have_none_that_changed() -> None:
+    """As those that are fed by a caller of the library, which names no data."""
+    nothing: dict[str, Any] = {"data.train": [], "data.valid": []}
+    assert lines_of(config_of(nothing), config_of(nothing)) == []
