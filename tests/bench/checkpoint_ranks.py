@@ -38,6 +38,7 @@ from roots.training.engine.deepspeed_json import deepspeed_config
 from roots.training.engine.pipeline import build_pipeline_engine
 from roots.training.engine.step import Engine
 from roots.training.resume_point import ResumePoint
+from tests.helpers.runs import write_dataset
 
 SEQUENCE, MICRO_BATCHES, WARM_STEPS = 16, 2, 3
 VOCABULARY = 4096
@@ -47,7 +48,14 @@ SEED = 1
 def config_of(
     parameters: int, folder: Path, name: str, *, resume: Path | None = None, **parallel: int
 ) -> RunConfig:
-    """A run in bf16 of about so many parameters; sequences are short, so that steps are."""
+    """A run in bf16 of about so many parameters; sequences are short, so that steps are.
+
+    Its data in `folder` say what they are in checkpoints, as those of any run.
+    """
+    data = folder / "data" / "text"
+    if not data.parent.exists():
+        data.parent.mkdir()
+        write_dataset(data)
     unit = 256 if parameters >= 5_000_000 else 64
     hidden = unit * max(1, round((parameters / 170) ** 0.5 / unit))
     layers = 2 * max(2, round((parameters - 2 * VOCABULARY * hidden) / (24 * hidden**2)))
@@ -64,6 +72,7 @@ def config_of(
         {
             "run": {"name": name, "directory": str(folder)},
             "model": model,
+            "data": {"train": [str(data)], "valid": [str(data)]},
             "training": {**training, "global_batch_size": MICRO_BATCHES},
             "parallel": {"zero_stage": 1, **parallel},
             "checkpoint": {"keep_last": 1, "resume": "auto" if resume is None else str(resume)},
