@@ -27,6 +27,14 @@ help_if_asked() {
     fi
 }
 
+# refuse_options WHY WORD ...: none of the words may be an option.
+refuse_options() {
+    local word
+    for word in "${@:2}"; do
+        [[ "$word" != -* ]] || fail "$word: $1; $USAGE"
+    done
+}
+
 has_gpu() {
     command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1
 }

@@ -26,6 +26,7 @@ main() {
     trap 'forward USR1' USR1
     help_if_asked "$@"
     (($# >= 2)) || fail "$USAGE"
+    refuse_options "no such option" "${@:2}"
     local ranks="$1" config="$2"
     [[ "$ranks" =~ ^[1-9][0-9]*$ ]] || fail "N=$ranks: must be a positive number of ranks; $USAGE"
     [[ -f "$config" ]] || fail "CONFIG=$config: no such file; $USAGE"

@@ -49,6 +49,7 @@ launch_on_hosts() {
     read_options "$@"
     shift "$options"
     (($# >= 2)) || fail "$USAGE"
+    refuse_options "options stand before HOSTFILE" "${@:2}"
     local hostfile="$1" code=0
     [[ -f "$1" ]] || fail "HOSTFILE=$1: no such file; $USAGE"
     [[ -f "$2" ]] || fail "CONFIG=$2: no such file; $USAGE"

@@ -20,13 +20,15 @@ from roots.errors import RootsError
 from roots.launching.environment import variable
 from roots.launching.examine import examine, request_of
 from roots.launching.gather import by_srun, nodes_of_job
+from roots.launching.meeting import PORT
+from roots.launching.ssh import port_of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit with 0 or 2."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path())
-    parser.add_argument("--port", type=int, action="append", default=[], help="where ranks meet")
+    parser.add_argument("--port", action="append", default=[], help="where ranks meet")
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args(arguments)
@@ -39,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(int(error.exit_code))
 
 
-def _examine_nodes(path: Path, overrides: Sequence[str], ports: Sequence[int]) -> None:
+def _examine_nodes(path: Path, overrides: Sequence[str], texts: Sequence[str]) -> None:
     """Raise RootsError with everything that is wrong with this job."""
+    fix = "unset it to have one that follows from the number of the job"
+    ports = [port_of(PORT, text, fix) for text in texts]
     tasks, nodes = int(variable("SLURM_NTASKS") or 1), nodes_of_job()
     config = load_config(path, overrides, rules=[batch_rule(tasks)])
     ranks = dict.fromkeys(nodes, -(-tasks // len(nodes)))

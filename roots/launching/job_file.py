@@ -16,7 +16,7 @@ from roots.errors import problem
 
 _MARK = "#SBATCH "
 # Where the ranks of a job meet, as launch/slurm.sbatch says it.
-_PORT = re.compile(r'MASTER_PORT="(\$\(\([^"]*\)\))"')
+_PORT = re.compile(r'MASTER_PORT="(\$\{MASTER_PORT:-[^"]*\})"')
 # What is for that script, and not for sbatch.
 _OF_SCRIPT = ("--sweep", "--container", "--mount")
 

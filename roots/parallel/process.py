@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from datetime import timedelta
@@ -26,7 +27,7 @@ def initialise(env: LaunchEnvironment, device: Device, timeout_seconds: float = 
 
     A lone process meets nobody and therefore opens no port; the ranks of one machine listen on its
     loopback alone. Does nothing if already initialised. Raises RootsError if the rendezvous at
-    MASTER_ADDR:MASTER_PORT fails.
+    MASTER_ADDR:MASTER_PORT fails, on rank 0 also where another program has that port.
     """
     if dist.is_initialized():
         return
@@ -58,6 +59,12 @@ def initialise(env: LaunchEnvironment, device: Device, timeout_seconds: float = 
                 timeout=timeout,
             )
     except (dist.DistError, OSError) as error:
+        if _port_is_taken(error):
+            rule = f"another program on host {socket.gethostname()} has this port, where all "
+            rule += f"{env.world_size} processes were to meet"
+            fix = "end it, or set MASTER_PORT to a free one"
+            # Without its cause: no other rank is to blame.
+            raise RootsError(problem("MASTER_PORT", env.master_port, rule, fix)) from None
         reason = str(error).splitlines()[0]
         raise RootsError(
             problem(
@@ -67,6 +74,11 @@ def initialise(env: LaunchEnvironment, device: Device, timeout_seconds: float = 
                 "check the address, that the port is free, and that every node was started",
             )
         ) from error
+
+
+def _port_is_taken(error: Exception) -> bool:
+    """Whether rank 0 cannot listen for that reason; of torch's store only the text says it."""
+    return getattr(error, "errno", 0) == errno.EADDRINUSE or "EADDRINUSE" in str(error)
 
 
 def _on_one_machine(env: LaunchEnvironment) -> bool:

@@ -93,6 +93,19 @@ def test_script_passes_shellcheck(path: Path) -> None:
             f"torchrun.sh: --checks=only: must be on or off; {usage('torchrun')}",
         ),
         (
+            ["launch/local.sh", "2", "configs/base.yaml", "run.name=x", "--via"],
+            "local.sh: --via: no such option; "
+            "usage: launch/local.sh N CONFIG [section.key=value ...]",
+        ),
+        (
+            ["launch/hostfile.sh", "hosts", "--over", "ssh", "configs/base.yaml"],
+            f"hostfile.sh: --over: options stand before HOSTFILE; {usage('hostfile')}",
+        ),
+        (
+            ["launch/torchrun.sh", "hosts", "configs/base.yaml", "--max-restarts", "3"],
+            f"torchrun.sh: --max-restarts: options stand before HOSTFILE; {usage('torchrun')}",
+        ),
+        (
             ["launch/supervise.sh", "--tries", "3"],
             "supervise.sh: usage: launch/supervise.sh [option ...] COMMAND ... CONFIG "
             "[section.key=value ...]",

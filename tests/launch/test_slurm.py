@@ -112,6 +112,21 @@ def test_help_prints_usage_and_options_and_needs_no_slurm(machine: Machine) -> N
     assert not any(line.startswith("#") for line in lines)
 
 
+def test_port_of_the_user_wins(machine: Machine) -> None:
+    _, lines = run(machine, 0, MASTER_PORT="7000")
+    ranks = [line for line in lines if line.startswith("rank")]
+    assert all(" at node-a:7000: " in line for line in ranks)
+    assert len(ranks) == 2
+
+
+def test_option_behind_the_config_is_told(machine: Machine) -> None:
+    words = ("launch/slurm.sbatch", "configs/base.yaml", "--sweep", "sweep")
+    result = machine.run(*words, **_values(machine))
+    assert result.returncode == 2
+    assert result.stderr.startswith("slurm.sbatch: --sweep: options stand before CONFIG; usage: ")
+    assert result.stderr.count("\n") == 1
+
+
 def test_every_task_becomes_a_rank_of_one_rendezvous(machine: Machine) -> None:
     code, lines = run(machine, 0)
     assert code == 0

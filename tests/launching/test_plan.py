@@ -96,7 +96,7 @@ def test_slurm_job_file_is_written_beside_the_run_and_submitted() -> None:
     assert "#SBATCH --account=us\n#SBATCH -C big\n" in text
     assert "\nexport VIRTUAL_ENV=/venv\n" in text
     assert text.endswith(f"\nexec bash {script('slurm.sbatch')} {' '.join(WORDS)}\n")
-    assert ' --port "$((20000 + SLURM_JOB_ID % ' in text
+    assert ' --port "${MASTER_PORT:-$((20000 + SLURM_JOB_ID % ' in text
     assert "--gpus" not in plan(wish, replace(AROUND, slurm=False)).files[path]
 
 

@@ -113,6 +113,22 @@ def test_a_missing_master_is_named() -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("local_world_size", [1, 2])
+def test_port_of_another_program_is_named(
+    local_world_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        place = LaunchEnvironment(0, 0, 2, local_world_size, "127.0.0.1", port)
+        with pytest.raises(RootsError) as caught:
+            process.initialise(place, CPU, timeout_seconds=5)
+    rule = f"another program on host {socket.gethostname()} has this port, where all 2 processes"
+    assert caught.value.lines == (
+        f"MASTER_PORT={port}: {rule} were to meet; end it, or set MASTER_PORT to a free one",
+    )
+
+
 def _listening(rank: int, world_size: int) -> set[str]:
     """The addresses, as in /proc/net/tcp, at which this process listens."""
     dist.barrier()

@@ -88,6 +88,10 @@ class Meeting:
         if self._ended.is_set():
             # The other thread is about to end this process.
             threading.Event().wait()
+        if isinstance(error, RootsError) and self._place.rank == 0 and not self._met:
+            # It says itself why: others, who look for it in vain, need not.
+            with suppress(OSError):
+                self._speaker.take_the_word()
         self._stopped.set()
         self._waker.wake()
         # After an error it may still stand in a call of torch.
