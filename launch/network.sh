@@ -45,7 +45,7 @@ network_profile() {
         infiniband | ethernet | off) echo "$profile" ;;
         auto) if compgen -G '/sys/class/infiniband/*' >/dev/null; then echo infiniband; else echo ethernet; fi ;;
         *)
-            printf '%s: ROOTS_NETWORK=%s: must be infiniband, ethernet, off or auto\n' "${ROOTS_SCRIPT:-$(basename "$0")}" "$profile" >&2
+            printf '%s: ROOTS_NETWORK=%s: must be infiniband, ethernet, off or auto; unset it to have that taken which fits this machine\n' "${ROOTS_SCRIPT:-$(basename "$0")}" "$profile" >&2
             return 2
             ;;
     esac

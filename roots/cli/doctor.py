@@ -64,7 +64,8 @@ def doctor(
         tree = {**survey.to_json(), "findings": lines, "exclude": out}
         typer.echo(json.dumps(tree, indent=2, allow_nan=False))
     else:
-        typer.echo("\n".join(text_lines(survey)))
+        for line in text_lines(survey):
+            typer.echo(line)
     if not found:
         return
     if out:
@@ -80,11 +81,11 @@ def _hosts(
     """How each host is reached, and how many ranks it would get: 0 where nobody says that."""
     from roots.launching.environment import variable
     from roots.launching.gather import HERE, by_srun, by_ssh, here, nodes_of_job
-    from roots.launching.hosts import filter_of, read_hostfile, select
+    from roots.launching.hosts import read_hostfile, select
     from roots.launching.ssh import ssh_command
 
     if hostfile is not None:
-        left = select(read_hostfile(hostfile), include, filter_of("--exclude", exclude))
+        left = select(read_hostfile(hostfile), include, exclude)
         ssh = ssh_command(ssh_port, ssh_options)
         return [by_ssh(host.name, ssh) for host in left], {host.name: host.ranks for host in left}
     if variable("SLURM_JOB_NODELIST"):

@@ -95,7 +95,6 @@ def launch(
     Every host is looked at before: config, data, versions, ports, the folder of the run, clock,
     /dev/shm and ulimits. All that is wrong is told at once; then this process becomes the script.
     """
-    from roots.launching.hosts import filter_of
     from roots.launching.plan import Wish
 
     wish = Wish(
@@ -106,7 +105,7 @@ def launch(
         ranks_per_node=ranks_per_node,
         hostfile=hostfile,
         include=include,
-        exclude=filter_of("--exclude", exclude),
+        exclude=exclude,
         ssh_port=ssh_port,
         ssh_options=ssh_options,
         time=time_limit,
@@ -126,17 +125,19 @@ def _launch(wish: Wish, checks: Checks, dry_run: bool, as_json: bool) -> None:
     from roots.config.rules.table import has_training_data
     from roots.launching.environment import become
     from roots.launching.examine import for_launcher, missing_programs, request_of
+    from roots.launching.hosts import refuse_hostfile
     from roots.launching.meeting import meeting
     from roots.launching.plan import make_plan
     from roots.launching.submit import submit
-    from roots.launching.surroundings import network_lines, surroundings
+    from roots.launching.surroundings import network_lines, network_problems, surroundings
     from roots.planner.stages import balanced_stages_have_experts
 
+    refuse_hostfile(wish.config)
     rules = [has_training_data, balanced_stages_have_experts]
     config = load_config(wish.config, wish.overrides, rules=rules)
     around = surroundings(shipped_folder(), wish.partition)
     plan = make_plan(wish, config, around)
-    lines = batch_problems(config, plan.ranks)
+    lines = batch_problems(config, plan.ranks) + network_problems(around.scripts)
     request = for_launcher(request_of(config, wish.config), plan.via, around.scripts)
     ways = _ways(plan, wish)
     first = None

@@ -25,7 +25,7 @@ from roots.doctor.judge import DISK, MATMUL, MEASURED, NETWORK, REDUCE, judge, m
 from roots.doctor.rounds import rounds
 from roots.doctor.survey import DeviceRate, HostRates, PairRate, Survey, better
 from roots.launching.checks import Needs
-from roots.launching.environment import variable, variables
+from roots.launching.environment import named_interfaces, variable, variables
 from roots.launching.gather import Answer, Request, Way, gather
 from roots.launching.talk import Inbox, Talk, end_all, receive
 
@@ -127,10 +127,12 @@ def examine(ways: Sequence[Way], ranks: Mapping[str, int], folder: Path, tell: T
     """
     began = time.monotonic()
     answers = gather(ways, Request(Path("/")))
-    interface = variable("GLOO_SOCKET_IFNAME") or variable("ROOTS_INTERFACE")
-    survey = Survey(Needs(_wanted(ranks, answers), "", interface), tuple(answers))
+    needs = Needs(_wanted(ranks, answers), "", named_interfaces())
+    survey = Survey(needs, tuple(answers))
     reached = [way for way, answer in zip(ways, answers) if answer.facts is not None]
-    tell(f"{len(reached)} of {len(ways)} hosts answer")
+    tell(f"{len(reached)} of {len(ways)} {'hosts answer' if len(ways) > 1 else 'host answers'}")
+    if not reached:
+        return replace(survey, seconds=round(time.monotonic() - began, 1))
     with Agents(reached, folder) as agents:
         survey = _Visit(agents, survey, tell, MEASURED).all_of_it()
         slow = set(map(measured_part, judge(survey))) - {""}
@@ -249,7 +251,8 @@ class _Visit:
         all_rounds = rounds(len(names)) if len(names) > 1 else []
         began, found, done = time.monotonic(), list[PairRate](), 0
         if all_rounds:
-            self.tell(f"measuring pairs of hosts, {len(all_rounds)} rounds")
+            word = "rounds" if len(all_rounds) > 1 else "round"
+            self.tell(f"measuring pairs of hosts, {len(all_rounds)} {word}")
         for pairs in all_rounds:
             if done and time.monotonic() - began > _ROUNDS_SECONDS:
                 break

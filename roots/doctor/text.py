@@ -13,11 +13,13 @@ _NOTHING = "-"
 
 
 def text_lines(survey: Survey) -> list[str]:
-    """A row for each host, then what is of all of them.
+    """A row for each host, then what is of all of them; nothing where no host has told anything.
 
     `matmul` is of the slowest device, `all-reduce` over the GPUs of the host, `network` with the
     best of its peers, `clock` against the one here.
     """
+    if all(answer.facts is None for answer in survey.answers):
+        return []
     rows = [_HEAD, *(_row(survey, answer) for answer in survey.answers)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [

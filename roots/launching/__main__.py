@@ -23,7 +23,7 @@ from pathlib import Path
 from roots.errors import RootsError
 from roots.launching.gather import Way, by_ssh
 from roots.launching.host_facts import HostFacts
-from roots.launching.hosts import Host, filter_of, read_hostfile, select
+from roots.launching.hosts import Host, read_hostfile, refuse_hostfile, select
 from roots.launching.meeting import meeting
 from roots.launching.ssh import ssh_command
 from roots.launching.via import Via
@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def lines_for_shell(options: argparse.Namespace) -> Iterator[str]:
     """What is printed. Raises RootsError with everything that is wrong."""
-    exclude = filter_of("--exclude", options.exclude)
-    hosts = select(read_hostfile(options.hostfile), options.include, exclude)
+    refuse_hostfile(options.config)
+    hosts = select(read_hostfile(options.hostfile), options.include, options.exclude)
     ssh = ssh_command(options.ssh_port, options.ssh_options)
     ways = [by_ssh(host.name, ssh) for host in hosts]
     first = _look(options, hosts, ways) if options.checks == "on" else None

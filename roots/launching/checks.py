@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from roots.launching.finding import Finding
 from roots.launching.gather import Answer
@@ -35,15 +35,18 @@ _COPY = "copy it there, or keep it where all hosts see it"
 class Needs:
     """What a run asks of its hosts.
 
-    `ranks` is how many start on each host, by its name, the host of rank 0 first. `interface` is
-    the network interface that the user names for Gloo, "" for none. `programs` are those of the
-    files that are installed, not copied.
+    `ranks` is how many start on each host, by its name, the host of rank 0 first. `interfaces` are
+    the variables by which the user names network interfaces. `programs` are those of the files that
+    are installed, not copied; `fields` says which field of the config names a file. `address` is
+    the one at which the user wants ranks to meet, "" for none.
     """
 
     ranks: Mapping[str, int]
     run_directory: str = ""
-    interface: str = ""
+    interfaces: Mapping[str, str] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+    address: str = ""
 
     @property
     def world_size(self) -> int:
@@ -110,19 +113,21 @@ def _files(known: _Known) -> Iterator[Finding]:
         good = [(names, mark) for names, mark in marks if _is_good(mark)]
         reference = good[0] if good else ([], "")
         is_program = path in known.needs.programs
+        named = known.needs.fields.get(path)
+        subject = (path, None) if named is None else (named, path)
         for names, mark in marks:
             if mark == MISSING:
                 where = f", but on {', '.join(reference[0])}" if good else ""
                 fix = "install it there" if is_program else _COPY
-                yield Finding(tuple(names), path, None, f"no such file{where}", fix)
+                yield Finding(tuple(names), *subject, f"no such file{where}", fix)
             elif not _is_good(mark):
-                yield Finding(tuple(names), path, None, mark, "make it readable there")
+                yield Finding(tuple(names), *subject, mark, "make it readable there")
             elif mark != reference[1]:
                 rule = f"is {mark}, but {reference[1]} on {', '.join(reference[0])}"
                 fix = "copy it again, so that all are the same"
                 if is_program:
                     fix = "install the same version there"
-                yield Finding(tuple(names), path, None, rule, fix)
+                yield Finding(tuple(names), *subject, rule, fix)
 
 
 def _is_good(mark: str) -> bool:
@@ -233,9 +238,76 @@ def _limits(known: _Known) -> Iterator[Finding]:
                 yield Finding((name,), "ulimit memlock", has, rule, fix)
 
 
+def _interfaces(known: _Known) -> Iterator[Finding]:
+    """Interfaces that the user names are on every host that gets ranks, with an address."""
+    fix = "name one that every host has, as `ip -brief address` shows them there, or unset it"
+    for variable, value in known.needs.interfaces.items():
+        lacking = defaultdict[str, list[str]](list)
+        for name, facts in known.facts.items():
+            if known.needs.ranks.get(name, 0):
+                lacking[_lack(known, facts, variable, value)].append(name)
+        for rule, names in lacking.items():
+            if rule:
+                yield Finding(tuple(names), variable, value, rule, fix)
+
+
+def _lack(known: _Known, facts: HostFacts, variable: str, value: str) -> str:
+    """Why a host has nothing of what `variable` names; "" where it has."""
+    usable = [name for name, addresses in facts.interfaces.items() if addresses]
+    beyond = [name for name in usable if not all(map(_is_loopback, facts.interfaces[name]))]
+    shown = f"there are {', '.join(usable)}" if usable else "there is none"
+    if variable.startswith("NCCL"):
+        taken = not facts.gpus or any(_nccl_takes(value, name) for name in usable)
+        return "" if taken else f"fits no interface with an address ({shown})"
+    for name in value.split(","):
+        if name not in facts.interfaces:
+            return f"no such interface ({shown})"
+        if name not in usable:
+            return f"this interface has no address ({shown})"
+        if len(known.needs.ranks) > 1 and name not in beyond:
+            return "is the loopback, which no other host reaches"
+    return ""
+
+
+def _nccl_takes(value: str, interface: str) -> bool:
+    """Whether NCCL_SOCKET_IFNAME lets NCCL take it: beginnings of names; = whole ones, ^ others."""
+    names = [each.partition(":")[0] for each in value.lstrip("^=").split(",")]
+    whole = value.lstrip("^").startswith("=")
+    named = interface in names if whole else interface.startswith(tuple(names))
+    return named != value.startswith("^")
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"
+
+
+def _meeting(known: _Known) -> Iterator[Finding]:
+    """Every host finds the host of rank 0 behind the address where the user wants ranks to meet."""
+    address, first = known.needs.address, next(iter(known.needs.ranks), "")
+    if not address or first not in known.facts:
+        return
+    host = known.facts[first]
+    own = {*host.addresses, *(each for some in host.interfaces.values() for each in some)}
+    fix = f"unset it to have an address of {first} taken, or set it to one"
+    if not any(each in own or _is_loopback(each) for each in host.meet):
+        rule = "stands for no address there"
+        if host.meet:
+            shown = ", ".join(host.addresses) or "it tells none"
+            rule = f"is no address of this host, where rank 0 starts ({shown})"
+        yield Finding((first,), "MASTER_ADDR", address, rule, fix)
+        return
+    reached = {each for each in own if not _is_loopback(each)}
+    for names, found in known.grouped(lambda facts: ", ".join(facts.meet)):
+        others = tuple(name for name in names if name != first)
+        if others and not reached.intersection(found.split(", ")):
+            rule = f"stands for {found or 'no address'} there, and not for host {first}"
+            yield Finding(others, "MASTER_ADDR", address, rule, fix)
+
+
 def _addresses(known: _Known) -> Iterator[Finding]:
     """A host's own name is an address that the others reach: Gloo tells it to them."""
-    if len(known.needs.ranks) < 2 or known.needs.interface:
+    named = {"ROOTS_INTERFACE", "GLOO_SOCKET_IFNAME"}.intersection(known.needs.interfaces)
+    if len(known.needs.ranks) < 2 or named:
         return
     for name, facts in known.facts.items():
         # NCCL, for ranks with GPUs, looks for an interface by itself.
@@ -255,5 +327,7 @@ CHECKS: tuple[Callable[[_Known], Iterator[Finding]], ...] = (
     _clocks,
     _shared_memory,
     _limits,
+    _interfaces,
+    _meeting,
     _addresses,
 )

@@ -21,6 +21,15 @@ def variables(*beginnings: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(beginnings)}
 
 
+# What names the network interface of Gloo or NCCL; the first stands for both (launch/network.sh).
+_INTERFACES = ("ROOTS_INTERFACE", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+def named_interfaces() -> dict[str, str]:
+    """The variables that name network interfaces, as they are set."""
+    return {name: variable(name) for name in _INTERFACES if variable(name)}
+
+
 def become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
     """Run `command` in the place of this process, with `variables` besides those that are there.
 

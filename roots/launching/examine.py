@@ -12,10 +12,10 @@ from roots.config.load import files_of
 from roots.config.run import RunConfig
 from roots.errors import problem
 from roots.launching.checks import Needs, judge, named_twice
-from roots.launching.environment import variable
+from roots.launching.environment import named_interfaces
 from roots.launching.gather import Request, Way, gather
 from roots.launching.host_facts import HostFacts
-from roots.launching.meeting import port_set
+from roots.launching.meeting import address_set, port_set
 from roots.launching.via import OVER_SSH, Via
 
 
@@ -32,14 +32,21 @@ def request_of(config: RunConfig, path: Path, ports: Sequence[int] = ()) -> Requ
 
     `ports` are those at which its ranks meet.
     """
-    files = (*map(str, files_of(path)), *data_files(config), *_checkpoints(config))
-    return Request(Path.cwd(), tuple(dict.fromkeys(files)), tuple(ports), config.run_directory)
+    fields = dict(_named_paths(config))
+    files = (*map(str, files_of(path)), *data_files(config), *fields)
+    return Request(
+        Path.cwd(),
+        tuple(dict.fromkeys(files)),
+        tuple(ports),
+        config.run_directory,
+        fields=fields,
+    )
 
 
 def for_launcher(request: Request, via: Via, scripts: Path) -> Request:
     """`request` with what that launcher needs: on several hosts, none of them named twice, the same
     rank.py in `scripts`, the folder launch, and the launcher's own program; and that MASTER_PORT is
-    free, if it is set.
+    free and MASTER_ADDR the first host's, if they are set.
 
     Raises RootsError where that is no port.
     """
@@ -52,6 +59,7 @@ def for_launcher(request: Request, via: Via, scripts: Path) -> Request:
         paths=(*request.paths, str(scripts / "rank.py")),
         ports=() if port is None else (port,),
         programs=tuple(filter(None, programs)),
+        address=address_set(),
         apart=True,
     )
 
@@ -95,28 +103,36 @@ def examine(request: Request, ways: Sequence[Way], ranks: Mapping[str, int]) -> 
 
     `ranks` is how many start on each, by the names of `ways`, the host of rank 0 first.
     """
-    interface = variable("GLOO_SOCKET_IFNAME") or variable("ROOTS_INTERFACE")
     where = "" if request.run_directory is None else str(request.run_directory)
     answers = gather(ways, request)
-    problems = judge(answers, Needs(ranks, where, interface, request.programs))
+    needs = Needs(
+        ranks,
+        where,
+        named_interfaces(),
+        request.programs,
+        fields=request.fields,
+        address=request.address,
+    )
+    problems = judge(answers, needs)
     if request.apart:
         problems = [each.line for each in named_twice(answers)] + problems
     return Look(problems, answers[0].facts)
 
 
-def _checkpoints(config: RunConfig) -> Iterator[str]:
-    """The folders of checkpoints that the run starts from."""
-    for named in (config.checkpoint.resume, config.checkpoint.weights):
+def _named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """What the run starts from, each path with the field that names it."""
+    if config.data.tokenizer not in (None, "bytes"):
+        yield str(config.data.tokenizer), "data.tokenizer"
+    for field in ("resume", "weights"):
+        named = getattr(config.checkpoint, field)
         if named not in (None, "auto", "never") and not is_url(named):
-            yield named
+            yield named, f"checkpoint.{field}"
 
 
 def data_files(config: RunConfig) -> Iterator[str]:
-    """The files that every rank opens, without those that may be missing."""
+    """The files of data that every rank opens, without those that may be missing."""
     sides = (".source", ".target") if config.objective == "pairs" else ("",)
     for source in (*config.data.train, *config.data.valid):
         for side in sides:
             yield f"{source.prefix}{side}.bin"
             yield f"{source.prefix}{side}.idx"
-    if config.data.tokenizer not in (None, "bytes"):
-        yield str(config.data.tokenizer)

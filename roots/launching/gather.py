@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ _CLOCK_READINGS = 3
 class Request:
     """What to look for on every host. Relative paths count from `folder`.
 
-    `programs` are paths as `paths` are, of what is installed and not copied. `apart`: each name is
-    to be of a machine of its own, as in a hostfile.
+    `programs` are paths as `paths` are, of what is installed and not copied. `fields` is the field
+    of the config that names a path, where it is that very path. `address` is where the user wants
+    ranks to meet, "" for nowhere. `apart`: each name is to be of a machine of its own, as in a
+    hostfile.
     """
 
     folder: Path
@@ -43,6 +45,8 @@ class Request:
     ports: tuple[int, ...] = ()
     run_directory: Path | None = None
     programs: tuple[str, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+    address: str = ""
     apart: bool = False
 
 
@@ -135,6 +139,8 @@ def words_of(request: Request, probe: str) -> list[str]:
         words += ["--path", each]
     for port in request.ports:
         words += ["--port", str(port)]
+    if request.address:
+        words += ["--meet", request.address]
     if request.run_directory is not None:
         words += ["--run-directory", str(request.run_directory), "--probe", probe]
     return words

@@ -1,6 +1,7 @@
 """Facts of one host, in JSON: what `roots launch` and `roots doctor` compare over all hosts.
 
-    python -m roots.launching.host_facts [--path PATH ...] [--port N ...] [--run-directory DIR]
+    python -m roots.launching.host_facts [--path PATH ...] [--port N ...] [--meet ADDRESS]
+        [--run-directory DIR]
 
 Loads no torch; versions come from the packages' own records. The first line printed holds the
 facts. After it every line of standard input is a question, until its end:
@@ -15,6 +16,7 @@ will be, before the facts are told, and removed at the end.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -23,9 +25,11 @@ import platform
 import resource
 import secrets
 import socket
+import struct
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -51,6 +55,10 @@ UNLIMITED = -1
 # Where ranks meet: below the ports that the system gives to connections.
 _MEETING_PORTS = range(20_000, 30_000)
 _PORTS_TRIED = 100
+# Linux: of an interface by its name, the IPv4 address; where its answer holds that.
+_ADDRESS_OF_INTERFACE, _NAME_FORMAT, _IPV4 = 0x8915, "256s", slice(20, 24)
+# In /proc/net/if_inet6: reached by other hosts, though not over a router where it is of a site.
+_IPV6_SCOPES = ("00", "10", "40")
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,9 @@ class HostFacts:
     is equal where the file is, MISSING, or the reason why it cannot be read. `taken` are the asked
     ports that another program has, `free_port` one that none has, 0 where all are taken. `limits`
     are soft ones, UNLIMITED for none. `address` is what the host's own name stands for, `addresses`
-    are those of its network. `refusal` is why the run's folder cannot be written to.
+    are those of its network, `interfaces` all of them by the name of their interface, `meet` what
+    the asked address of a meeting stands for there. `refusal` is why the run's folder cannot be
+    written to.
     """
 
     host: str
@@ -78,17 +88,21 @@ class HostFacts:
     free_port: int
     address: str
     addresses: tuple[str, ...]
+    interfaces: Mapping[str, tuple[str, ...]]
+    meet: tuple[str, ...]
     infiniband: tuple[str, ...]
     refusal: str
 
     @staticmethod
     def from_json(tree: Mapping[str, Any]) -> HostFacts:
         """What `dataclasses.asdict` made, back from JSON."""
-        lists = {name: tuple(tree[name]) for name in ("gpus", "taken", "addresses", "infiniband")}
-        return HostFacts(**{**tree, **lists})
+        names = ("gpus", "taken", "addresses", "meet", "infiniband")
+        lists = {name: tuple(tree[name]) for name in names}
+        interfaces = {name: tuple(each) for name, each in tree["interfaces"].items()}
+        return HostFacts(**{**tree, **lists, "interfaces": interfaces})
 
 
-def facts_here(paths: Iterable[str] = (), ports: Iterable[int] = ()) -> HostFacts:
+def facts_here(paths: Iterable[str] = (), ports: Iterable[int] = (), meet: str = "") -> HostFacts:
     """Look at this host. Relative paths are from the current folder."""
     total, free = _shared_memory()
     gpus, driver = gpus_here()
@@ -106,6 +120,8 @@ def facts_here(paths: Iterable[str] = (), ports: Iterable[int] = ()) -> HostFact
         free_port=_free_port(),
         address=_own_address(),
         addresses=_addresses(),
+        interfaces=_interfaces(),
+        meet=_meaning(meet) if meet else (),
         infiniband=_names_below("/sys/class/infiniband"),
         refusal="",
     )
@@ -224,6 +240,42 @@ def _addresses() -> tuple[str, ...]:
     return tuple(run.stdout.split())
 
 
+def _interfaces() -> dict[str, tuple[str, ...]]:
+    """The addresses of every network interface by its name, () for one that has none."""
+    found = {name: _ipv4(name) for _, name in socket.if_nameindex()}
+    wider = _ipv6()
+    return {name: (*each, *wider[name]) for name, each in found.items()}
+
+
+def _ipv4(interface: str) -> tuple[str, ...]:
+    asked = struct.pack(_NAME_FORMAT, interface.encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        answer = fcntl.ioctl(probe, _ADDRESS_OF_INTERFACE, asked)
+        return (socket.inet_ntoa(answer[_IPV4]),)
+    return ()
+
+
+def _ipv6() -> defaultdict[str, list[str]]:
+    """As the system lists them, without those that mean nothing beyond a link."""
+    found = defaultdict[str, list[str]](list)
+    with suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines():
+            digits, _, _, scope, _, interface = line.split()
+            if scope in _IPV6_SCOPES:
+                address = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))
+                found[interface].append(address)
+    return found
+
+
+def _meaning(address: str) -> tuple[str, ...]:
+    """The addresses that a name or an address stands for on this host."""
+    try:
+        found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return ()
+    return tuple(dict.fromkeys(str(place[0]) for *_, place in found))
+
+
 def _own_address() -> str:
     try:
         return socket.gethostbyname(platform.node())
@@ -286,6 +338,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--path", action="append", default=[], help="file to look for")
     parser.add_argument("--port", action="append", default=[], type=int, help="port to try")
+    parser.add_argument("--meet", default="", help="address to resolve")
     parser.add_argument("--run-directory", type=Path, help="the run's folder")
     parser.add_argument("--probe", default="", help="name of the file to write there")
     parser.add_argument("--folder", help="the current folder, from which paths count")
@@ -295,7 +348,7 @@ def main() -> None:
             os.chdir(options.folder)
     except OSError as error:
         sys.exit(f"no folder {options.folder} here: {error.strerror}")
-    facts = asdict(facts_here(options.path, options.port))
+    facts = asdict(facts_here(options.path, options.port, options.meet))
     probe = None
     if options.run_directory is not None and options.probe:
         probe = Probe(options.run_directory, options.probe)

@@ -37,7 +37,8 @@ class Host:
 def read_hostfile(path: Path) -> list[Host]:
     """The hosts of a file with lines `NAME slots=N`. Raises RootsError for every line that is not.
 
-    Comments begin with #; a host has one line.
+    Comments begin with #; a host has one line. Of a file without any good line, as a config is,
+    only the first is told.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -60,12 +61,27 @@ def read_hostfile(path: Path) -> list[Host]:
             lines.append(problem(where, match[1], "is there already", fix))
         else:
             hosts[match[1]] = Host(match[1], tuple(range(int(match[2]))))
+    if not hosts and len(lines) > 1:
+        rule = f"is no hostfile: none of its {len(lines)} lines reads `NAME slots=N`"
+        fix = "name the file of hosts here, and the run's YAML file as CONFIG"
+        lines = [problem("hostfile", str(path), rule, fix)]
     if not hosts and not lines:
         fix = "write a line `NAME slots=N` for each host"
         lines.append(problem("hostfile", str(path), "names no host", fix))
     if lines:
         raise RootsError(*lines)
     return list(hosts.values())
+
+
+def refuse_hostfile(config: Path) -> None:
+    """Raise RootsError where the file named as the run's config is a hostfile."""
+    try:
+        read_hostfile(config)
+    except RootsError:
+        return
+    rule = "is a hostfile, with lines `NAME slots=N`"
+    fix = "name the run's YAML file as CONFIG, and this one as the hostfile"
+    raise RootsError(problem("CONFIG", str(config), rule, fix))
 
 
 def filter_of(option: str, text: str) -> str:
@@ -87,20 +103,23 @@ def select(hosts: Sequence[Host], include: str = "", exclude: str = "") -> list[
     """What DeepSpeed uses of `hosts` under its filters `NAME[:SLOT,SLOT...]@NAME...`.
 
     As it does: hosts stay in the order of the file whatever the filter's, slots are sorted, each
-    counts once, and a host named both whole and with slots means these slots. Raises RootsError
-    for both filters at once, for names and slots that are not there, and where nothing is left.
+    counts once, and a host named both whole and with slots means these slots. `exclude` may be a
+    file, as of `filter_of`. Raises RootsError for both filters at once, for names and slots that
+    are not there, and where nothing is left.
     """
     if include and exclude:
         rule = "cannot be used together with --include"
         raise RootsError(problem("--exclude", exclude, rule, "drop one of them"))
-    if not include and not exclude:
+    option, given = ("--include", include) if include else ("--exclude", exclude)
+    text = include or filter_of(option, exclude)
+    if not text:
         return list(hosts)
-    option, text = ("--include", include) if include else ("--exclude", exclude)
+    source = option if text == given else f"{option} {given}"
     if users := [host.name for host in hosts if "@" in host.name]:
         rule = f"@ separates hosts there, and stands in the name {users[0]} of the hostfile"
         fix = "give the user in ~/.ssh/config"
-        raise RootsError(problem(option, text, rule, fix))
-    named = _named(option, text, {host.name: host for host in hosts})
+        raise RootsError(problem(source, text, rule, fix))
+    named = _named(source, text, {host.name: host for host in hosts})
     left = list[Host]()
     for host in hosts:
         chosen = named.get(host.name)
@@ -113,7 +132,8 @@ def select(hosts: Sequence[Host], include: str = "", exclude: str = "") -> list[
         if slots:
             left.append(Host(host.name, slots))
     if not left:
-        raise RootsError(problem(option, text, "leaves no host", "leave one out of it"))
+        rule = f"leaves none of the hosts {', '.join(host.name for host in hosts)}"
+        raise RootsError(problem(source, text, rule, "take one of them out of it"))
     return left
 
 
@@ -121,7 +141,11 @@ def _named(option: str, text: str, hosts: Mapping[str, Host]) -> dict[str, tuple
     """Every host of a filter with its slots, sorted; () for all of them."""
     named = dict[str, set[int]]()
     lines = list[str]()
-    for word in text.split("@"):
+    words = text.split("@")
+    if not all(words):
+        fix = "write `NAME@NAME`, with nothing before the first and behind the last"
+        raise RootsError(problem(option, text, "@ stands between two hosts", fix))
+    for word in words:
         name, colon, listed = word.partition(":")
         host = hosts.get(name)
         if host is None:

@@ -15,6 +15,11 @@ from roots.launching.ssh import port_of
 ADDRESS, PORT = "MASTER_ADDR", "MASTER_PORT"
 
 
+def address_set() -> str:
+    """The address that the user has set, "" for none."""
+    return variable(ADDRESS)
+
+
 def port_set() -> int | None:
     """The port that the user has set, if any. Raises RootsError for what is none."""
     text = variable(PORT)
@@ -27,7 +32,7 @@ def meeting(way: Way, first: HostFacts | None = None) -> dict[str, str]:
     It is asked by `way` where `first` is not known and needed. Raises RootsError where it does not
     answer, or has no address or port.
     """
-    address, port = variable(ADDRESS), port_set()
+    address, port = address_set(), port_set()
     if not address or port is None:
         first = first or _ask(way)
         address = address or next(iter(first.addresses), "")

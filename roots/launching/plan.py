@@ -14,7 +14,7 @@ from roots.config.rules.batch import fewest_ranks
 from roots.config.run import RunConfig
 from roots.errors import RootsError, problem
 from roots.launching.gather import HERE
-from roots.launching.hosts import Host, read_hostfile, select
+from roots.launching.hosts import Host, filter_of, read_hostfile, select
 from roots.launching.job_file import JobFile, option_problem
 from roots.launching.via import SCRIPTS, Via
 
@@ -126,7 +126,7 @@ def make_plan(wish: Wish, config: RunConfig, around: Surroundings) -> Plan:
     hosts = tuple(select(read_hostfile(wish.hostfile), wish.include, wish.exclude))
     options = {
         "--include": wish.include,
-        "--exclude": wish.exclude,
+        "--exclude": filter_of("--exclude", wish.exclude),
         "--ssh-port": "" if wish.ssh_port is None else str(wish.ssh_port),
         "--ssh-options": wish.ssh_options,
     }

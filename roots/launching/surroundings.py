@@ -8,6 +8,7 @@ from pathlib import Path
 
 from roots.errors import RootsError
 from roots.launching.environment import variable
+from roots.launching.gather import HERE
 from roots.launching.host_facts import gpus_here
 from roots.launching.plan import Surroundings
 
@@ -34,8 +35,18 @@ def network_lines(scripts: Path) -> list[str]:
     command = ["bash", str(scripts / "network.sh")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
-        raise RootsError(*run.stderr.splitlines())
+        told = run.stderr.splitlines()
+        raise RootsError(*(f"{HERE}: {line.removeprefix('network.sh: ')}" for line in told))
     return run.stdout.splitlines()
+
+
+def network_problems(scripts: Path) -> list[str]:
+    """Why launch/network.sh, which every script of launch/ begins with, would end it."""
+    try:
+        network_lines(scripts)
+    except RootsError as error:
+        return list(error.lines)
+    return []
 
 
 def _slurm_has_gpus(partition: str) -> bool | None:

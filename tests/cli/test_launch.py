@@ -37,7 +37,8 @@ exit 4
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in ("SLURM_JOB_ID", "MASTER_PORT", "NCCL_DEBUG", "ROOTS_NETWORK", "ROOTS_INTERFACE"):
+    names = ("SLURM_JOB_ID", "MASTER_ADDR", "MASTER_PORT", "NCCL_DEBUG", "ROOTS_NETWORK")
+    for name in (*names, "ROOTS_INTERFACE", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         monkeypatch.delenv(name, raising=False)
     # No Slurm that may be installed here answers.
     tools = tmp_path / "tools"
@@ -220,6 +221,53 @@ def test_missing_checkpoint_is_told_before_the_start(
     make_data(folder)
     assert run("run.yaml", "--checks", "only", "checkpoint.resume=runs/gone") == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "roots: error: this machine: runs/gone: no such file; "
+        "roots: error: this machine: checkpoint.resume='runs/gone': no such file; "
         "copy it there, or keep it where all hosts see it"
     )
+
+
+def test_network_that_is_not_there_is_told_before_the_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_data(folder)
+    monkeypatch.setenv("ROOTS_NETWORK", "token-ring")
+    monkeypatch.setenv("ROOTS_INTERFACE", "eth9")
+    assert run("run.yaml") == 2
+    profile, interface = capsys.readouterr().err.splitlines()[-2:]
+    assert profile == (
+        "roots: error: this machine: ROOTS_NETWORK=token-ring: must be infiniband, ethernet, off "
+        "or auto; unset it to have that taken which fits this machine"
+    )
+    start = "roots: error: this machine: ROOTS_INTERFACE='eth9': no such interface (there are lo"
+    assert interface.startswith(start)
+    # The nodes of a job have other interfaces; the profile is the same everywhere.
+    assert run("run.yaml", "--via", "slurm", "--checks", "off") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == profile
+
+
+def test_hostfile_in_the_place_of_the_config_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "hosts").write_text("b slots=4\na slots=2\n", encoding="utf-8")
+    assert run("hosts", "--hostfile", "run.yaml") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("roots: error: CONFIG='hosts': is a hostfile, ")
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (
+            ["--via", "pbs"],
+            "--via='pbs': must be local, deepspeed, slurm, torchrun or mpirun; "
+            "see `roots launch --help`",
+        ),
+        (["--nodes", "two"], "--nodes='two': must be an integer; see `roots launch --help`"),
+        (["--ssh-port", "0"], "--ssh-port='0': must be at least 1; see `roots launch --help`"),
+    ],
+)
+def test_value_that_no_option_takes(
+    words: list[str], line: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("run.yaml", *words) == 2
+    assert capsys.readouterr().err == f"roots: error: {line}\n"

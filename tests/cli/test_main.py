@@ -156,13 +156,11 @@ def test_unknown_option_is_no_config(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["checkpoint", "prune"], "Missing argument 'run'; see `roots checkpoint prune --help`"),
         (
             ["checkpoint", "prune", "x", "--keep-last", "0"],
-            "--keep-last='0': input should be greater than or equal to 1; "
-            "see `roots checkpoint prune --help`",
+            "--keep-last='0': must be at least 1; see `roots checkpoint prune --help`",
         ),
         (
             ["generate", "x", "--temperature=warm"],
-            "--temperature='warm': input should be a valid number, unable to parse string as a "
-            "number; see `roots generate --help`",
+            "--temperature='warm': must be a number; see `roots generate --help`",
         ),
         (["info", "--json=3"], "Option '--json' does not take a value; see `roots info --help`"),
         (

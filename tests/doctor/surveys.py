@@ -35,6 +35,8 @@ FACTS = HostFacts(
     free_port=23456,
     address="10.0.0.1",
     addresses=("10.0.0.1",),
+    interfaces={"lo": ("127.0.0.1",), "eth0": ("10.0.0.1",), "eth1": ()},
+    meet=(),
     infiniband=(),
     refusal="",
 )

@@ -14,16 +14,18 @@ from roots.doctor import conduct
 from roots.doctor.conduct import examine, words_of
 from roots.doctor.judge import judge
 from roots.doctor.survey import Survey
+from roots.doctor.text import text_lines
 from roots.launching.gather import Way
 from tests.doctor.agent_in_place import DEVICE
+from tests.launching.own_network import own_interface
 
 AGENT = Path(__file__).with_name("agent_in_place.py")
 
 
 @pytest.fixture(autouse=True)
 def interface(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hosts that are all this machine have a name that stands for its loopback."""
-    monkeypatch.setenv("ROOTS_INTERFACE", "lo")
+    """Hosts that are all this machine may have a name that stands for its loopback."""
+    monkeypatch.setenv("ROOTS_INTERFACE", own_interface()[0])
 
 
 def measured(folder: Path, names: str, **changes: dict[str, Any]) -> tuple[Survey, list[str]]:
@@ -125,6 +127,19 @@ def test_host_that_dies_or_hangs_is_told_and_the_others_are_measured(
     }
     assert [pair.hosts for pair in survey.pairs] == [("a", "c")]
     assert survey.rates["c"].disk == 2e9
+
+
+def test_nothing_is_measured_where_no_host_answers(tmp_path: Path) -> None:
+    survey, lines = measured(tmp_path, "a", a={"facts": "none"})
+    assert lines == ["0 of 1 host answers"]
+    (finding,) = judge(survey)
+    assert finding.hosts == ("a",)
+    assert text_lines(survey) == []
+
+
+def test_one_round_is_one(tmp_path: Path) -> None:
+    _, lines = measured(tmp_path, "ab")
+    assert "measuring pairs of hosts, 1 round" in lines
 
 
 def test_rounds_end_when_there_is_no_time_left(

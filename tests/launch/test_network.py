@@ -64,7 +64,8 @@ def test_interface_is_for_both_libraries(tmp_path: Path) -> None:
 def test_unknown_profile_is_refused(tmp_path: Path) -> None:
     result = Machine(tmp_path).run("-c", SHOW, ROOTS_NETWORK="token-ring")
     assert result.returncode == 2
-    rule = "must be infiniband, ethernet, off or auto"
+    rule = "must be infiniband, ethernet, off or auto; "
+    rule += "unset it to have that taken which fits this machine"
     assert result.stderr == f"bash: ROOTS_NETWORK=token-ring: {rule}\n"
 
 

@@ -27,6 +27,8 @@ GOOD = HostFacts(
     free_port=23456,
     address="10.0.0.1",
     addresses=("10.0.0.1",),
+    interfaces={"lo": ("127.0.0.1",), "eth0": ("10.0.0.1",), "eth1": ()},
+    meet=(),
     infiniband=(),
     refusal="",
 )
@@ -138,11 +140,116 @@ def test_port_matters_on_the_first_host_alone() -> None:
 
 def test_address_is_no_matter_with_an_interface_or_on_one_host() -> None:
     changed = answers(b={"address": ""})
-    assert judge(changed, replace(NEEDS, interface="eth0")) == []
+    assert judge(changed, replace(NEEDS, interfaces={"ROOTS_INTERFACE": "eth0"})) == []
     assert judge(changed[1:2], Needs({"b": 2})) == []
     assert "means no address there" in judge(changed, NEEDS)[0]
     on_gpus = {name: {"gpus": ("H100",) * 2, "address": "127.0.1.1"} for name in NAMES}
     assert judge(answers(**on_gpus), NEEDS) == []
+
+
+@pytest.mark.parametrize(
+    "variable, value, rule",
+    [
+        ("ROOTS_INTERFACE", "eth0", ""),
+        ("GLOO_SOCKET_IFNAME", "eth0,eth0", ""),
+        ("ROOTS_INTERFACE", "eth9", "no such interface (there are lo, eth0)"),
+        ("GLOO_SOCKET_IFNAME", "eth0,ib0", "no such interface (there are lo, eth0)"),
+        ("ROOTS_INTERFACE", "eth1", "this interface has no address (there are lo, eth0)"),
+        ("ROOTS_INTERFACE", "lo", "is the loopback, which no other host reaches"),
+        # Without GPUs it is nothing to anybody.
+        ("NCCL_SOCKET_IFNAME", "ib", ""),
+    ],
+)
+def test_interface_that_a_variable_names_is_there(variable: str, value: str, rule: str) -> None:
+    fix = "name one that every host has, as `ip -brief address` shows them there, or unset it"
+    lines = judge(answers(), replace(NEEDS, interfaces={variable: value}))
+    assert lines == ([f"hosts a, b, c: {variable}={value!r}: {rule}; {fix}"] if rule else [])
+
+
+def test_interface_is_of_the_hosts_that_get_ranks() -> None:
+    named = {"ROOTS_INTERFACE": "eth9"}
+    assert judge(answers()[:1], Needs({"a": 0}, "runs/x", named)) == []
+    loopback = {"ROOTS_INTERFACE": "lo"}
+    assert judge(answers()[:1], Needs({"a": 2}, "runs/x", loopback)) == []
+    other = answers(b={"interfaces": {"lo": ("127.0.0.1",), "ens5": ("10.0.0.2",)}})
+    (line,) = judge(other, replace(NEEDS, interfaces={"ROOTS_INTERFACE": "eth0"}))
+    assert line.startswith(
+        "host b: ROOTS_INTERFACE='eth0': no such interface (there are lo, ens5); name one that"
+    )
+
+
+@pytest.mark.parametrize(
+    "value, fits",
+    [("eth", True), ("=eth0", True), ("=eth", False), ("^eth,lo", False), ("^docker", True)],
+)
+def test_interface_of_nccl_may_be_a_beginning_or_all_others(value: str, fits: bool) -> None:
+    gpus = {name: {"gpus": ("H100",) * 2} for name in NAMES}
+    lines = judge(answers(**gpus), replace(NEEDS, interfaces={"NCCL_SOCKET_IFNAME": value}))
+    rule = "fits no interface with an address (there are lo, eth0)"
+    start = f"hosts a, b, c: NCCL_SOCKET_IFNAME={value!r}: {rule}; "
+    assert [line.startswith(start) for line in lines] == [] if fits else [True]
+
+
+FIX = "unset it to have an address of a taken, or set it to one"
+
+
+@pytest.mark.parametrize(
+    "address, meet, lines",
+    [
+        ("10.0.0.1", {}, []),
+        (
+            "10.9.9.9",
+            dict.fromkeys(NAMES, ("10.9.9.9",)),
+            [
+                "host a: MASTER_ADDR='10.9.9.9': is no address of this host, where rank 0 starts "
+                f"(10.0.0.1); {FIX}"
+            ],
+        ),
+        (
+            "nobody",
+            dict.fromkeys(NAMES, ()),
+            [f"host a: MASTER_ADDR='nobody': stands for no address there; {FIX}"],
+        ),
+        # As /etc/hosts of Debian has its own name.
+        ("a", {"a": ("127.0.1.1",)}, []),
+        (
+            "localhost",
+            dict.fromkeys(NAMES, ("127.0.0.1", "::1")),
+            [
+                "hosts b, c: MASTER_ADDR='localhost': stands for 127.0.0.1, ::1 there, and not for "
+                f"host a; {FIX}"
+            ],
+        ),
+        (
+            "a",
+            {"c": ()},
+            [
+                f"host c: MASTER_ADDR='a': stands for no address there, and not for host a; {FIX}",
+            ],
+        ),
+    ],
+)
+def test_ranks_meet_at_an_address_of_the_first_host(
+    address: str, meet: dict[str, tuple[str, ...]], lines: list[str]
+) -> None:
+    told = {name: {"meet": meet.get(name, ("10.0.0.1",))} for name in NAMES}
+    apart = answers(**told)
+    apart[1:] = [
+        replace(each, facts=replace(each.facts, interfaces={}, addresses=("10.0.0.2",)))
+        for each in apart[1:]
+        if each.facts is not None
+    ]
+    assert judge(apart, replace(NEEDS, address=address)) == lines
+    assert judge(answers()[:1], Needs({"a": 2}, "runs/x", address="")) == []
+
+
+def test_path_is_told_with_the_field_that_names_it() -> None:
+    files = {"files": {**GOOD.files, "words": "missing"}}
+    needs = replace(NEEDS, fields={"words": "data.tokenizer"})
+    assert judge(answers(**dict.fromkeys(NAMES, files)), needs) == [
+        "hosts a, b, c: data.tokenizer='words': no such file; "
+        "copy it there, or keep it where all hosts see it"
+    ]
 
 
 def test_folder_that_is_not_shared_is_that_of_the_fewest() -> None:

@@ -57,6 +57,15 @@ def test_this_machine_is_examined(folder: Path) -> None:
     ]
 
 
+def test_tokenizer_that_is_missing_is_told_with_its_field(folder: Path) -> None:
+    config = load_config("run.yaml", ["data.tokenizer=words", "checkpoint.weights=gone"])
+    fix = "copy it there, or keep it where all hosts see it"
+    assert examine(request_of(config, Path("run.yaml")), [here()], {HERE: 1}).problems == [
+        f"this machine: data.tokenizer='words': no such file; {fix}",
+        f"this machine: checkpoint.weights='gone': no such file; {fix}",
+    ]
+
+
 @pytest.mark.parametrize(
     "via, options, lines",
     [

@@ -43,6 +43,16 @@ def test_facts_of_this_host(tmp_path: Path) -> None:
     assert facts.files[str(tmp_path / "not")] == MISSING
     assert 0 < facts.shared_memory_free <= facts.shared_memory
     assert set(facts.limits) == {"nofile", "nproc", "memlock"}
+    assert "127.0.0.1" in facts.interfaces["lo"]
+    assert facts.meet == ()
+
+
+@pytest.mark.parametrize(
+    "address, meaning",
+    [("10.9.9.9", ("10.9.9.9",)), ("no-such-host.invalid", ()), ("a..b", ()), ("x" * 70, ())],
+)
+def test_address_of_a_meeting_is_resolved(address: str, meaning: tuple[str, ...]) -> None:
+    assert facts_here(meet=address).meet == meaning
 
 
 def test_mark_is_equal_for_equal_files_alone(tmp_path: Path) -> None:
@@ -104,7 +114,8 @@ def test_command_tells_json_loads_no_torch_and_leaves_nothing(tmp_path: Path) ->
     )
     assert result.returncode == 0, result.stderr
     facts, seen = map(json.loads, result.stdout.splitlines())
-    assert HostFacts.from_json(facts).refusal == ""
+    told = HostFacts.from_json(facts)
+    assert (told.refusal, told.interfaces) == ("", facts_here().interfaces)
     assert seen == {"seen": ["p"]}
     assert list(tmp_path.iterdir()) == []
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from roots.errors import RootsError
-from roots.launching.hosts import Host, filter_of, read_hostfile, select
+from roots.launching.hosts import Host, filter_of, read_hostfile, refuse_hostfile, select
 
 HOSTS = [Host("b", (0, 1, 2, 3)), Host("a", (0, 1)), Host("c", (0,))]
 
@@ -59,6 +59,22 @@ def test_no_file_and_no_host_are_told(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(RootsError, match=r"^hostfile='.*': No such file or directory; name the"):
         read_hostfile(path)
+
+
+def test_config_and_hostfile_that_stand_in_each_others_place(tmp_path: Path) -> None:
+    config, hosts = tmp_path / "run.yaml", hostfile(tmp_path, "a slots=2\nb slots=2\n")
+    config.write_text("run: {name: x}\ndata:\n  train: y\n", encoding="utf-8")
+    fix = "name the file of hosts here, and the run's YAML file as CONFIG"
+    with pytest.raises(RootsError) as caught:
+        read_hostfile(config)
+    rule = "is no hostfile: none of its 3 lines reads `NAME slots=N`"
+    assert caught.value.lines == (f"hostfile={str(config)!r}: {rule}; {fix}",)
+    refuse_hostfile(config)
+    with pytest.raises(RootsError) as caught:
+        refuse_hostfile(hosts)
+    rule = "is a hostfile, with lines `NAME slots=N`"
+    fix = "name the run's YAML file as CONFIG, and this one as the hostfile"
+    assert caught.value.lines == (f"CONFIG={str(hosts)!r}: {rule}; {fix}",)
 
 
 FILTERS = [
@@ -137,7 +153,15 @@ def _deepspeeds_filter() -> Any:
             {"include": "a", "exclude": "b"},
             "--exclude='b': cannot be used together with --include; drop one of them",
         ),
-        ({"exclude": "a@b@c"}, "--exclude='a@b@c': leaves no host; leave one out of it"),
+        (
+            {"exclude": "a@b@c"},
+            "--exclude='a@b@c': leaves none of the hosts b, a, c; take one of them out of it",
+        ),
+        (
+            {"include": "@a"},
+            "--include='@a': @ stands between two hosts; "
+            "write `NAME@NAME`, with nothing before the first and behind the last",
+        ),
     ],
 )
 def test_filters_say_what_is_wrong(filters: dict[str, str], line: str) -> None:
@@ -159,6 +183,11 @@ def test_filter_may_be_a_file(tmp_path: Path) -> None:
     assert select(HOSTS, exclude=filter_of("--exclude", str(path))) == [HOSTS[0]]
     path.write_text("", encoding="utf-8")
     assert select(HOSTS, exclude=filter_of("--exclude", str(path))) == HOSTS
+    path.write_text("a\nb\nc\n", encoding="utf-8")
+    with pytest.raises(RootsError) as caught:
+        select(HOSTS, exclude=str(path))
+    rule = "leaves none of the hosts b, a, c; take one of them out of it"
+    assert caught.value.lines == (f"--exclude {path}='a@b@c': {rule}",)
     # Without a / it is none, as for Slurm.
     assert filter_of("--exclude", "a@c:1") == "a@c:1"
 

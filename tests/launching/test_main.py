@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from roots.launching.__main__ import main
+from tests.launching.own_network import own_interface
 
 CONFIG = """
 run: {name: x, directory: runs}
@@ -47,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     # As by the user: this machine may call itself by an address of its own alone.
-    monkeypatch.setenv("ROOTS_INTERFACE", "eth0")
+    monkeypatch.setenv("ROOTS_INTERFACE", own_interface()[0])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "launch").mkdir()
     (tmp_path / "launch" / "rank.py").touch()
@@ -76,12 +77,12 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[st
 def test_hosts_that_filters_leave_are_looked_at_and_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MASTER_ADDR", "fast")
+    monkeypatch.setenv("MASTER_ADDR", own_interface()[1])
     main(words(folder, "--include=a@b:3,1,1", "--ssh-port=2222"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == ["ssh ssh", "ssh -p", "ssh 2222"]
     meet, *hosts = [line for line in lines if not line.startswith("ssh ")]
-    assert meet.rpartition(" ")[0] == "meet fast"
+    assert meet.rpartition(" ")[0] == f"meet {own_interface()[1]}"
     assert hosts == ["host b 1 3", "host a 0 1"]
     assert sorted((folder / "asked").read_text("utf-8").split()) == ["a", "b"]
 
@@ -170,6 +171,29 @@ def test_port_that_is_none_is_told(
     monkeypatch.setenv("MASTER_PORT", "http")
     (line,) = refused(words(folder), capsys)
     assert line.startswith("MASTER_PORT='http': must be a port, 1 to 65535; unset it")
+
+
+def test_network_of_no_host_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROOTS_INTERFACE", "eth9")
+    monkeypatch.setenv("MASTER_ADDR", "192.0.2.1")
+    interface, address = refused(words(folder), capsys)
+    assert interface.startswith("hosts b, a: ROOTS_INTERFACE='eth9': no such interface (there are ")
+    assert address == (
+        "host b: MASTER_ADDR='192.0.2.1': is no address of this host, where rank 0 starts (of-b); "
+        "unset it to have an address of b taken, or set it to one"
+    )
+
+
+def test_config_in_the_place_of_the_hostfile_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swapped = [*words(folder)[:-3], "run.yaml", "--", "hosts"]
+    assert refused(swapped, capsys) == [
+        "CONFIG='hosts': is a hostfile, with lines `NAME slots=N`; "
+        "name the run's YAML file as CONFIG, and this one as the hostfile"
+    ]
 
 
 def test_it_loads_no_torch(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from roots.errors import RootsError
-from roots.launching.surroundings import network_lines, surroundings
+from roots.launching.surroundings import network_lines, network_problems, surroundings
 from tests.helpers.sources import ROOT
 
 
@@ -62,5 +62,13 @@ def test_python_is_named_unless_it_is_active(
 
 def test_wrong_profile_of_the_network_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOTS_NETWORK", "none")
-    with pytest.raises(RootsError, match=r"ROOTS_NETWORK=none: must be infiniband, ethernet, off"):
+    line = (
+        "this machine: ROOTS_NETWORK=none: must be infiniband, ethernet, off or auto; "
+        "unset it to have that taken which fits this machine"
+    )
+    with pytest.raises(RootsError) as caught:
         network_lines(ROOT / "launch")
+    assert caught.value.lines == (line,)
+    assert network_problems(ROOT / "launch") == [line]
+    monkeypatch.setenv("ROOTS_NETWORK", "off")
+    assert network_problems(ROOT / "launch") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,8 +38,7 @@ def _line(error: Any, words: Sequence[str], fix: str) -> str:
     if parameter is None or type(error).__name__ == "MissingParameter":
         return f"{_sentence(error.format_message())}; {fix}"
     names = [*parameter.opts, *parameter.secondary_opts]
-    rule = _sentence(error.message)
-    return problem(max(names, key=len), _value(names, words), rule[:1].lower() + rule[1:], fix)
+    return problem(max(names, key=len), _value(names, words), _rule(error.message), fix)
 
 
 def _path(command: Any, words: Sequence[str]) -> str:
@@ -50,6 +50,26 @@ def _path(command: Any, words: Sequence[str]) -> str:
             break
         names.append(word)
     return " ".join(names)
+
+
+# What a value must be, in the words of those who check it and in those of ROOTS.
+_RULES = {
+    r"^value error, .* is not one of (.*), ([^,]*)$": r"must be \1 or \2",
+    r"^input should be ": "must be ",
+    r"greater than or equal to": "at least",
+    r"less than or equal to": "at most",
+    r"((?<=^must be )|(?<=, )|(?<= or ))'([^']*)'": r"\2",
+    r"a valid integer.*": "an integer",
+    r"a valid number.*": "a number",
+}
+
+
+def _rule(message: str) -> str:
+    rule = _sentence(message)
+    rule = rule[:1].lower() + rule[1:]
+    for theirs, ours in _RULES.items():
+        rule = re.sub(theirs, ours, rule)
+    return rule
 
 
 def _sentence(text: str) -> str:
