@@ -27,8 +27,8 @@ from roots.errors import ExitCode, RootsError, problem
 from roots.evaluation.datasets import evaluate_dataset
 from roots.evaluation.perplexity import Perplexity
 from roots.generation.beam import BeamOptions
-from roots.generation.generate import GenerationOptions
 from roots.generation.load import LoadedModel, load_model, tokenizer_of
+from roots.generation.options import GenerationOptions
 from roots.generation.sampling import SamplingOptions
 from roots.generation.texts import write_texts
 from roots.models.build import build_model as build_network

@@ -63,8 +63,8 @@ def generate(
     from roots.checkpoint import read_config, resolve_checkpoint
     from roots.device import current_device
     from roots.generation.beam import BeamOptions
-    from roots.generation.generate import GenerationOptions
     from roots.generation.load import load_model, tokenizer_of
+    from roots.generation.options import GenerationOptions
     from roots.generation.sampling import SamplingOptions
     from roots.generation.texts import write_texts
 

@@ -8,7 +8,7 @@ from typing import Literal
 from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
 
-StopReason = Literal["end_of_document", "max_new_tokens", "sequence_length"]
+StopReason = Literal["end_of_document", "max_new_tokens", "sequence_length", "stop_text"]
 
 # The token that ends a text, or several of which any does.
 Ends = int | Collection[int]

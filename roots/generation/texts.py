@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from roots.data.objectives.choice import begin_token
 from roots.generation.beam import BeamOptions
 from roots.generation.continue_beams import continue_by_beams
-from roots.generation.generate import GenerationOptions, check_tokenizer, continue_tokens
+from roots.generation.generate import check_tokenizer, continue_tokens
 from roots.generation.limits import StopReason
 from roots.generation.load import LoadedModel
+from roots.generation.options import GenerationOptions
 from roots.generation.prompts import decode_new, encode_prompts, encode_sources
 from roots.generation.write import write_targets
 from roots.tokenizer.tokenizer import Tokenizer

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from roots.config.model import ModelConfig
 from roots.models.attention.cache import LayerCache
 from roots.models.attention.geometry import Geometry, GeometryMemo, LengthMemo
+from roots.models.attention.rows import RowsLayer
 from roots.models.attention.self_attention import SelfAttention
 from roots.models.mlp import MLP
 from roots.models.moe.layer import MoE
@@ -39,6 +40,8 @@ from roots.parallel.recompute import recompute
 Stream = tuple[Tensor, ...]
 # y_BTH and the bias [H] that is still to be added to it, if there is one.
 BranchOutput = tuple[Tensor, Tensor | None]
+# What a block keeps of tokens that were read before.
+BlockCache = LayerCache | RowsLayer
 # Dropout keys of the rows, and where this rank's tokens stand (None: everywhere).
 Masks = tuple[Tensor, Tensor | None]
 
@@ -101,20 +104,20 @@ class Block(nn.Module):
         self.recompute = options.recompute == "full"
         self.ops = options.ops
 
-    def forward(self, stream: Stream, cache: LayerCache | None = None) -> Stream:
+    def forward(self, stream: Stream, cache: BlockCache | None = None) -> Stream:
         """The stream with the next x_BTH.
 
-        With a cache the document starts mark left padding (see GeometryMemo).
+        With a cache the document starts mark left padding, or nothing (see GeometryMemo).
         """
         return (self.run(*stream, cache=cache), *stream[1:])
 
-    def run(self, *inputs: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def run(self, *inputs: Tensor, cache: BlockCache | None = None) -> Tensor:
         """The next x_BTH from x_BTH and what the block needs besides."""
         if self.recompute and self.training and torch.is_grad_enabled():
             return recompute(self._transform, *inputs)
         return self._transform(*inputs, cache=cache)
 
-    def _transform(self, x_BTH: Tensor, *others: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def _transform(self, x_BTH: Tensor, *others: Tensor, cache: BlockCache | None = None) -> Tensor:
         *tables, marks, dropout_keys_B = others
         geometry = self._geometry(x_BTH, marks, cache)
         attention = self._attention(geometry, dropout_keys_B, cache, tables)
@@ -126,7 +129,7 @@ class Block(nn.Module):
         self,
         geometry: Geometry,
         dropout_keys_B: Tensor,
-        cache: LayerCache | None,
+        cache: BlockCache | None,
         tables: Sequence[Tensor],
     ) -> Branch:
         """Self-attention; `tables` holds the relative table of the stack, if there is one."""
@@ -139,8 +142,8 @@ class Block(nn.Module):
         )
         return Branch("attention", self.attention_norm, attend)
 
-    def _geometry(self, x_BTH: Tensor, marks: Tensor, cache: LayerCache | None) -> Geometry:
-        return self.geometry(marks, None if cache is None else cache.length)
+    def _geometry(self, x_BTH: Tensor, marks: Tensor, cache: BlockCache | None) -> Geometry:
+        return self.geometry(marks, None if cache is None else cache.past)
 
     def _through(self, x_BTH: Tensor, branches: Sequence[Branch], masks: Masks) -> Tensor:
         """The stream after all branches."""

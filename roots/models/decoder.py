@@ -100,7 +100,7 @@ class Decoder(Stack):
         rank (roots.parallel.placement), and so is the loss; the document starts are all.
         Raises RootsError if the row becomes longer than learned positions reach.
         """
-        past = None if cache is None else cache.length
+        past = None if cache is None else cache.past
         if cache is None:
             self._check_length(document_starts_BT.shape[1], self.model.sequence_length)
         stream = self.embedding((tokens_BT, document_starts_BT, dropout_keys_B), past)

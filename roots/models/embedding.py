@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from roots.config.model import ModelConfig
-from roots.models.attention.geometry import token_positions
+from roots.models.attention.geometry import Past, token_positions
 from roots.models.attention.score_bias import RelativeTable
 from roots.models.block import Stream
 from roots.models.head import TokenTable
@@ -139,19 +139,17 @@ class Embedding(Surroundings):
         )
         self.reset_positions = options.reset_positions
 
-    def forward(self, stream: Stream, past: int | None = None) -> Stream:
+    def forward(self, stream: Stream, past: Past = None) -> Stream:
         """(tokens_BT, document_starts_BT, dropout_keys_B) -> (x_BTH, [relative_En,] the others).
 
         Of a sample that several ranks share, tokens are those of this context rank, x those of this
         rank's stream, and document starts all (see roots.parallel.placement).
-        `past`: with a cache, the tokens it holds; document starts then mark left padding.
+        `past`: with a cache, what it holds; document starts then mark left padding.
         """
         tokens_BT, marks, keys_B = stream
         return (self.embed(tokens_BT, marks, keys_B, past), *self.tables(), marks, keys_B)
 
-    def embed(
-        self, tokens_BT: Tensor, marks: Tensor, dropout_keys_B: Tensor, past: int | None
-    ) -> Tensor:
+    def embed(self, tokens_BT: Tensor, marks: Tensor, dropout_keys_B: Tensor, past: Past) -> Tensor:
         """tokens_BT -> x_BTH."""
         here_T = None
         if not self.place.whole:
@@ -160,7 +158,7 @@ class Embedding(Surroundings):
         return self.surround(self.tokens(tokens_BT), positions, dropout_keys_B, here_T)
 
     def _positions(
-        self, tokens_BT: Tensor, marks: Tensor, past: int | None, here_T: Tensor | None
+        self, tokens_BT: Tensor, marks: Tensor, past: Past, here_T: Tensor | None
     ) -> Tensor:
         reset = self.reset_positions or past is not None
         return token_positions(marks, past or 0, reset, here_T)
@@ -170,7 +168,7 @@ class EncoderEmbedding(Embedding):
     """The first layer of an encoder: (tokens_BT, lengths_B, dropout_keys_B) -> the same with x."""
 
     def _positions(
-        self, tokens_BT: Tensor, marks: Tensor, past: int | None, here_T: Tensor | None
+        self, tokens_BT: Tensor, marks: Tensor, past: Past, here_T: Tensor | None
     ) -> Tensor:
         return torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
 
@@ -197,7 +195,7 @@ class PairEmbedding(Embedding):
             model, model.source_tokens, name="embedding.source", axis=axis, options=options
         )
 
-    def forward(self, stream: Stream, past: int | None = None) -> Stream:
+    def forward(self, stream: Stream, past: Past = None) -> Stream:
         """(tokens_BT, source_BS, document_starts_BT, source_lengths_B, dropout_keys_B) -> the
         stream of an encoder-decoder, see models/block.py."""
         tokens_BT, source_BS, starts_BT, lengths_B, keys_B = stream

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -199,3 +200,22 @@ def _all_reduce(axis: Axis, tensor: Tensor, operation: dist.ReduceOp.RedOpType) 
     result = tensor.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(result, op=operation, group=axis.group)
     return result
+
+
+def send_on(tensors: Sequence[Tensor], axis: Axis) -> None:
+    """Send to the next rank of `axis`, which knows what comes.
+
+    Communication: one message a tensor; returns when the tensors may be changed.
+    """
+    for tensor in tensors:
+        dist.send(tensor.contiguous(), axis.ranks[axis.rank + 1], group=axis.group)
+
+
+def receive(
+    shapes: Sequence[Sequence[int]], axis: Axis, *, dtype: torch.dtype, device: torch.device
+) -> list[Tensor]:
+    """What the rank before this one on `axis` sends: tensors of these shapes."""
+    tensors = [torch.empty(*shape, dtype=dtype, device=device) for shape in shapes]
+    for tensor in tensors:
+        dist.recv(tensor, axis.ranks[axis.rank - 1], group=axis.group)
+    return tensors

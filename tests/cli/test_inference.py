@@ -16,7 +16,8 @@ from roots.config import RunConfig, dump_config, parse_config
 from roots.data.batch import DocumentRules
 from roots.data.indexed import IndexedDataset, IndexedWriter
 from roots.evaluation.perplexity import evaluate_perplexity
-from roots.generation.generate import GenerationOptions, generate
+from roots.generation.generate import generate
+from roots.generation.options import GenerationOptions
 from roots.generation.sampling import SamplingOptions
 from roots.models.build import model_layers
 from roots.models.init import initialise

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from roots.generation.beam import BeamOptions, beam_search
 from roots.generation.continue_beams import continue_by_beams
-from roots.generation.generate import GenerationOptions, continue_tokens
+from roots.generation.generate import continue_tokens
+from roots.generation.options import GenerationOptions
 from roots.generation.sampling import SamplingOptions
 from roots.generation.write import write_targets
 from roots.models.attention.cache import KVCache

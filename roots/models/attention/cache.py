@@ -1,5 +1,8 @@
 """Keys and values of the tokens that were already read, and of the sources that are.
 
+KVCache holds rows that are read in step, as beams are; roots/models/attention/rows.py those that
+are read each at its own pace.
+
 Legend: B rows, S capacity in tokens, T new tokens, k this rank's key/value heads, D head size.
 """
 
@@ -26,6 +29,11 @@ class LayerCache:
     v_BSkD: Tensor
     length: int = 0
     source: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def past(self) -> int:
+        """Tokens held of every row."""
+        return self.length
 
     def append(self, k_BTkD: Tensor, v_BTkD: Tensor) -> tuple[Tensor, Tensor]:
         """Add T tokens; return all keys and values so far as views, [B, length, k, D].
@@ -88,3 +96,8 @@ class KVCache:
     def length(self) -> int:
         """Tokens held of every row."""
         return self.layers[0].length
+
+    @property
+    def past(self) -> int:
+        """Tokens held of every row."""
+        return self.length

@@ -14,12 +14,17 @@ from torch import Tensor
 
 from roots.config.model import ModelConfig
 from roots.models.attention.rotary import rotary_frequencies
+from roots.models.attention.rows import Spans
 from roots.models.attention.score_bias import alibi_bias, distances, relative_buckets
 from roots.models.options import BuildOptions
 from roots.ops import KeyRanges, table_of_frequencies
 from roots.parallel.mesh import Axis
 from roots.parallel.placement import Placement
 from roots.parallel.ring import ring_ranges
+
+# What stands before the tokens of a forward pass: without a cache nothing, with one as many tokens
+# of every row, or of each row as many as its span says.
+Past = int | Spans | None
 
 
 class Geometry(NamedTuple):
@@ -32,6 +37,8 @@ class Geometry(NamedTuple):
     causal: a token sees none behind it
     bias_1nTS: what ALiBi adds to the scores
     buckets_TS: where the relative table has what is added to the scores
+    spans: where rows are read each at its own pace, the geometry of each piece; then the rest is
+           the tables and positions of all their tokens
     """
 
     key_ranges: KeyRanges | None
@@ -44,6 +51,7 @@ class Geometry(NamedTuple):
     causal: bool = True
     bias_1nTS: Tensor | None = None
     buckets_TS: Tensor | None = None
+    spans: tuple[Geometry, ...] = ()
 
 
 class Positions:
@@ -148,12 +156,15 @@ class GeometryMemo:
         self._positions = Positions(model, options, place.tensor)
         self._memory = Memory()
 
-    def __call__(self, document_starts_BT: Tensor, past: int | None = None) -> Geometry:
+    def __call__(self, document_starts_BT: Tensor, past: Past = None) -> Geometry:
         """Geometry of T queries that follow `past` cached tokens; starts are of whole samples.
 
         `past` None: no cache, and the data options decide about documents and positions. With a
         cache, document starts mark left padding: they always bound attention and restart positions.
+        With spans, these alone say what stands where, and document starts nothing.
         """
+        if isinstance(past, Spans):
+            return self._memory.recall(past.positions_1N, None, lambda: self._build_spans(past))
         if past is not None:
             return self._build(document_starts_BT, past, separate=True, reset=True)
         separate, reset = self._separate_documents, self._reset_positions
@@ -191,6 +202,21 @@ class GeometryMemo:
             positions_BT = token_positions(starts_BS, 0, reset, positions_T)
             return geometry._replace(cos=cos, sin=sin, positions_BT=positions_BT)
         return geometry._replace(cos=cos[positions_T], sin=sin[positions_T])
+
+    @torch.no_grad()
+    def _build_spans(self, spans: Spans) -> Geometry:
+        """Geometry of pieces of rows, which see what their row has read and themselves."""
+        positions_1N, device = spans.positions_1N, spans.positions_1N.device
+        longest = max(span.past + span.count for span in spans.each)
+        each = tuple(
+            self._positions.biased(Geometry(None), span.count, span.past + span.count, device)
+            for span in spans.each
+        )
+        table = self._positions.rotary(longest, device)
+        if table is None:
+            return Geometry(None, spans=each)
+        cos, sin = table
+        return Geometry(None, cos=cos, sin=sin, positions_BT=positions_1N, spans=each)
 
     @torch.no_grad()
     def _build_whole(self, starts_BT: Tensor, past: int, separate: bool, reset: bool) -> Geometry:
@@ -246,12 +272,14 @@ class LengthMemo:
 
 
 def token_positions(
-    document_starts_BT: Tensor, past: int, reset: bool, here_T: Tensor | None = None
+    document_starts_BT: Tensor, past: int | Spans, reset: bool, here_T: Tensor | None = None
 ) -> Tensor:
     """Positions of T tokens that follow `past` others: [T], or [B, T] from the document's start.
 
     here_T: only of the tokens that stand at these places in the sample.
     """
+    if isinstance(past, Spans):
+        return past.positions_1N
     if here_T is not None:
         return (here_T - document_starts_BT[:, here_T]).clamp_min(0) if reset else here_T
     device = document_starts_BT.device

@@ -11,12 +11,14 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
 from roots.models.attention.biased_attention import biased_attention
 from roots.models.attention.cache import LayerCache
 from roots.models.attention.geometry import Geometry
+from roots.models.attention.rows import RowsLayer
 from roots.models.attention.score_bias import relative_bias
 from roots.models.norm import head_norms
 from roots.models.options import BuildOptions
@@ -94,7 +96,7 @@ class SelfAttention(nn.Module):
         x_BTH: Tensor,
         dropout_keys_B: Tensor,
         geometry: Geometry,
-        cache: LayerCache | None = None,
+        cache: LayerCache | RowsLayer | None = None,
         relative_En: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """x_BTH -> y_BTH and the bias [H] that is still to be added to it, if there is one.
@@ -108,11 +110,34 @@ class SelfAttention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             q_BTnD, k_BSkD = self.query_norm(q_BTnD), self.key_norm(k_BSkD)
         q_BTnD, k_BSkD = self._rotated(q_BTnD, geometry), self._rotated(k_BSkD, geometry)
-        if cache is not None:
+        if isinstance(cache, LayerCache):
             k_BSkD, v_BSkD = cache.append(k_BSkD, v_BSkD)
-        o_BTnD = self._attend((q_BTnD, k_BSkD, v_BSkD), dropout_keys_B, geometry, relative_En)
+        qkv = (q_BTnD, k_BSkD, v_BSkD)
+        if isinstance(cache, RowsLayer):
+            o_BTnD = self._attend_rows(qkv, dropout_keys_B, geometry, cache, relative_En)
+        else:
+            o_BTnD = self._attend(qkv, dropout_keys_B, geometry, relative_En)
         y_BTH, bias_H = self.output(o_BTnD.flatten(-2))
         return y_BTH, bias_H
+
+    def _attend_rows(
+        self,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        dropout_keys_B: Tensor,
+        geometry: Geometry,
+        cache: RowsLayer,
+        relative_En: Tensor | None,
+    ) -> Tensor:
+        """o_1NnD of the pieces of rows that stand behind one another in (q, k, v), which are added
+        to the cache."""
+        parts = []
+        for span, around in zip(cache.past.each, geometry.spans, strict=True):
+            q_1TnD, k_1TkD, v_1TkD = (x[:, span.place] for x in qkv)
+            k_1SkD, v_1SkD = cache.extend(span, k_1TkD, v_1TkD)
+            parts.append(
+                self._attend((q_1TnD, k_1SkD, v_1SkD), dropout_keys_B, around, relative_En)
+            )
+        return torch.cat(parts, dim=1)
 
     def _attend(
         self,

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from roots.cli.main import main
 from roots.device import Device
 from roots.exchange.hf.registry import choose_family
-from roots.generation.generate import GenerationOptions, continue_tokens
+from roots.generation.generate import continue_tokens
 from roots.generation.load import load_model
+from roots.generation.options import GenerationOptions
 from roots.generation.sampling import SamplingOptions
 from roots.models.decoder import Decoder
 from roots.parallel.shard import shard_of
