@@ -30,6 +30,9 @@ _KNOWN_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     # fears silently wrong results. The layout tests hold gradients equal to one process.
     ("c10d::broadcast_: an autograd kernel was not", UserWarning),
 )
+# What DeepSpeed says of every step that is left out, in the precisions without a loss scale: of a
+# spike's, whose gradients are finite, too. ROOTS decides, and says why (engine/decision.py).
+_KNOWN_LINE = "[deepspeed] OVERFLOW! Skipping step. Gradients are non-finite"
 
 
 class HalfPrecisionCpu(CPU_Accelerator):  # type: ignore[misc]  # deepspeed has no type hints
@@ -61,6 +64,7 @@ def prepare_accelerator(device: Device) -> None:
     """
     refuse_older(deepspeed.__version__)
     deepspeed.utils.logging.logger.setLevel(logging.WARNING)
+    deepspeed.utils.logging.logger.addFilter(_is_news)
     ignore_known_warnings()
     if device.kind == "cpu":
         set_accelerator(HalfPrecisionCpu())
@@ -70,6 +74,10 @@ def ignore_known_warnings() -> None:
     """Keep what is said above off every rank's output, and nothing else."""
     for begin, category in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=re.escape(begin), category=category)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return _KNOWN_LINE not in record.getMessage()
 
 
 def refuse_older(version: str) -> None:

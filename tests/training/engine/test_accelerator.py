@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
+from deepspeed.utils import logging as deepspeed_log
 
 from roots.config import RunConfig
 from roots.errors import RootsError
@@ -18,6 +20,7 @@ from roots.training.engine.accelerator import ignore_known_warnings, refuse_olde
 from roots.verify.curve import train_curve
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import small_config, write_dataset
+from tests.parallel.layouts import overflow_at_first
 
 DUALPIPEV = "deepspeed.runtime.pipe.dualpipev"
 
@@ -67,6 +70,39 @@ def test_no_rank_warns_of_what_deepspeed_calls(tmp_path: Path) -> None:
     ]
     for said in run_distributed(said_on_stderr, 2, configs):
         assert [text for text in said if "Warning" in text] == []
+
+
+def said_of_a_bad_step(rank: int, world_size: int, configs: list[RunConfig]) -> list[list[str]]:
+    """What ROOTS and DeepSpeed log in each of these runs, whose first gradient is infinite."""
+    told = []
+    for config in configs:
+        said, ours = io.StringIO(), logging.getLogger("roots")
+        handler, theirs = logging.StreamHandler(said), deepspeed_log.logger
+        for logger in (ours, theirs):
+            logger.addHandler(handler)
+        train_curve(config, tamper=overflow_at_first, tensors=False)
+        theirs.warning("[deepspeed] what else it has to say")
+        for logger in (ours, theirs):
+            logger.removeHandler(handler)
+        told.append(said.getvalue().splitlines())
+    return told
+
+
+@pytest.mark.distributed
+def test_of_a_step_that_is_left_out_roots_alone_speaks(tmp_path: Path) -> None:
+    """DeepSpeed would say the same of a spike, whose gradients are finite."""
+    prefix = write_dataset(tmp_path / "data")
+    configs = [
+        small_config(
+            prefix, tmp_path, training={"steps": 2, "precision": "bf16"}, parallel={"zero_stage": n}
+        )
+        for n in (0, 1, 3)
+    ]
+    (told,) = run_distributed(said_of_a_bad_step, 1, configs)
+    for lines in told:
+        overflow, last = lines
+        assert overflow.startswith("overflow: the first gradient that is not finite is that of ")
+        assert last == "[deepspeed] what else it has to say"
 
 
 def test_other_warnings_stay() -> None:
