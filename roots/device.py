@@ -1,6 +1,7 @@
 """The device of this process, and the environment its launcher gave it.
 
-The only module that reads environment variables or calls torch.cuda.
+The only module that reads environment variables or calls torch.cuda. torch is imported where it is
+first needed, so that a process can say that it has begun before it waits seconds for that.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
-
-import torch
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from roots.errors import RootsError, problem
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Device:
     @property
     def torch(self) -> torch.device:
         """The torch device, with its index on a GPU."""
+        import torch
+
         return torch.device("cpu") if self.kind == "cpu" else torch.device("cuda", self.index)
 
 
@@ -129,6 +133,8 @@ def set_environment(values: Mapping[str, str], overwrite: bool = True) -> None:
 
 def name_accelerator() -> None:
     """Tell DeepSpeed that there is no GPU before it is imported; it would guess so, and warn."""
+    import torch
+
     if not torch.cuda.is_available():
         set_environment({"DS_ACCELERATOR": "cpu"}, overwrite=False)
 
@@ -180,6 +186,8 @@ def extensions_folder() -> Path:
     By default torch uses one folder for all environments of a user, which then rebuild each other's
     extensions. Sets the variable, so that torch sees the same folder.
     """
+    import torch
+
     if "TORCH_EXTENSIONS_DIR" not in os.environ:
         name = f"python{sys.version_info[0]}.{sys.version_info[1]}-torch{torch.__version__}"
         prefix = Path(sys.prefix)
@@ -229,6 +237,8 @@ def cache_folder() -> Path:
 
 def current_device(local_rank: int = 0) -> Device:
     """The GPU of this local rank when CUDA is usable, else the CPU. Makes the GPU current."""
+    import torch
+
     if not torch.cuda.is_available():
         return Device("cpu", 0)
     index = local_rank % torch.cuda.device_count()
@@ -239,6 +249,8 @@ def current_device(local_rank: int = 0) -> Device:
 def synchronize(device: Device) -> None:
     """Wait for the work queued on `device`; nothing to wait for on a CPU."""
     if device.kind == "cuda":
+        import torch
+
         torch.cuda.synchronize(device.index)
 
 
@@ -248,6 +260,8 @@ def own_stream(device: Device) -> Iterator[None]:
     if device.kind != "cuda":
         yield
         return
+    import torch
+
     stream = torch.cuda.Stream(device.index)
     with torch.cuda.stream(stream):
         yield
@@ -282,6 +296,8 @@ def release_free_memory() -> None:
 def memory_bytes(device: Device) -> int:
     """Peak memory of this process in bytes: allocated on the GPU, resident on a CPU."""
     if device.kind == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device.index)
     return _peak_resident_bytes()
 
@@ -305,6 +321,8 @@ def _peak_resident_bytes() -> int:
 def device_name(device: Device) -> str:
     """The marketing name of the device, as the peak table spells it."""
     if device.kind == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(device.index)
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -318,6 +336,8 @@ def device_name(device: Device) -> str:
 
 def oldest_gpu() -> tuple[int, int] | None:
     """The lowest compute capability of the GPUs here; None where there is no GPU."""
+    import torch
+
     if not torch.cuda.is_available():
         return None
     return min(torch.cuda.get_device_capability(index) for index in range(device_count()))
@@ -325,4 +345,6 @@ def oldest_gpu() -> tuple[int, int] | None:
 
 def device_count() -> int:
     """Number of CUDA devices that this process sees."""
+    import torch
+
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

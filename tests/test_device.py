@@ -14,7 +14,11 @@ import pytest
 from roots.device import end_process, process_start, release_free_memory
 
 GIB = 2**30
-PRINT_PEAK = "from roots.device import Device, memory_bytes; print(memory_bytes(Device('cpu', 0)))"
+# With what a rank has loaded, too.
+PRINT_PEAK = (
+    "import torch; from roots.device import Device, memory_bytes;"
+    "print(memory_bytes(Device('cpu', 0)))"
+)
 
 
 def peak_of_a_child() -> int:

@@ -37,8 +37,9 @@ def _train(
     from roots.config import load_config
     from roots.config.rules.batch import batch_rule
     from roots.config.rules.table import has_training_data
-    from roots.device import launch_environment, name_accelerator
+    from roots.device import launch_environment, name_accelerator, process_start
     from roots.planner.stages import balanced_stages_have_experts
+    from roots.training.ownership import open_run
 
     environment = launch_environment()
     rules = [
@@ -54,7 +55,8 @@ def _train(
         raise RootsError(*error.lines, exit_code=error.exit_code, speaks=speaks) from error
     if environment.rank == 0:
         tell_notes(loaded)
-    name_accelerator()
-    from roots.training.assemble import run_training
+    with open_run(loaded, environment.rank, process_start()) as opening:
+        name_accelerator()
+        from roots.training.assemble import run_training
 
-    return run_training(loaded, local_rank, signals)
+        return run_training(loaded, local_rank, signals, opening)

@@ -23,7 +23,6 @@ from roots.device import (
     current_device,
     launch_environment,
     prepend_to_path,
-    process_start,
     set_environment,
 )
 from roots.errors import ExitCode
@@ -36,7 +35,6 @@ from roots.parallel import process
 from roots.parallel.mesh import Mesh
 from roots.parallel.shared_errors import together
 from roots.parallel.topology import Topology
-from roots.parallel.watchdog.record import Marks
 from roots.parallel.watchdog.recorder import recorder_of_process
 from roots.parallel.watchdog.start import join
 from roots.training.callbacks.callback import (
@@ -46,7 +44,7 @@ from roots.training.callbacks.callback import (
     TrackerCallback,
     replay,
 )
-from roots.training.callbacks.ledger import LEDGER_FILE, Ledger
+from roots.training.callbacks.ledger import Ledger
 from roots.training.callbacks.metrics import (
     CHECKPOINTS_FILE,
     EvaluationWriter,
@@ -64,7 +62,7 @@ from roots.training.engine.pipeline import build_pipeline_engine
 from roots.training.engine.step import Engine, build_zero_engine
 from roots.training.loop import Run, train_loop
 from roots.training.mirroring import open_mirror
-from roots.training.ownership import own_run_folder
+from roots.training.ownership import Opening, open_run
 from roots.training.resume_point import ResumePoint
 from roots.training.signals import StopSignals
 from roots.training.stopping import deadline_of
@@ -74,13 +72,14 @@ _logger = get_logger(__name__)
 
 
 def run_training(
-    config: RunConfig, local_rank: int = -1, signals: StopSignals | None = None
+    config: RunConfig, local_rank: int, signals: StopSignals, opening: Opening
 ) -> ExitCode:
     """Train `config` in this process, which is one rank of the run. Raises RootsError.
 
-    `signals`: the context that has heard of signals since the process began.
+    `signals`: the context that has heard of signals since the process began; `opening`: of the run,
+    which the process has made before it imported this module.
     """
-    code = train_in_process(config, local_rank, signals, started=process_start())
+    code = train_in_process(config, local_rank, signals, opening)
     # Only after success: with NCCL, leaving the group waits for ranks that may be gone.
     process.shutdown()
     return code
@@ -90,14 +89,12 @@ def train_in_process(
     config: RunConfig,
     local_rank: int = -1,
     signals: StopSignals | None = None,
-    *,
-    started: float | None = None,
+    opening: Opening | None = None,
 ) -> ExitCode:
     """As `run_training`, but the process group stays for the next call, as DeepSpeed needs it.
 
-    `started`: since when this process serves this run, in seconds since the epoch; None: from now.
+    `opening`: of the run; None: it is made here.
     """
-    started = time.time() if started is None else started
     environment = launch_environment()
     configure(rank=environment.rank)
     if local_rank < 0:
@@ -105,10 +102,12 @@ def train_in_process(
     device = start_process(environment, local_rank)
     plan = plan_batch(config, environment.world_size)
     with ExitStack() as stack:
+        opening = opening or stack.enter_context(open_run(config, environment.rank, time.time()))
         told = (lambda: False) if signals is None else signals.stop_requested
-        watched = join(config.watchdog, config.run_directory, environment, device, told)
-        marks, explain = stack.enter_context(watched), watched.explain
-        run = assemble(config, plan, device, stack, marks=marks, explain=explain, started=started)
+        marks = opening.ledger.marks
+        watched = join(config.watchdog, config.run_directory, environment, device, told, marks)
+        stack.enter_context(watched)
+        run = assemble(config, plan, device, stack, opening, watched.explain)
         return run.ledger.end(train_loop(run, signals))
 
 
@@ -138,27 +137,26 @@ def assemble(
     plan: BatchPlan,
     device: Device,
     stack: ExitStack,
-    *,
-    marks: Marks | None = None,
+    opening: Opening | None = None,
     explain: Callable[..., None] | None = None,
-    started: float | None = None,
 ) -> Run:
     """Build every part of the run. Called by all ranks; an error of one is raised on all.
 
-    The run folder is this run's own until `stack` closes. `marks`: of this rank's watchdog;
-    `explain`: raises the cause of an error, as its `__exit__`; `started`: as in `train_in_process`.
+    `opening`: of the run; None: made here, and the run folder is its own until `stack` closes.
+    `explain`: raises the cause of an error, as the `__exit__` of the run's watch.
     """
     mesh = Mesh.create(topology_of(config, plan))
+    opening = opening or stack.enter_context(open_run(config, mesh.rank, time.time()))
     deadline = together(mesh.world, lambda: deadline_of(config))
-    ownership = own_run_folder(config, mesh, stack)
-    marks = marks or Marks()
-    mirror = open_mirror(config, mesh, stack, marks)
+    ownership = together(mesh.world, opening.own)
+    mirror = open_mirror(config, mesh, stack, opening.ledger.marks)
     checkpointer = Checkpointer(config, mesh, ownership, mirror)
     found = checkpointer.find()
-    ledger = stack.enter_context(open_ledger(config, mesh, device, started, marks))
+    ledger = opening.ledger
     if explain is not None:
-        # First of all that hears of an error, so that the ledger hears of its cause.
+        # First of all that hears of an error.
         stack.push(explain)
+    tell_layout(ledger, config, mesh, device)
     start = checkpointer.where_from(found)
     ledger.reads(start.data)
     data = together(mesh.world, lambda: open_data(config, plan, mesh, start))
@@ -241,25 +239,15 @@ def build_engine(
     return build_zero_engine(config, plan, mesh, device, model)
 
 
-def open_ledger(
-    config: RunConfig, mesh: Mesh, device: Device, started: float | None, marks: Marks | None
-) -> Ledger:
-    """The ledger of the run, with a line that this process has begun: on global rank 0 alone.
-
-    On all ranks it tells the watchdog, by `marks`, what they are at.
-    """
-    if mesh.rank != 0:
-        return Ledger(marks=marks)
+def tell_layout(ledger: Ledger, config: RunConfig, mesh: Mesh, device: Device) -> None:
+    """Let the ledger know what this run is, now that its ranks have met."""
     every = config.checkpoint.every_steps, config.checkpoint.local_every_steps
-    path, waited = config.run_directory / LEDGER_FILE, _waited(mesh, device)
-    ledger = Ledger(path, started=started, waited=waited, marks=marks)
-    ledger.start(
+    ledger.met(
+        _waited(mesh, device),
         ranks=mesh.world.size,
         layout=describe_layout(config, mesh.topology),
         save_every_steps=min(filter(None, every), default=0),
-        communication=waited is not None,
     )
-    return ledger
 
 
 def _waited(mesh: Mesh, device: Device) -> Callable[[], float] | None:

@@ -1,8 +1,15 @@
-"""The run folder belongs to one run at a time: global rank 0 takes it for all ranks."""
+"""The run folder belongs to one run at a time: global rank 0 takes it for all ranks, first of all.
+
+It does so before torch is imported, and begins the run's ledger at once, so that a start that dies
+in its imports is known to have been one. Whoever is refused the folder is told when all ranks have
+met, which then end together. Works without torch.
+"""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,32 +17,71 @@ from roots.config.run import RunConfig
 from roots.device import slurm_job
 from roots.errors import ExitCode, RootsError, code_of, problem
 from roots.lock import RUN_LOCK_NAME, Ownership, Place, owned
-from roots.parallel.mesh import Mesh
-from roots.parallel.shared_errors import together
+from roots.training.callbacks.ledger import LEDGER_FILE, Ledger
 
 
-def own_run_folder(config: RunConfig, mesh: Mesh, stack: ExitStack) -> Ownership | None:
-    """Own the folder of the run until `stack` closes; None on ranks other than global rank 0.
+@dataclass(frozen=True)
+class Opening:
+    """How this process has begun: its ledger, on global rank 0 that of the run, which it owns.
 
-    Raises RootsError on all ranks if another process trains there, or if it cannot be
-    written. Called by all ranks.
+    refusal: why it does not own it.
     """
-    folder = config.run_directory
+
+    ledger: Ledger
+    ownership: Ownership | None = None
+    refusal: RootsError | None = None
+
+    def own(self) -> Ownership | None:
+        """The right to write there; None on ranks other than 0. Raises RootsError if refused."""
+        if self.refusal is not None:
+            raise self.refusal
+        return self.ownership
+
+
+@contextmanager
+def open_run(config: RunConfig, rank: int, started: float) -> Iterator[Opening]:
+    """On global rank 0, own the folder of the run, and write into its ledger that and how it ends.
+
+    On all ranks the ledger tells the watchdog, by its marks, what they are at. `started`: since
+    when this process serves the run, in seconds since the epoch. Raises nothing of its own.
+    """
+    path = config.run_directory / LEDGER_FILE
+    if rank != 0:
+        ledger = Ledger()
+        ledger.marks.outlived = partial(ledger.tell_end, path)
+        yield Opening(ledger)
+        return
     fix = "wait for that run or end it, or set another run.name"
     place = Place(
         "run folder",
         "the run is recorded there",
         fix,
-        value=str(folder),
+        value=str(config.run_directory),
         unwritable=partial(_unwritable, config),
     )
+    lock = config.run_directory / RUN_LOCK_NAME
+    # Whoever gives the folder up takes its lock away.
+    found = last_sign(lock)
+    with ExitStack() as stack:
+        try:
+            ownership = stack.enter_context(owned(lock, place, job=slurm_job()))
+        except RootsError as error:
+            opening = Opening(Ledger(), refusal=error)
+        else:
+            opening = Opening(stack.enter_context(Ledger(path, started=started)), ownership)
+            opening.ledger.start(found)
+        yield opening
 
-    def take() -> Ownership | None:
-        if mesh.rank != 0:
-            return None
-        return stack.enter_context(owned(folder / RUN_LOCK_NAME, place, job=slurm_job()))
 
-    return together(mesh.world, take)
+def last_sign(lock: Path) -> float | None:
+    """When the owner in the file `lock`, which has ended, last showed that it lived.
+
+    In seconds since the epoch, up to lock.BEAT_SECONDS before its end; None without such a file.
+    """
+    try:
+        return lock.stat().st_mtime
+    except OSError:
+        return None
 
 
 def _unwritable(config: RunConfig, error: OSError) -> RootsError:

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from roots.config import RunConfig
 from roots.lock import Owner
 from roots.parallel.watchdog.judge import Limits
-from roots.parallel.watchdog.record import to_line
+from roots.parallel.watchdog.record import Marks, to_line
 from roots.parallel.watchdog.recorder import Recorder, recorder_of_process
 from roots.parallel.watchdog.speaker import Speaker
 from roots.parallel.watchdog.start import LONGEST_BEAT
@@ -93,7 +93,7 @@ def beat_seconds(rank: int, world_size: int) -> float:
     (dist.send if rank else dist.recv)(torch.ones(1), 1 - rank)
     place = Place(0, (Owner.this_process(),), Path("stacks"), computes=True)
     limits, speaker = Limits(60.0, 1800.0, "stacks"), Speaker(Path("stacks"), 0, "here", 0.0)
-    watched = Watch(place, limits, recorder, LONGEST_BEAT, speaker)
+    watched = Watch(place, limits, recorder, LONGEST_BEAT, speaker, Marks())
     began = time.process_time()
     for _ in range(BEATS):
         to_line(watched.record())

@@ -97,11 +97,13 @@ def be_watched(
     function: Callable[..., None],
     args: tuple[Any, ...],
     told: Callable[[], bool] = lambda: False,
+    *,
+    marks: Marks | None = None,
 ) -> None:
     """One rank of run_watched."""
     device = Device("cpu", 0)
     try:
-        with join(section, folder, place, device, told) as marks:
+        with join(section, folder, place, device, told, marks) as marks:
             function(place.rank, marks, *args)
     except RootsError as error:
         if error.speaks:

@@ -25,7 +25,6 @@ FACTS: dict[str, Any] = {
     "ranks": 2,
     "layout": "2 ranks = data 2, ZeRO 1",
     "save_every_steps": 10,
-    "communication": True,
 }
 
 
@@ -55,12 +54,24 @@ class FakeRun:
     def path(self) -> Path:
         return self.folder / LEDGER_FILE
 
-    def start(self, step: int, data: DataRecord | None = None, **facts: Any) -> Ledger:
-        """A process starts, and trains from `step`; `data`: what it says that it reads."""
+    def start(
+        self,
+        step: int,
+        data: DataRecord | None = None,
+        *,
+        found: float | None = None,
+        communication: bool = True,
+        **facts: Any,
+    ) -> Ledger:
+        """A process starts, and trains from `step`; `data`: what it says that it reads.
+
+        found: the last sign of the one before; communication: whether it is measured.
+        """
         started = self.clock.now
         self.clock.pass_(4)
         ledger = Ledger(self.path, started=started, clock=self.clock, wall=self.clock)
-        ledger.start(**{**FACTS, **facts})
+        ledger.start(found)
+        ledger.met((lambda: 0.0) if communication else None, **{**FACTS, **facts})
         if data is not None:
             ledger.reads(data)
         self.clock.pass_(1)

@@ -25,9 +25,10 @@ from roots.errors import ExitCode, RootsError, problem
 from roots.parallel.process import LOOPBACK, await_listener
 from roots.parallel.watchdog.blame import is_of_communication
 from roots.parallel.watchdog.link import CONNECT_SECONDS, FIX, Hub, Line, Waker, connect, now
-from roots.parallel.watchdog.record import Goodbye, Message, Question, Verdict, spell
+from roots.parallel.watchdog.record import Goodbye, Marks, Message, Question, Verdict, spell
 from roots.parallel.watchdog.speaker import Speaker
 from roots.parallel.watchdog.told import EndIfTold
+from roots.parallel.watchdog.watch import in_time
 
 _KEY = "roots/watchdog"
 # Between two looks for what is not there yet, and for what others note of themselves.
@@ -55,12 +56,17 @@ class Meeting:
         seconds: float,
         speaker: Speaker,
         told: Callable[[], bool] = lambda: False,
+        marks: Marks | None = None,
     ) -> None:
-        """`seconds`: within which all must have come; `told`: whether to stop was asked before."""
+        """`seconds`: within which all must have come; `told`: whether to stop was asked before.
+
+        marks: whose `cut_off` hears of the end of this rank, and `outlived` of that of rank 0.
+        """
         self.hub: Hub | None = None
         self.line: Line | None = None
         self.heard: list[tuple[int, Message]] = []
         self._place, self._seconds, self._speaker = environment, seconds, speaker
+        self._marks = Marks() if marks is None else marks
         self._deadline = now() + seconds
         self._waker = Waker()
         self._there, self._stopped, self._ended = (threading.Event() for _ in range(3))
@@ -265,6 +271,9 @@ class Meeting:
 
     def _end(self, start: str, missing: Sequence[int], hub: Hub) -> None:
         """End the run on rank 0 and all that have come, with one line."""
+        if self._ended.is_set():
+            # Whoever was told to stop with this rank has left before it.
+            threading.Event().wait()
         come = {rank: host for rank, host in hub.hosts.items() if rank not in missing}
         others = [each for each in range(self._place.world_size) if each not in hub.hosts]
         others = [each for each in others if each not in missing]
@@ -294,11 +303,15 @@ class Meeting:
         if unknown:
             waits += f", of {_ranks(unknown)} nothing is known"
         line = problem(who, None, f"{rule}; {waits}", _START_AGAIN)
+        if speaks and host:
+            # It was there, and has begun what it can no longer end.
+            in_time(lambda: self._marks.outlived(ExitCode.LOST, "rank 0 died"))
         self._end_process(line, ExitCode.LOST, speaks)
 
     def _leave(self) -> None:
         """End this rank, which was told to stop, and silently all that would wait for it."""
         self._ended.set()
+        in_time(lambda: self._marks.cut_off(ExitCode.INTERRUPTED))
         for line in [] if self.hub is None else list(self.hub.lines.values()):
             line.send(Verdict(self._place.rank, "died", "", ExitCode.INTERRUPTED))
         try:
@@ -315,6 +328,8 @@ class Meeting:
         if speaks:
             with suppress(OSError):
                 os.write(2, f"roots: error: {line}\n".encode())
+        # The main thread, which stands in a call of torch, cannot tell this end.
+        in_time(lambda: self._marks.cut_off(code))
         end_process(code)
 
 

@@ -29,6 +29,8 @@ class Marks:
         self.count = 0
         # Called with the exit code where the watchdog's thread is about to end the process.
         self.cut_off: Callable[[int], None] = lambda code: None
+        # Called with the exit code and why on one rank that outlives rank 0, which is gone.
+        self.outlived: Callable[[int, str], None] = lambda code, cause: None
 
     def enter(self, phase: str) -> None:
         """Another phase begins (the same again changes nothing)."""

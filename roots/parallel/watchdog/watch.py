@@ -66,11 +66,17 @@ class Watch:
     """Holds what both threads of a rank know: its own state, and the verdict once there is one."""
 
     def __init__(
-        self, place: Place, limits: Limits, recorder: Recorder, beat: float, speaker: Speaker
+        self,
+        place: Place,
+        limits: Limits,
+        recorder: Recorder,
+        beat: float,
+        speaker: Speaker,
+        marks: Marks,
     ) -> None:
         self.place, self.limits, self.beat = place, limits, beat
         self._speaker = speaker
-        self.marks = Marks()
+        self.marks = marks
         self.waker = Waker()
         self.finished = threading.Event()
         self.farewell: Goodbye | None = None
@@ -135,7 +141,8 @@ class Watch:
                     os.write(2, f"roots: error: {verdict.line}\n".encode())
         else:
             threading.Event().wait(_CLOSE_SECONDS)
-        self._note_end(verdict.code)
+        # The main thread cannot tell this end to its records.
+        in_time(lambda: self.marks.cut_off(verdict.code))
         end_process(verdict.code)
 
     def speaks_without_hub(self) -> bool:
@@ -268,13 +275,11 @@ class Watch:
         write_stacks(folder, rank, head, self._error)
         if self._speaks and verdict.kind in ("died", "stopped"):
             write_absence(folder, verdict.rank, verdict.line)
+            if verdict.rank == 0:
+                # Then it writes no more itself.
+                self._kill_if_stopped(verdict)
+                in_time(lambda: self.marks.outlived(verdict.code, f"rank 0 {verdict.kind}"))
         self._written.set()
-
-    def _note_end(self, code: int) -> None:
-        """Let the main thread's records have the end that it cannot tell them."""
-        note = threading.Thread(target=self.marks.cut_off, args=(code,), daemon=True)
-        note.start()
-        note.join(_NOTE_SECONDS)
 
     def _kill_if_stopped(self, verdict: Verdict) -> None:
         """A stopped process hears nothing but SIGKILL; whoever is on its machine sends that."""
@@ -288,14 +293,24 @@ class Watch:
 class Unwatched:
     """Takes the place of a watch where nobody watches."""
 
+    def __init__(self, marks: Marks) -> None:
+        self._marks = marks
+
     def __enter__(self) -> Marks:
-        return Marks()
+        return self._marks
 
     def __exit__(self, *error: object) -> None:
         """Nothing to leave."""
 
     def explain(self, *error: object) -> None:
         """Nothing is known of other ranks."""
+
+
+def in_time(note: Callable[[], None]) -> None:
+    """Call `note`, which writes on a disk that may not answer: then it is given up."""
+    thread = threading.Thread(target=note, daemon=True)
+    thread.start()
+    thread.join(_NOTE_SECONDS)
 
 
 def _processor_seconds(thread: int) -> float:

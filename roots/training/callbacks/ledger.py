@@ -6,8 +6,11 @@ that are done) and `seconds`: how long each category below lasted since the line
 measured by a clock that never jumps. The seconds of all lines of one start add up to its time from
 the start of the process.
 
-    start   a process has begun: version (of this format), started (time), host, pid, ranks, layout,
-            save_every_steps, communication (whether that category is measured)
+    start   a process has begun, and imports torch next: version (of this format), started (time),
+            host, pid; found (time): the last sign of life of a process before, which ended
+            without giving up the folder of the run
+    met     the ranks have met: ranks (how many), layout, save_every_steps, communication (whether
+            that category is measured)
     data    what this process reads: phase (of the data), first_sample (of the run in that phase),
             datasets (how many)
     begin   training begins, from `step`
@@ -17,12 +20,14 @@ the start of the process.
     failed  a save was given up, begun or not: saved (its step)
     copy    training goes on after a copy on each rank's own machine (local_copies.py)
     rewind  training has gone back to `step`, in the same process
-    end     the process is about to end: code, its exit code
+    end     the process is about to end: code, its exit code; or another rank, which outlived it,
+            tells its end: with cause, and without seconds
 
-A process that is killed leaves no `end`: its last line tells how long it certainly ran. One that
-ends on a full disk has room for what it owes in RUN/ledger.reserve, which is there while it runs.
-What a crash has left of a line ends where the next process begins one. Until `copy` and `failed`
-came, copies were `save` and failures left no line.
+A process that is killed with all others leaves no `end`: its last line, or `found` of the next,
+tells how long it certainly ran. One that ends on a full disk has room for what it owes in
+RUN/ledger.reserve, which is there while it runs. What a crash has left of a line ends where the
+next process begins one. Until `met` came, `start` was written then and had its fields; until `copy`
+and `failed` came, copies were `save` and failures left no line.
 
 Categories, as rank 0 lives through them; each second is in one of them:
 
@@ -94,23 +99,21 @@ class Ledger:
         path: Path | None = None,
         *,
         started: float | None = None,
-        waited: Callable[[], float] | None = None,
         marks: Marks | None = None,
         clock: Callable[[], float] = time.perf_counter,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """Open nothing yet. `started`: when the process began, in seconds since the epoch.
 
-        waited: seconds in which it has waited in collectives so far; None: they are not measured.
         marks: what the watchdog of this rank hears, of every category and step.
         """
-        self._marks = Marks() if marks is None else marks
-        self._marks.cut_off = self.cut_off
+        self.marks = Marks() if marks is None else marks
+        self.marks.cut_off = self.cut_off
         self._lock = threading.Lock()  # of all that a line takes
         self._path = path
         self._clock, self._wall = clock, wall
-        self._waited = (lambda: 0.0) if waited is None else waited
-        self._waited_before = self._waited()
+        self._waited: Callable[[], float] = lambda: 0.0
+        self._waited_before = 0.0
         self._since = self._written = clock()
         self._started = wall() if started is None else min(started, wall())
         self._category = "restart"
@@ -123,13 +126,23 @@ class Ledger:
         self._warned = self._ended = False
         self._step = 0
 
-    def start(self, **facts: Any) -> None:
-        """Write the first line of this process, and keep room; `facts` as the module says."""
-        place = {"host": socket.gethostname(), "pid": os.getpid()}
-        self._write("start", version=VERSION, started=self._started, **place, **facts)
+    def start(self, found: float | None = None) -> None:
+        """Write the first line of this process, and keep room; `found` as the module says."""
+        facts = {"host": socket.gethostname(), "pid": os.getpid()}
+        facts |= {} if found is None else {"found": round(found, 3)}
+        self._write("start", version=VERSION, started=self._started, **facts)
         if self._path is not None:
             with suppress(OSError):
                 _reserve(self._path).write_bytes(bytes(RESERVE_BYTES))
+
+    def met(self, waited: Callable[[], float] | None = None, **facts: Any) -> None:
+        """The ranks have met; `facts` as the module says.
+
+        waited: seconds in which it has waited in collectives so far; None: they are not measured.
+        """
+        if waited is not None:
+            self._waited, self._waited_before = waited, waited()
+        self._write("met", **facts, communication=waited is not None)
 
     def reads(self, data: DataRecord) -> None:
         """The data of this process are known."""
@@ -140,7 +153,7 @@ class Ledger:
         """Training begins after `step` updates."""
         self._switch("other")
         self._step = step
-        self._marks.begin(step)
+        self.marks.begin(step)
         self._write("begin")
 
     @contextmanager
@@ -158,7 +171,7 @@ class Ledger:
         if step <= self._step:
             self.rewound(step - 1)
         self._step = step
-        self._marks.done(step)
+        self.marks.done(step)
         self._finished.update(self._seconds)
         if self._clock() - self._written >= LINE_SECONDS:
             self._write("steps")
@@ -183,7 +196,7 @@ class Ledger:
         """Training goes back to `step`; what was done since is lost."""
         self._write("steps")
         self._step = step
-        self._marks.begin(step)
+        self.marks.begin(step)
         self._write("rewind")
 
     def end(self, code: ExitCode) -> ExitCode:
@@ -195,6 +208,17 @@ class Ledger:
         """Another thread is about to end the process with `code`, whatever this one is in."""
         self._lose_step()
         self.end(ExitCode(code))
+
+    def tell_end(self, path: Path, code: int, cause: str) -> None:
+        """Another rank's ledger is at `path`, and that rank, which is gone, cannot tell its end."""
+        line = {"event": "end", "time": round(self._wall(), 3), "step": self._step}
+        line |= {"code": code, "cause": cause, "seconds": {}}
+        with suppress(OSError):
+            if path.stat().st_size:
+                _reserve(path).unlink(missing_ok=True)
+                self._owed = [json.dumps(line).encode() + b"\n"]
+                self._append(path)
+        self._close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -227,7 +251,7 @@ class Ledger:
             seconds -= waiting
         self._seconds[self._category] += seconds
         self._since, self._category, self._waited_before = now, category, waited
-        self._marks.enter(category)
+        self.marks.enter(category)
 
     def _write(self, event: str, **fields: Any) -> None:
         with self._lock:

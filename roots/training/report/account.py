@@ -4,8 +4,12 @@ Besides the categories of callbacks/ledger.py there is what only shows afterward
 
     lost  besides steps that an error ended, those that were done again, since a later start went
           on from before them: compute, communication, data, evaluations and what lay between them
-    idle  from the last line of a start to the start of the next process, unless the run was done.
-          Of a process that was killed this begins up to a quarter of a second, or a step, early.
+    idle  from the last sign of a start to the start of the next process, unless the run was done.
+          Where all ranks are killed at once this begins up to a quarter of a second, or a step,
+          early; of longer steps and starts up to the ten seconds between two signs.
+
+Where another rank tells the end of rank 0, or its lock shows that it lived on after its last line,
+the time from that line on is restart before training began, and lost after it.
 
 All categories add up to the wall time, from the first process' start to the last line. The goodput
 is the share of it spent in compute, communication and evaluation that was not lost.
@@ -26,6 +30,8 @@ ALL_CATEGORIES = (*CATEGORIES, "idle")
 USEFUL = ("compute", "communication", "evaluation")
 # What going back to an earlier step undoes.
 WORK = (*USEFUL, "data", "other")
+# What a start is told of itself, at once or when its ranks have met.
+_FACTS = {"host", "ranks", "layout", "save_every_steps", "communication"}
 _ORDERLY = (int(ExitCode.DONE), int(ExitCode.INTERRUPTED))
 
 
@@ -34,22 +40,24 @@ class Start:
     """One process of a run, from its start to its last line.
 
     started, ended: seconds since the epoch. first_step: None if it never began to train; last_step:
-    the last update it is known to have done. code: its exit code, None without an orderly end.
-    seconds: by category as they were counted, whatever was lost later. course: (time, step) of its
-    lines, saves: of its saves that became whole, when they began. failed_saves, local_copies: how
-    many; stalls: how often training has waited for any of these.
+    the last update it is known to have done. ranks: None if they never met. code: its exit code,
+    None without an orderly end; cause: what became of rank 0, where the code is that of ranks which
+    outlived it. seconds: by category as they were counted, whatever was lost later. course: (time,
+    step) of its lines, saves: of its saves that became whole, when they began. failed_saves,
+    local_copies: how many; stalls: how often training has waited for any of these.
     """
 
     started: float
     ended: float
     host: str = "?"
-    ranks: int = 1
+    ranks: int | None = None
     layout: str = ""
     save_every_steps: int = 0
     communication: bool = False
     first_step: int | None = None
     last_step: int = 0
     code: int | None = None
+    cause: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     course: list[tuple[float, int]] = field(default_factory=list)
     saves: list[tuple[float, int]] = field(default_factory=list)
@@ -215,6 +223,16 @@ class _Reading:
             # The line of the start found no room on the disk.
             self.starts.append(Start(time - sum(line["seconds"].values()), time))
         start, step = self.starts[-1], int(line["step"])
+        if event == "end":
+            if start.code is not None:
+                # Another rank took rank 0 for dead, which it was not.
+                return
+            start.code, start.cause = int(line["code"]), line.get("cause", "")
+            if start.cause:
+                self.lived_until(time)
+        if event == "met":
+            for name in _FACTS & {*line}:
+                setattr(start, name, line[name])
         start.ended = max(start.ended, time)
         goes_back = event in ("begin", "rewind")
         if goes_back or start.first_step is None:
@@ -229,8 +247,6 @@ class _Reading:
             start.first_step = step
         if event in ("save", "written", "failed", "copy"):
             self._save(start, line, time)
-        if event == "end":
-            start.code = int(line["code"])
         start.last_step = self._step
         if start.first_step is not None:
             start.course.append((time, self._step))
@@ -253,6 +269,14 @@ class _Reading:
                 self.takes.append(float(line["took"]))
                 self.delays.append(delay)
 
+    def lived_until(self, time: float) -> None:
+        """The last start was there until `time`, though it has not said what it did since."""
+        start = self.starts[-1]
+        if time > start.ended:
+            name = "restart" if start.first_step is None else "lost"
+            self._count(start, {name: time - start.ended}, self._step)
+            start.ended = time
+
     def sums(self) -> dict[str, float]:
         """All categories over all starts."""
         totals = dict(self.totals)
@@ -266,10 +290,12 @@ class _Reading:
     def _start(self, line: dict[str, Any], time: float) -> None:
         before = self.starts[-1].ended if self.starts else None
         started = float(line["started"])
+        if self.starts and self.starts[-1].code is None and "found" in line:
+            self.lived_until(min(float(line["found"]), started))
+            before = self.starts[-1].ended
         # Clocks of two machines may differ; a second process runs after the first in any case.
         started = started if before is None else min(max(started, before), time)
-        names = ("host", "ranks", "layout", "save_every_steps", "communication")
-        facts = {name: line[name] for name in names if name in line}
+        facts = {name: line[name] for name in _FACTS & {*line}}
         self.starts.append(Start(started, time, last_step=self._step, **facts))
         self._unwritten.clear()
         self._begun.clear()
@@ -306,9 +332,10 @@ class _Reading:
         self._step = step
 
 
-def read_account(path: Path, *, running: bool = False) -> Account:
+def read_account(path: Path, *, running: bool = False, last_sign: float | None = None) -> Account:
     """Read a ledger; `running`: whether its last process still runs.
 
+    `last_sign`: when the last process, which has ended without saying so, certainly still ran.
     Lines that crashes have left torn are counted and left out. Raises RootsError for a file that
     cannot be read, holds no line of a ledger, or is of a newer format.
     """
@@ -324,6 +351,8 @@ def read_account(path: Path, *, running: bool = False) -> Account:
     if not reading.starts:
         rule = "holds no line of a ledger"
         raise RootsError(problem(str(path), None, rule, "name the folder of a run"))
+    if last_sign is not None and not running and reading.starts[-1].code is None:
+        reading.lived_until(last_sign)
     return Account(
         starts=tuple(reading.starts),
         seconds=reading.sums(),

@@ -95,7 +95,7 @@ def start_rows(account: Account) -> Iterator[Row]:
         last = number == len(account.starts) - 1
         steps = "-" if start.first_step is None else f"{start.first_step:,} to {start.last_step:,}"
         ended = "running" if last and account.running else ending(start)
-        yield moment(start.started), start.host, start.layout or str(start.ranks), steps, ended
+        yield moment(start.started), start.host, start.layout or "-", steps, ended
 
 
 def forecast_line(account: Account, found: Forecast | None) -> str:
@@ -191,6 +191,7 @@ def ending(start: Start) -> str:
     if start.code is None:
         return "died"
     meaning = "interrupted" if start.code == ExitCode.INTERRUPTED else f"code {start.code}"
+    meaning += f", {start.cause}" if start.cause else ""
     return "done" if start.code == ExitCode.DONE else meaning
 
 

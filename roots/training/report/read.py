@@ -18,6 +18,7 @@ from roots.training.callbacks.metrics import (
     read_evaluations,
     read_metrics,
 )
+from roots.training.ownership import last_sign
 from roots.training.report.account import Account, read_account
 from roots.training.report.forecast import Forecast, forecast
 
@@ -83,7 +84,8 @@ def read_report(folder: Path) -> Report:
         raise RootsError(problem(str(folder), None, rule, "name the folder of a run"))
     account = None
     if ledger.is_file():
-        account = read_account(ledger, running=is_owned(folder / RUN_LOCK_NAME))
+        lock = folder / RUN_LOCK_NAME
+        account = read_account(ledger, running=is_owned(lock), last_sign=last_sign(lock))
     evaluations = folder / EVALUATIONS_FILE
     return Report(
         folder=folder,

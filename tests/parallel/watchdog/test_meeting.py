@@ -68,7 +68,15 @@ def _meet(
             patch.setattr(Hub, "let_in", die_after_rank_2)
         if moment == "in the group":
             patch.setattr(dist, "all_gather_object", die)
-        be_watched(place, folder, section, _never, ())
+        marks = Marks()
+        marks.cut_off = lambda code: _note(folder / f"ended_{place.rank}", str(code))
+        marks.outlived = lambda code, cause: _note(folder / "outlived", f"{code}, {cause}")
+        be_watched(place, folder, section, _never, (), marks=marks)
+
+
+def _note(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
 
 
 def _meet_and_be_told(place: LaunchEnvironment, folder: Path, seconds: float) -> None:
@@ -128,6 +136,9 @@ def test_rank_that_dies_while_the_group_forms_is_named_at_once(tmp_path: Path) -
     line, seconds = meet(tmp_path, LATE, {2: "in the group"})
     assert line.startswith(f"rank 2 on host {HOST}: has died before all ranks had met; ")
     assert seconds < 10
+    # Its main thread, in a call of torch, cannot tell the ledger.
+    assert (tmp_path / "ended_0").read_text() == "7\n"
+    assert not (tmp_path / "outlived").exists()
 
 
 def test_another_rank_speaks_where_rank_0_does_not_come(tmp_path: Path) -> None:
@@ -149,6 +160,7 @@ def test_another_rank_speaks_where_rank_0_dies(tmp_path: Path) -> None:
         line,
     )
     assert seconds < 10
+    assert (tmp_path / "outlived").read_text() == "7, rank 0 died\n"
 
 
 def test_rank_0_that_dies_while_another_opens_its_store_holds_it_up_no_longer(

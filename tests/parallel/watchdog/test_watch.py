@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from roots.config.training import WatchdogConfig
 from roots.errors import ExitCode, RootsError
+from roots.lock import start_ticks
 from roots.parallel.watchdog.record import Marks
 from roots.parallel.watchdog.watch import Watch
 from tests.helpers.faults import Ended, run_watched, steps
@@ -66,10 +67,17 @@ def _only_line(ended: list[Ended], culprit: int) -> str:
 def _signals(rank: int, marks: Marks, folder: Path, victim: int, number: int) -> None:
     step = _groups()
 
+    def outlived(code: int, cause: str) -> None:
+        is_gone = start_ticks(int((folder / "victim").read_text())) is None
+        (folder / f"outlived_{rank}").write_text(f"{code}, {cause}, {is_gone}")
+
     def data(done: int) -> None:
         if rank == victim and done == FAULT_STEP:
+            (folder / "victim").write_text(str(os.getpid()))
             _fault(folder)
             os.kill(os.getpid(), number)
+
+    marks.outlived = outlived
 
     steps(marks, 1000, step, data)
 
@@ -89,6 +97,12 @@ def test_a_killed_rank_is_named_at_once(tmp_path: Path, victim: int) -> None:
     assert "in step" in stack
     absent = (tmp_path / "stacks" / f"rank_{victim}.txt").read_text("utf-8")
     assert "no Python stack" in absent
+    assert _told_of_rank_0(tmp_path) == (["7, rank 0 died, True"] if victim == 0 else [])
+
+
+def _told_of_rank_0(folder: Path) -> list[str]:
+    """What ranks tell its ledger of it, and whether it could write no more by then."""
+    return [each.read_text() for each in folder.glob("outlived_*")]
 
 
 @pytest.mark.parametrize("victim", [0, 2])
@@ -101,6 +115,7 @@ def test_a_stopped_rank_is_named_within_the_timeout_and_ended(tmp_path: Path, vi
     assert "; it is missing in all_reduce number 4 over ranks " in line
     assert ended[victim].code == -signal.SIGKILL
     assert SECONDS / 2 < max(each.seconds for each in ended) < SECONDS + 1
+    assert _told_of_rank_0(tmp_path) == (["7, rank 0 stopped, True"] if victim == 0 else [])
 
 
 def _die_together(rank: int, marks: Marks, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import threading
@@ -53,9 +54,8 @@ def test_every_second_is_in_one_category(run: FakeRun) -> None:
 def test_waiting_in_collectives_is_communication_of_steps_alone(tmp_path: Path) -> None:
     """Half of every second is waiting: that counts in a step and after it, but not in a save."""
     run = FakeRun(tmp_path)
-    ledger = Ledger(
-        run.path, clock=run.clock, wall=run.clock, waited=lambda: run.clock.now / 2 + 100
-    )
+    ledger = Ledger(run.path, clock=run.clock, wall=run.clock)
+    ledger.met(lambda: run.clock.now / 2 + 100)
     ledger.begin(0)
     for category in ("data", "compute", "checkpoint"):
         with ledger.span(category):
@@ -75,10 +75,13 @@ def test_lines_say_what_they_are(run: FakeRun) -> None:
     ledger.written(8, 1.5, 4096)
     ledger.rewound(7)
     ledger.end(ExitCode.INTERRUPTED)
-    start, *others = run.lines()
+    start, met, *others = run.lines()
     assert (start["event"], start["version"], start["started"]) == ("start", 1, began)
     assert start["pid"] == os.getpid()
-    assert {name: start[name] for name in FACTS} == FACTS
+    assert "found" not in start
+    assert met["event"] == "met"
+    assert {name: met[name] for name in FACTS} == FACTS
+    assert met["communication"] is True
     assert [(line["event"], line["step"]) for line in others] == [
         ("data", 0),
         ("begin", 7),
@@ -166,7 +169,7 @@ def test_the_watchdog_notes_the_end_of_a_process_that_hangs(tmp_path: Path) -> N
 def test_leaving_without_an_error_is_done(run: FakeRun) -> None:
     with run.start(0):
         pass
-    assert [line["event"] for line in run.lines()] == ["start", "begin", "end"]
+    assert [line["event"] for line in run.lines()] == ["start", "met", "begin", "end"]
     assert run.lines()[-1]["code"] == 0
 
 
@@ -175,7 +178,7 @@ def test_what_a_crash_left_of_a_line_ends_where_the_next_begins(run: FakeRun) ->
     run.start(0)
     first, torn, *rest = run.path.read_text().splitlines()
     assert (first, torn) == ('{"event": "start"}', '{"event": "ste')
-    assert len(rest) == 2
+    assert len(rest) == 3
 
 
 def test_failing_writes_warn_once_and_are_made_up_for(
@@ -195,7 +198,8 @@ def test_failing_writes_warn_once_and_are_made_up_for(
     run.path.write_bytes(kept)
     run.steps(ledger, 6, 6)
     # What found no room is there, seconds and saves, but for how they were cut into lines.
-    assert [line["event"] for line in run.lines()] == ["start", "begin", "steps", "save", "steps"]
+    events = ["start", "met", "begin", "steps", "save", "steps"]
+    assert [line["event"] for line in run.lines()] == events
     assert (total(run, "compute"), total(run, "checkpoint")) == (6.0, 2.0)
     assert [record.getMessage() for record in caplog.records] == [
         f"{run.path} cannot be written (Is a directory); the run goes on, and it is tried again"
@@ -209,7 +213,7 @@ def test_full_disk_never_ends_a_run(run: FakeRun) -> None:
     run.save(ledger, whole=False)
     assert ledger.end(ExitCode.DONE) is ExitCode.DONE
     # The lines of steps are not kept: what is owed does not grow with the run.
-    assert len(ledger._owed) == 4
+    assert len(ledger._owed) == 5
 
 
 def test_the_end_of_a_run_on_a_full_disk_has_room(
@@ -228,7 +232,7 @@ def test_the_end_of_a_run_on_a_full_disk_has_room(
     run.steps(ledger, 1, 2)
     ledger.not_saved(2)
     ledger.end(ExitCode.NOT_SAVED)
-    assert [line["event"] for line in run.lines()] == ["start", "begin", "failed", "end"]
+    assert [line["event"] for line in run.lines()] == ["start", "met", "begin", "failed", "end"]
     assert (run.lines()[-1]["code"], total(run, "compute")) == (6, 2.0)
     assert not reserve.exists()
 
@@ -242,6 +246,34 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             pass
         ledger.step_done(1)
         ledger.saved()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_rank_tells_the_end_of_one_that_was_torn_out_of_its_line(run: FakeRun) -> None:
+    run.steps(run.start(0), 1, 2)
+    with run.path.open("a") as file:
+        file.write('{"event": "ste')
+    other = Ledger(clock=run.clock, wall=run.clock)
+    other.begin(0)
+    other.step_done(3)
+    run.clock.pass_(7)
+    other.tell_end(run.path, 7, "rank 0 died")
+    torn, end = run.path.read_text().splitlines()[-2:]
+    assert torn == '{"event": "ste'
+    assert json.loads(end) == {
+        "event": "end",
+        "time": run.clock.now,
+        "step": 3,
+        "code": 7,
+        "cause": "rank 0 died",
+        "seconds": {},
+    }
+    assert not (run.folder / "ledger.reserve").exists()
+
+
+def test_no_ledger_begins_with_the_end_of_another_rank(tmp_path: Path) -> None:
+    """Where hosts share no disk, only that of rank 0 has one."""
+    Ledger().tell_end(tmp_path / "ledger.jsonl", 7, "rank 0 died")
     assert list(tmp_path.iterdir()) == []
 
 

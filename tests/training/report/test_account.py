@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from roots.errors import ExitCode, RootsError
+from roots.training.callbacks.ledger import Ledger
 from roots.training.report.account import ALL_CATEGORIES, WORK, read_account
-from tests.helpers.ledgers import FakeRun, killed_and_resumed
+from roots.training.report.facts import ending, start_rows
+from tests.helpers.ledgers import FACTS, FakeRun, killed_and_resumed
 
 STEP = {"data": 0.5, "compute": 1.0, "communication": 0.25, "other": 0.25}
 
@@ -194,6 +196,83 @@ def test_what_a_failure_is(run: FakeRun, code: ExitCode, begins: bool, failed: b
     run.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (start,) = read_account(run.path).starts
     assert start.failed is failed
+
+
+def test_the_end_that_another_rank_tells_is_when_rank_0_was_last_there(run: FakeRun) -> None:
+    """Saved at 2, stopped after 3, found so 60 s later; 10 s on a start dies 20 s into loading."""
+    ledger = run.start(0)
+    run.steps(ledger, 1, 2)
+    run.save(ledger)
+    run.steps(ledger, 3, 3)
+    run.clock.pass_(60)
+    other = Ledger(clock=run.clock, wall=run.clock)
+    other.tell_end(run.path, 7, "rank 0 stopped")
+    run.clock.pass_(10)
+    started = run.clock.now
+    run.clock.pass_(1)
+    Ledger(run.path, started=started, clock=run.clock, wall=run.clock).start()
+    run.clock.pass_(19)
+    other.tell_end(run.path, 7, "rank 0 died")
+    account = read_account(run.path)
+    assert [(start.code, start.cause) for start in account.starts] == [
+        (7, "rank 0 stopped"),
+        (7, "rank 0 died"),
+    ]
+    assert [ending(start) for start in account.starts] == [
+        "code 7, rank 0 stopped",
+        "code 7, rank 0 died",
+    ]
+    assert [start.first_step for start in account.starts] == [0, None]
+    assert account.failures == 2
+    assert (account.seconds["lost"], account.seconds["idle"]) == (60.0, 10.0)
+    assert account.seconds["restart"] == 5 + 20
+    assert account.wall == run.clock.now - account.starts[0].started
+    # Another rank may take it for dead while it writes its own end.
+    ledger = run.start(2)
+    ledger.end(ExitCode.DONE)
+    run.clock.pass_(5)
+    other.tell_end(run.path, 7, "rank 0 died")
+    last = read_account(run.path).starts[-1]
+    assert (last.code, last.cause, last.ended) == (0, "", run.clock.now - 5)
+
+
+def test_the_lock_of_a_start_tells_how_long_it_lived_on(run: FakeRun) -> None:
+    """Nobody tells its end: the next start found its last sign, 8 s after its last line."""
+    run.steps(run.start(0), 1, 2)
+    sign = run.clock.now + 8
+    run.clock.pass_(30)
+    run.start(0, found=sign).end(ExitCode.INTERRUPTED)
+    account = read_account(run.path)
+    assert (account.seconds["lost"], account.seconds["idle"]) == (4 + 8.0, 22.0)
+    assert account.starts[0].ended == sign
+    assert (account.starts[0].code, account.failures) == (None, 1)
+    # A sign of a process that has told its end is older than that.
+    run.start(0, found=run.clock.now - 1)
+    assert read_account(run.path).starts[1].ended == run.clock.now - 5
+
+
+def test_a_start_that_dies_in_its_imports_is_one(run: FakeRun) -> None:
+    started = run.clock.now
+    run.clock.pass_(1)
+    Ledger(run.path, started=started, clock=run.clock, wall=run.clock).start()
+    account = read_account(run.path)
+    assert (len(account.starts), account.failures, account.seconds["restart"]) == (1, 1, 1.0)
+    (row,) = start_rows(account)
+    assert row[2:] == ("-", "-", "died")
+    # Its last sign, where no start has come after it.
+    account = read_account(run.path, last_sign=started + 11)
+    assert (account.seconds["restart"], account.wall) == (11.0, 11.0)
+    assert read_account(run.path, running=True, last_sign=started + 11).wall == 1.0
+
+
+def test_a_start_of_before_ranks_had_to_meet_is_read(run: FakeRun) -> None:
+    run.steps(run.start(0), 1, 1)
+    start, met, *others = run.lines()
+    facts = {name: met[name] for name in (*FACTS, "communication")}
+    old = [{**start, **facts}, *others]
+    run.path.write_text("".join(json.dumps(line) + "\n" for line in old))
+    (found,) = read_account(run.path).starts
+    assert (found.ranks, found.layout, found.communication) == (2, FACTS["layout"], True)
 
 
 def test_a_process_that_still_runs_has_not_failed(run: FakeRun) -> None:

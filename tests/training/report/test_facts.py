@@ -128,7 +128,7 @@ def test_a_run_without_failures_has_no_forecast(tmp_path: Path) -> None:
     run.steps(run.start(0), 1, 2)
     run.start(0).end(ExitCode.INTERRUPTED)
     text = run.path.read_text().splitlines(keepends=True)
-    run.path.write_text("".join(text[-3:]))
+    run.path.write_text("".join(text[-4:]))
     lines = lines_of(tmp_path)
     assert lines[-1] == (
         "forecast  none: no failure in 5 s of running, so there is no rate to forecast from"

@@ -50,9 +50,12 @@ def test_a_run_runs_as_long_as_its_process_owns_the_folder(tmp_path: Path) -> No
         os.waitpid(child, 0)
         text = (tmp_path / RUN_LOCK_NAME).read_text()
     (tmp_path / RUN_LOCK_NAME).write_text(text.replace(f'"pid": {os.getpid()}', f'"pid": {child}'))
+    ended = run.clock.now
+    os.utime(tmp_path / RUN_LOCK_NAME, (ended + 9, ended + 9))
     account = read_report(tmp_path).account
     assert account is not None
     assert (account.running, account.failures) == (False, 1)
+    assert (account.starts[-1].ended, account.seconds["lost"]) == (ended + 9, 9.0)
 
 
 def test_rank_times_of_steps_done_again_are_the_later_ones(tmp_path: Path) -> None:
