@@ -114,7 +114,7 @@ def _files(known: _Known) -> Iterator[Finding]:
         reference = good[0] if good else ([], "")
         is_program = path in known.needs.programs
         named = known.needs.fields.get(path)
-        subject = (path, None) if named is None else (named, path)
+        subject: tuple[str, str | None] = (path, None) if named is None else (named, path)
         for names, mark in marks:
             if mark == MISSING:
                 where = f", but on {', '.join(reference[0])}" if good else ""
