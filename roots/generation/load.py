@@ -1,4 +1,4 @@
-"""A checkpoint of any layout as one module on this process, for generation and evaluation."""
+"""A checkpoint of any layout, on this process alone or on its part of another layout."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from roots.checkpoint import check_model, load_model_weights, read_config, resolve_checkpoint
+from roots.config.partition import cut_blocks
 from roots.config.run import RunConfig
 from roots.device import Device
 from roots.errors import RootsError, problem
 from roots.exchange.hf.tokenizer_files import fed_documents, find_tokenizer
-from roots.models.build import build_model
+from roots.generation.network import Network, StageLayers
+from roots.models.build import LayerKind, build_model, model_layers
 from roots.models.decoder import Decoder
 from roots.models.encoder import Encoder
 from roots.models.encoder_decoder import EncoderDecoder
 from roots.models.init import materialise
 from roots.models.options import BuildOptions, compute_dtype
 from roots.parallel.mesh import Mesh
+from roots.planner.stages import block_weights
 from roots.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -51,26 +55,91 @@ class LoadedModel:
         return RootsError(problem(where, architecture, rule, "give another checkpoint"))
 
 
-def load_model(path: str | Path, device: Device) -> LoadedModel:
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A decoder on this rank's part of a layout, and the config it was trained with."""
+
+    checkpoint: Path
+    config: RunConfig
+    network: Network
+
+
+def load_model(path: str | Path, device: Device, mesh: Mesh | None = None) -> LoadedModel:
     """Load the checkpoint meant by `path`: a step folder, a run's (then its latest), or a URL.
 
+    mesh: its tensor and expert ranks share the model, and pipeline stages it has one; None: this
+          process has it whole
     Raises RootsError if there is none, its files are not those that were saved, or its tensors do
     not fit its config.
     """
+    checkpoint, config = _found(path)
+    options = _build_options(config, device)
+    network = build_model(config.model, mesh or Mesh.single(), options=options)
+    _fill(checkpoint, network, device)
+    return LoadedModel(checkpoint, config, network)
+
+
+def load_network(path: str | Path, device: Device, mesh: Mesh | None = None) -> LoadedNetwork:
+    """Load the decoder in the checkpoint meant by `path`, see `load_model`, on any layout.
+
+    Raises RootsError as `load_model`, and for another architecture.
+    """
+    mesh = mesh or Mesh.single()
+    if mesh.pipeline.size == 1:
+        model = load_model(path, device, mesh)
+        return LoadedNetwork(model.checkpoint, model.config, Network.of(model.decoder, mesh))
+    checkpoint, config = _found(path)
+    options = _build_options(config, device)
+    held = stage_layers(config, mesh, options)
+    _fill(checkpoint, held.modules, device)
+    return LoadedNetwork(checkpoint, config, Network(config.model, held, mesh))
+
+
+def stage_layers(config: RunConfig, mesh: Mesh, options: BuildOptions) -> StageLayers:
+    """The layers of this rank's pipeline stage, not yet filled; stages are balanced by parameters.
+
+    Raises RootsError for another architecture than a decoder.
+    """
+    stage, stages = mesh.pipeline.rank, mesh.pipeline.size
+    factories = model_layers(config.model, mesh, options)
+    blocks = [each for each in factories if each.kind == "block"]
+    cuts = cut_blocks("parameters", block_weights(config.model), 0, stages)
+    first, last = stage == 0, stage == stages - 1
+
+    def build(kind: LayerKind, here: bool) -> nn.Module | None:
+        found = [each for each in factories if each.kind == kind]
+        return found[0].build() if here and found else None
+
+    return StageLayers(
+        embedding=build("embedding", first),
+        blocks=[each.build() for each in blocks[cuts[stage] : cuts[stage + 1]]],
+        final_norm=build("norm", last),
+        head_transform=build("transform", last),
+        head=build("head", last),
+    )
+
+
+def _found(path: str | Path) -> tuple[Path, RunConfig]:
     checkpoint = resolve_checkpoint(path)
     check_model(checkpoint)
-    config = read_config(checkpoint)
-    # The parameters of an inference model do not depend on how the training was laid out.
-    options = BuildOptions(
+    return checkpoint, read_config(checkpoint)
+
+
+def _build_options(config: RunConfig, device: Device) -> BuildOptions:
+    """What the parameters of a model do not say; how its training was laid out plays no part."""
+    return BuildOptions(
         dtype=inference_dtype(config, device),
         separate_documents=config.data.separate_documents,
         reset_positions=config.data.reset_positions,
         ops=config.ops,
     )
-    network = build_model(config.model, Mesh.single(), options=options)
-    materialise(network, device.torch)
-    load_model_weights(checkpoint, network)
-    return LoadedModel(checkpoint, config, network.eval())
+
+
+def _fill(checkpoint: Path, module: nn.Module, device: Device) -> None:
+    """Give a module the values of a checkpoint, in evaluation mode."""
+    materialise(module, device.torch)
+    load_model_weights(checkpoint, module)
+    module.eval()
 
 
 def inference_dtype(config: RunConfig, device: Device) -> torch.dtype:

@@ -74,9 +74,9 @@ class Network:
         self.device = parameter.device
 
     @staticmethod
-    def of(decoder: Decoder) -> Network:
-        """A whole decoder on this process."""
-        return Network(decoder.model, StageLayers.of(decoder), Mesh.single())
+    def of(decoder: Decoder, mesh: Mesh | None = None) -> Network:
+        """A decoder of one stage, on this process (None) or the mesh that it was built on."""
+        return Network(decoder.model, StageLayers.of(decoder), mesh or Mesh.single())
 
     @property
     def stages(self) -> Axis:

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from roots.data.objectives.choice import begin_token
+from roots.generation.batching import Batch, Likelihood
 from roots.generation.beam import BeamOptions
 from roots.generation.continue_beams import continue_by_beams
-from roots.generation.generate import check_tokenizer, continue_tokens
-from roots.generation.limits import StopReason
+from roots.generation.generate import check_tokenizer, with_seed_of
+from roots.generation.layout import copies
+from roots.generation.limits import StopReason, check_lengths
 from roots.generation.load import LoadedModel
+from roots.generation.network import Network
 from roots.generation.options import GenerationOptions
 from roots.generation.prompts import decode_new, encode_prompts, encode_sources
+from roots.generation.text_batch import TextBatch, TextEvent
 from roots.generation.write import write_targets
+from roots.parallel.process import all_gather_object
 from roots.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class WrittenText:
-    """What was written after a prompt, or for a source; `score` is that of beam search alone."""
+    """What was written after a prompt, or for a source.
+
+    token_ids:   written; where a text ended at one of `stop`, those that spell it are the last
+    score:       that of beam search alone
+    likelihoods: of the written tokens, where they were asked for
+    """
 
     prompt: str
     text: str
     token_ids: tuple[int, ...]
     stopped_by: StopReason
     score: float | None = None
+    likelihoods: tuple[Likelihood, ...] | None = None
 
 
 def write_texts(
@@ -42,27 +53,53 @@ def write_texts(
 
     Raises RootsError for a prompt that is too long, and for a tokenizer of another vocabulary.
     """
-    check_tokenizer(tokenizer, model.config.model)
     if isinstance(options, GenerationOptions):
-        return _sample(model, tokenizer, prompts, options, special_tokens)
+        network = Network.of(model.decoder)
+        return sample_texts(network, tokenizer, prompts, options, special_tokens=special_tokens)
+    check_tokenizer(tokenizer, model.config.model)
     return _search(model, tokenizer, prompts, options, special_tokens)
 
 
-def _sample(
-    model: LoadedModel,
+def sample_texts(
+    network: Network,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     options: GenerationOptions,
-    special_tokens: bool,
+    *,
+    special_tokens: bool = True,
+    hear: Callable[[int, TextEvent], None] | None = None,
 ) -> list[WrittenText]:
-    decoder = model.decoder
+    """Continue prompts on all ranks of the network's layout; each copy of the model takes a share.
+
+    hear: called with the number of the prompt and what was added to it, on the ranks that write it
+    Every rank has all texts. Raises RootsError as `write_texts`.
+    Communication: that of Network.read, and an all-gather of the texts between the copies.
+    """
+    check_tokenizer(tokenizer, network.model)
     starts = encode_prompts(tokenizer, prompts, special_tokens=special_tokens)
-    results = continue_tokens(decoder, starts, options, end=tokenizer.special.stops)
-    texts = [decode_new(tokenizer, ids, found.token_ids) for ids, found in zip(starts, results)]
-    return [
-        WrittenText(prompt, text, found.token_ids, found.stopped_by)
-        for prompt, text, found in zip(prompts, texts, results, strict=True)
-    ]
+    check_lengths(starts, network.model)
+    copy, count = copies(network.mesh)
+    batch = TextBatch(Batch(network), tokenizer)
+    own = range(copy, len(prompts), count)
+    numbers = {batch.add(starts[each], with_seed_of(options, each)): each for each in own}
+    told: dict[int, list[TextEvent]] = {number: [] for number in own}
+    for event in batch.run():
+        told[numbers[event.ticket]].append(event)
+        if hear is not None:
+            hear(numbers[event.ticket], event)
+    found = {number: _written(prompts[number], events) for number, events in told.items()}
+    parts = all_gather_object(network.mesh.expert_data, found)
+    everything = {number: text for part in parts for number, text in part.items()}
+    return [everything[number] for number in range(len(prompts))]
+
+
+def _written(prompt: str, events: Sequence[TextEvent]) -> WrittenText:
+    ids = tuple(each.token_id for each in events if each.token_id is not None)
+    likelihoods = tuple(each.likelihood for each in events if each.likelihood is not None)
+    reason = events[-1].stopped_by
+    assert reason is not None, "a text that is done has ended"
+    text = "".join(each.text for each in events)
+    return WrittenText(prompt, text, ids, reason, likelihoods=likelihoods or None)
 
 
 def _search(
