@@ -86,6 +86,15 @@ def slurm_job() -> str:
     return f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else ""
 
 
+def output_is_forwarded(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether a launcher passes on what this process writes, though it looks like a terminal.
+
+    Open MPI gives each rank a terminal of its own for stdout, at which nobody looks.
+    """
+    source = os.environ if environment is None else environment
+    return any(name in source for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK"))
+
+
 def job_start() -> float:
     """When the job began that this process belongs to, in seconds of time.time().
 

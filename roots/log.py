@@ -7,6 +7,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # How far work has come: called as (done, total), of whatever it counts.
 Report = Callable[[int, int], None]
@@ -46,6 +50,20 @@ def let_go_of_output() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
+
+
+def console_of(stream: TextIO, forwarded: bool = False, **options: Any) -> Console:
+    """A console that writes to `stream`; a terminal, where lines may be written over, or none.
+
+    The one place that decides it: a file, a pipe, what a launcher passes on (`forwarded`) and a
+    terminal that knows no control characters get none, whatever variables tell rich.
+    """
+    from rich.console import Console
+
+    is_terminal = not forwarded and stream.isatty()
+    if is_terminal and Console(file=stream, force_terminal=True).is_dumb_terminal:
+        is_terminal = False
+    return Console(file=stream, force_terminal=is_terminal, highlight=False, **options)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -204,7 +205,6 @@ def _progress_bar(shown: bool) -> Iterator[Callable[[Progress], None] | None]:
     if not shown:
         yield None
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -214,7 +214,9 @@ def _progress_bar(shown: bool) -> Iterator[Callable[[Progress], None] | None]:
     )
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True)
+    from roots.log import console_of
+
+    console = console_of(sys.stderr)
     with Bar(
         BarColumn(),
         DownloadColumn(),

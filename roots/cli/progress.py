@@ -5,12 +5,15 @@ It goes to stderr, so that what a command prints, `--json` above all, can be rea
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from roots.log import console_of
 
 # Work that is done sooner needs no line.
 SECONDS_BETWEEN_LINES = 20.0
@@ -21,7 +24,7 @@ def shown(
     title: str, console: Console | None = None, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[int, int], None]]:
     """Show how much of something is done: what is yielded is called as (done, total)."""
-    console = Console(stderr=True, highlight=False) if console is None else console
+    console = console_of(sys.stderr) if console is None else console
     if not console.is_terminal:
         yield _lines(title, console, clock)
         return

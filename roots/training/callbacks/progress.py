@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from roots.device import output_is_forwarded
+from roots.log import console_of
 from roots.training.callbacks.metrics import SaveRecord, StepRecord
 
 # What a narrow terminal does without, the least important first.
@@ -45,7 +47,7 @@ class Progress:
         self._log_every_steps = log_every_steps
         if console is None:
             output = cast(TextIO, _Forgiving(sys.stdout))
-            console = Console(file=output, soft_wrap=True, highlight=False)
+            console = console_of(output, output_is_forwarded(), soft_wrap=True)
         self._console = console
         self._clock = clock
         self._first: tuple[int, float] | None = None

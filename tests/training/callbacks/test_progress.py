@@ -7,6 +7,7 @@ import io
 import logging
 import math
 import os
+import pty
 import re
 import sys
 from collections.abc import Callable
@@ -65,6 +66,29 @@ def test_plain_output_has_no_control_characters_and_is_never_wrapped() -> None:
     assert "\x1b" not in out.getvalue()
     assert "\r" not in out.getvalue()
     assert "skipped (overflow)" in out.getvalue()
+
+
+@pytest.mark.parametrize("launcher", ["", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"])
+def test_terminal_that_a_launcher_gives_a_rank_gets_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
+    """mpirun copies what it reads there into a log, in which lines cannot be written over."""
+    for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    if launcher:
+        monkeypatch.setenv(launcher, "0")
+    monkeypatch.setenv("TERM", "xterm")
+    reader, writer = pty.openpty()
+    with os.fdopen(reader, "rb", buffering=0) as seen, os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        progress = Progress(2, 1)
+        progress.start()
+        progress.update(step_record(1))
+        progress.stop()
+        stream.flush()
+        text = seen.read(65536).decode()
+    assert "step 1/2  loss " in text
+    assert ("\x1b" in text) == (not launcher)
 
 
 def test_time_left_follows_the_pace_after_the_first_step() -> None:
