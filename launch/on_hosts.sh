@@ -29,6 +29,8 @@ port=""
 # A folder of this run, here.
 folder=""
 launcher=""
+# What is asked before there is a launcher.
+looking=""
 guard=""
 lookout=""
 # The folder of records, and on a host its own in that.
@@ -98,14 +100,29 @@ read_options() {
     done
 }
 
+# look COMMAND ...: run it, its output into the file `found`, and return its code; a signal ends it, and this script, at once.
+look() {
+    local code=0
+    "$@" >"$folder/found" </dev/null &
+    looking=$!
+    if [[ -n "$stopped" ]]; then forward "$stopped"; fi
+    # bash would say in words of its own what ended it.
+    while kill -0 "$looking" 2>/dev/null; do wait "$looking" 2>/dev/null || true; done
+    wait "$looking" 2>/dev/null || code=$?
+    looking=""
+    if [[ -n "$stopped" ]]; then
+        tell "$NOTHING_TO_SAVE"
+        exit 3
+    fi
+    return "$code"
+}
+
 # find_hosts HOSTFILE CONFIG ...: what a look at the hosts finds, or its complaints and the end. Asked from /, as has_roots is.
 # shellcheck disable=SC2034 # as above
 find_hosts() {
-    local found code=0 kind rest
-    found="$(env -C / "$PYTHON" -m roots.launching --via "$VIA" --scripts "$ROOTS_HOME/launch" --folder "$PWD" \
-        --hostfile "$1" "${asked[@]}" -- "${@:2}" </dev/null)" || code=$?
-    if [[ -n "$stopped" ]]; then end_before_ranks; fi
-    ((code == 0)) || exit "$code"
+    local kind rest
+    look env -C / "$PYTHON" -m roots.launching --via "$VIA" --scripts "$ROOTS_HOME/launch" --folder "$PWD" \
+        --hostfile "$1" "${asked[@]}" -- "${@:2}" || exit "$?"
     while read -r kind rest; do
         case "$kind" in
             ssh) ssh+=("$rest") ;;
@@ -116,18 +133,13 @@ find_hosts() {
                 ranks=$((ranks + $(wc -w <<<"$rest") - 1))
                 ;;
         esac
-    done <<<"$found"
+    done <"$folder/found"
 }
 
 words_of_hosts() {
     local host words=""
     for host in "${hosts[@]}"; do words+="; $host slots ${slots_of[$host]// /,}"; done
     printf '%s ranks: %s' "$ranks" "${words#; }"
-}
-
-end_before_ranks() {
-    tell "$NOTHING_TO_SAVE"
-    exit 3
 }
 
 tell() {
@@ -320,6 +332,7 @@ end_run() {
 # forward SIGNAL: to the ranks alone; the launcher ends when they do. Before there are ranks there is nothing to save.
 forward() {
     stopped="$1"
+    if [[ -n "$looking" ]]; then kill -s TERM "$looking" 2>/dev/null || true; fi
     [[ -n "$launcher" ]] || return 0
     if [[ -z "$(on_hosts "$(declare -f processes_of_run live_ranks tell_here); tell_here $1" 2>/dev/null)" ]]; then
         kill -s TERM -- "-$launcher" 2>/dev/null || true
@@ -336,8 +349,8 @@ wait_for_launcher() {
     return "$code"
 }
 
-# decide_code CODE: the rank that failed first knows the reason. The launcher's own code, which may be 0 when it was killed,
-# counts where no rank began.
+# decide_code CODE: the rank that failed first knows the reason. The launcher's own code, which may be 0 when it was killed, is
+# only told.
 decide_code() {
     local ended first lost begun
     # shellcheck disable=SC2016 # `here` is that of each host
@@ -355,12 +368,15 @@ decide_code() {
         echo 7
     elif [[ -n "$first" ]]; then
         echo "$first"
-    elif [[ -n "$stopped" ]] && [[ -z "$begun" ]]; then
+    elif [[ -n "$stopped" && -z "$begun" ]]; then
         tell "$NOTHING_TO_SAVE"
         echo 3
+    elif [[ -z "$begun" ]]; then
+        tell "no rank has begun: $VIA ended with code $1, and has said above why"
+        echo 1
     elif ((ended < ranks)); then
         tell "$((ranks - ended)) of $ranks ranks ended without an exit code: never started, or killed, perhaps for lack of memory"
-        if (($1 == 0)); then echo 1; else echo "$1"; fi
+        echo 7
     else
         echo 0
     fi

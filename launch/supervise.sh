@@ -54,14 +54,15 @@ main() {
     (($# >= 1)) || fail "$USAGE"
     command -v "$1" >/dev/null 2>&1 || fail "COMMAND=$1: no such command; $USAGE"
     [[ -d /proc/self ]] || fail "needs /proc, by which it finds what a start has left behind"
+    trap 'forward INT' INT
+    trap 'forward TERM' TERM HUP
+    trap 'forward USR1' USR1
     if [[ -z "$run" ]]; then find_run "$@"; fi
+    if [[ -n "$stopped" ]]; then finish 3 "ends by SIG$stopped, before start 1: nothing to save"; fi
     ROOTS_JOB_START="${ROOTS_JOB_START:-$(printf '%(%s)T' -1)}"
     export ROOTS_JOB_START
     records="$(mktemp -d)"
     trap 'rm -rf "$records"' EXIT
-    trap 'forward INT' INT
-    trap 'forward TERM' TERM HUP
-    trap 'forward USR1' USR1
     start_guard
     supervise "$@"
 }
@@ -101,14 +102,15 @@ find_run() {
     [[ -f "${words[first - 1]}" ]] || fail "CONFIG=${words[first - 1]}: no such file; $USAGE"
     use_python
     run="$("$PYTHON" -c '
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 from roots.config import load_config
 from roots.errors import RootsError
 try:
     print(load_config(sys.argv[1], sys.argv[2:]).run_directory)
 except RootsError as error:
     sys.exit("\n".join(f"roots: error: {line}" for line in error.lines))
-' "${words[@]:first - 1}")" || exit 2
+' "${words[@]:first - 1}")" || [[ -n "$stopped" ]] || exit 2
 }
 
 # supervise COMMAND ...: start it until it need not, or must not, be started again; then exit.
@@ -285,7 +287,7 @@ tell() {
 # finish CODE TEXT
 finish() {
     tell "$2"
-    kill -- "-$guard" 2>/dev/null || true
+    if [[ -n "$guard" ]]; then kill -- "-$guard" 2>/dev/null || true; fi
     exit "$1"
 }
 

@@ -16,7 +16,7 @@ import typer
 
 from roots.cli.notes import tell_notes
 from roots.cli.options.useless import refuse_useless
-from roots.errors import RootsError
+from roots.errors import ExitCode, RootsError
 from roots.launching.via import OVER_SSH, Via
 
 if TYPE_CHECKING:
@@ -118,17 +118,41 @@ def launch(
 
 
 def _launch(wish: Wish, checks: Checks, dry_run: bool, as_json: bool) -> None:
-    """Plan, look, start; each raises RootsError for what is wrong."""
+    """Plan, look, start; each raises RootsError for what is wrong.
+
+    A signal that asks to stop ends it at once as long as nothing is started.
+    """
+    from roots.launching.environment import become
+    from roots.launching.stop import Stopped, stopped_by_signals
+    from roots.launching.submit import submit
+
+    try:
+        with stopped_by_signals():
+            start = _prepare(wish, checks, dry_run, as_json)
+    except Stopped as stop:
+        _tell(f"stopped by {stop} before anything was started, nothing to save")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    if start is None:
+        return
+    plan, met = start
+    _write(plan)
+    if plan.via is Via.slurm:
+        raise typer.Exit(submit(plan.command, [Path(name) for name in plan.files]))
+    become(plan.command, {**plan.environment, **met})
+
+
+def _prepare(
+    wish: Wish, checks: Checks, dry_run: bool, as_json: bool
+) -> tuple[Plan, dict[str, str]] | None:
+    """What to start, with where its ranks meet; None where only a look or a dry run was wished."""
     from roots.cli.shipped import shipped_folder
     from roots.config import load_config
     from roots.config.rules.batch import batch_problems
     from roots.config.rules.table import has_training_data
-    from roots.launching.environment import become
     from roots.launching.examine import for_launcher, missing_programs, request_of
     from roots.launching.hosts import refuse_hostfile
     from roots.launching.meeting import meeting
     from roots.launching.plan import make_plan
-    from roots.launching.submit import submit
     from roots.launching.surroundings import network_lines, network_problems, surroundings
     from roots.planner.stages import balanced_stages_have_experts
 
@@ -152,12 +176,10 @@ def _launch(wish: Wish, checks: Checks, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         looks = [] if checks is Checks.OFF else _looks(ways, request)
         _show(plan, looks, network_lines(around.scripts), as_json)
-    elif checks is not Checks.ONLY:
-        _write(plan)
-        if plan.via is Via.slurm:
-            raise typer.Exit(submit(plan.command, [Path(name) for name in plan.files]))
-        met = meeting(ways[0], first) if plan.via in OVER_SSH else {}
-        become(plan.command, {**plan.environment, **met})
+        return None
+    if checks is Checks.ONLY:
+        return None
+    return plan, meeting(ways[0], first) if plan.via in OVER_SSH else {}
 
 
 def _ways(plan: Plan, wish: Wish) -> list[Way]:

@@ -74,8 +74,8 @@ class Agents:
             agent.start(self._inbox)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        end_all(list(self.all.values()))
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        end_all(list(self.all.values()), at_once=kind is not None)
         self._place.cleanup()
 
     def ask(self, questions: Mapping[str, Mapping[str, Any]], seconds: float) -> dict[str, Any]:

@@ -8,7 +8,8 @@ Printed is, in lines for a shell:
     meet ADDRESS PORT      where ranks meet
     host NAME SLOT ...     each host in its order, with the slots that get a rank
 
-Exit code 2 where something is wrong, each in one line that names the host. Loads no torch.
+Exit code 2 where something is wrong, each in one line that names the host; 3 where a signal has
+stopped it, of which the script tells. Loads no torch.
 """
 
 from __future__ import annotations
@@ -20,22 +21,26 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from roots.errors import RootsError
+from roots.errors import ExitCode, RootsError
 from roots.launching.gather import Way, by_ssh
 from roots.launching.host_facts import HostFacts
 from roots.launching.hosts import Host, read_hostfile, refuse_hostfile, select
 from roots.launching.meeting import meeting
 from roots.launching.ssh import ssh_command
+from roots.launching.stop import Stopped, stopped_by_signals
 from roots.launching.via import Via
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exit with 0 or 2."""
+    """Exit with 0, 2 or 3."""
     options = _parser().parse_args(arguments)
     os.chdir(options.folder)
     try:
-        for line in lines_for_shell(options):
-            print(line)  # noqa: T201 - a program of its own
+        with stopped_by_signals():
+            for line in lines_for_shell(options):
+                print(line)  # noqa: T201 - a program of its own
+    except Stopped:
+        sys.exit(int(ExitCode.INTERRUPTED))
     except RootsError as error:
         for line in error.lines:
             print(f"roots: error: {line}", file=sys.stderr)  # noqa: T201
@@ -97,6 +102,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    # Ctrl-C is the script's to tell of.
+    # Ctrl-C, which a shell lets what runs behind it ignore.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     main()

@@ -124,8 +124,10 @@ def gather(ways: Sequence[Way], request: Request, seconds: float = 60.0) -> list
         ]
         try:
             _question(calls, probes if request.run_directory is not None else None, seconds)
-        finally:
-            end_all(calls)
+        except BaseException:
+            end_all(calls, at_once=True)
+            raise
+        end_all(calls)
         return [call.answer(probes) for call in calls]
 
 

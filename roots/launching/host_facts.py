@@ -24,6 +24,7 @@ import os
 import platform
 import resource
 import secrets
+import signal
 import socket
 import struct
 import subprocess
@@ -352,8 +353,11 @@ def main() -> None:
     probe = None
     if options.run_directory is not None and options.probe:
         probe = Probe(options.run_directory, options.probe)
-        facts["refusal"] = probe.write()
+        # Who looks can be told to stop, and what is written here goes with it.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        if probe is not None:
+            facts["refusal"] = probe.write()
         _tell(facts)
         for answer in answers(sys.stdin, probe):
             _tell(answer)

@@ -13,8 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from roots.launching.stop import held_signals
+
 # For a simple question once a process has begun to answer, and for its end after the last.
 SECONDS_A_QUESTION = 5.0
+# For one that is told to end at once.
+_SECONDS_TO_LEAVE = 0.5
 
 
 class Talk(ABC):
@@ -38,7 +42,7 @@ class Talk(ABC):
         """Start the process, with a thread that reads what it says and when that came."""
         pipe = subprocess.PIPE
         try:
-            with self.errors.open("wb") as errors:
+            with self.errors.open("wb") as errors, held_signals():
                 self.process = subprocess.Popen(
                     self.command, stdin=pipe, stdout=pipe, stderr=errors, text=True
                 )
@@ -91,12 +95,17 @@ class Talk(ABC):
             with suppress(OSError):
                 self.process.stdin.close()
 
-    def end(self) -> None:
-        """Wait for the process, and kill it if it does not end."""
+    def terminate(self) -> None:
+        """Tell the process to end; what it is on another host ends with its input."""
+        if self.process is not None:
+            self.process.terminate()
+
+    def end(self, seconds: float) -> None:
+        """Wait for the process, `seconds` if it still answers, and kill it if it does not end."""
         if self.process is None:
             return
         try:
-            self.process.wait(SECONDS_A_QUESTION if not self.silence else 0.1)
+            self.process.wait(seconds if not self.silence else 0.1)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -121,9 +130,15 @@ def receive(inbox: Inbox, talks: Iterable[Talk], seconds: float) -> None:
             waiting.discard(talk)
 
 
-def end_all(talks: Sequence[Talk]) -> None:
-    """End all processes, which learn of it at once."""
+def end_all(talks: Sequence[Talk], at_once: bool = False) -> None:
+    """End all processes, which learn of it at once.
+
+    `at_once` where this one is to end itself: they are told to, and hardly waited for.
+    """
     for talk in talks:
         talk.close_input()
+    if at_once:
+        for talk in talks:
+            talk.terminate()
     for talk in talks:
-        talk.end()
+        talk.end(_SECONDS_TO_LEAVE if at_once else SECONDS_A_QUESTION)

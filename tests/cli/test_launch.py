@@ -174,6 +174,40 @@ def test_signals_reach_the_script(folder: Path) -> None:
     assert (process.returncode, stdout) == (3, "stopped\n")
 
 
+@pytest.mark.parametrize("name", ["INT", "TERM", "USR1"])
+def test_signal_during_the_look_ends_it_at_once(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    make_data(folder)
+    (folder / "hosts").write_text("a slots=2\n", encoding="utf-8")
+    ssh = folder / "tools" / "ssh"
+    ssh.write_text(f'#!/bin/bash\nkill -s {name} "$PPID"; exec /bin/sleep 60\n', encoding="utf-8")
+    ssh.chmod(0o755)
+    (folder / "launch" / "rank.py").touch()
+    assert run("run.yaml", "--hostfile", "hosts") == 3
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        f"roots launch: stopped by SIG{name} before anything was started, nothing to save"
+    ]
+
+
+def test_signal_ends_the_wait_for_a_job_and_not_the_job(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sbatch = folder / "tools" / "sbatch"
+    words = ["run.yaml", "--via", "slurm", "--ranks-per-node", "2", "--checks", "off"]
+    for told, said in (
+        ("Submitted batch job 12", "stopped by SIGTERM; job 12 goes on, `scancel 12` ends it"),
+        ("", "stopped by SIGTERM, sbatch has told of no job; `squeue --me` is sure"),
+    ):
+        # What it says is read before the signal comes.
+        wait = 'read -rt 0.3 <><(:); kill -s TERM "$PPID"; exec /bin/sleep 60'
+        says = f"echo '{told}'" if told else ":"
+        sbatch.write_text(f"#!/bin/bash\n{says}; {wait}\n", encoding="utf-8")
+        sbatch.chmod(0o755)
+        assert run(*words) == 3
+        assert capfd.readouterr().err.splitlines()[-1] == f"roots launch: {said}"
+
+
 def test_missing_sbatch_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run.yaml", "--via", "slurm", "--ranks-per-node", "2"]
     assert run(*words, "--checks", "off") == 2

@@ -158,3 +158,17 @@ def test_signal_before_there_are_ranks_has_nothing_to_save(
         "hostfile.sh: 2 ranks: a slots 0; b slots 0",
         "hostfile.sh: stopped before there were ranks, nothing to save",
     ]
+
+
+def test_signal_ends_a_look_at_the_hosts_at_once(tmp_path: Path, command: list[str]) -> None:
+    """And the ssh that looks, though a signal to the script alone does not reach it."""
+    ssh = tmp_path / "tools" / "ssh"
+    record = 'echo $$ >"$FOLDER/new"; mv "$FOLDER/new" "$FOLDER/ssh"'
+    ssh.write_text(f"#!/bin/bash\n{record}; exec sleep 60\n", encoding="utf-8")
+    with started(command, env=environment(tmp_path), stderr=subprocess.PIPE) as process:
+        wait_for([tmp_path / "ssh"], process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 3
+        told = process.stderr.read() if process.stderr else ""
+    assert told == "hostfile.sh: stopped before there were ranks, nothing to save\n"
+    assert not Path("/proc", (tmp_path / "ssh").read_text("ascii").strip()).exists()

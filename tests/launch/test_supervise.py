@@ -154,6 +154,27 @@ def test_signal_is_passed_on_and_waited_for(supervision: Supervision, name: str)
     assert len(supervision.starts()) == 1
 
 
+def test_signal_before_the_first_start_has_nothing_to_save(supervision: Supervision) -> None:
+    folder = supervision.folder
+    python = folder / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    asks = '[[ "$2" == *find_spec* ]] || { touch "$FOLDER/ready"; read -r <"$FOLDER/pipe"; }'
+    python.write_text(f"#!/bin/bash\n{asks}\n", encoding="utf-8")
+    python.chmod(0o755)
+    os.mkfifo(folder / "pipe")
+    (folder / "x.yaml").touch()
+    values = {**supervision.environment, "VIRTUAL_ENV": str(folder / "venv")}
+    words = [*SUPERVISE, "command", str(folder / "x.yaml")]
+    with started(words, env=values, stderr=subprocess.PIPE) as process:
+        wait_for([folder / "ready"], process)
+        process.send_signal(signal.SIGTERM)
+        (folder / "pipe").write_text("\n", encoding="ascii")
+        assert process.wait(timeout=60) == 3
+        told = process.stderr.read() if process.stderr else ""
+    assert told == "supervise.sh: ends by SIGTERM, before start 1: nothing to save\n"
+    assert not (folder / "starts").exists()
+
+
 def test_srun_gets_the_signal_that_it_passes_on(supervision: Supervision) -> None:
     (supervision.folder / "tools" / "command").rename(supervision.folder / "tools" / "srun")
     supervision.plan("trap 'exit 3' USR1; forever")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from roots.launching.gather import Request, Way, by_srun, by_ssh, gather, here
 from roots.launching.ssh import ssh_command
+from roots.launching.stop import Stopped, stopped_by_signals
 
 
 def _shell(text: str) -> Way:
@@ -70,6 +74,24 @@ def test_silent_hosts_are_told_with_the_reason(tmp_path: Path) -> None:
         "did not answer in 0.5 s",
         "no /nowhere/ssh here: No such file or directory",
     ]
+
+
+def test_signal_ends_a_look_and_all_it_has_started_at_once(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    numbers = [tmp_path / name for name in "ab"]
+    wait = 'while [[ ! -s {other} ]]; do :; done; kill -s TERM "$PPID"; exec sleep 60'
+    asked = [
+        _shell(f"echo $$ >{numbers[0]}; {wait.format(other=numbers[1])}"),
+        _shell(f"echo $$ >{numbers[1]}; exec sleep 60"),
+    ]
+    began = time.monotonic()
+    with pytest.raises(Stopped, match="SIGTERM"), stopped_by_signals():
+        gather([*asked, here("one")], Request(tmp_path, run_directory=Path("runs")))
+    # Otherwise each is waited for, five seconds.
+    assert time.monotonic() - began < 4
+    for number in numbers:
+        assert not Path(f"/proc/{number.read_text('ascii').strip()}").exists()
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_ways_to_other_hosts() -> None:

@@ -196,6 +196,16 @@ def test_config_in_the_place_of_the_hostfile_is_one_line(
     ]
 
 
+def test_signal_ends_it_without_a_word(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The script tells of it, which has got the signal."""
+    text = '#!/bin/bash\nkill -s INT "$PPID"; exec sleep 60\n'
+    (folder / "tools" / "ssh").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit) as end:
+        main(words(folder))
+    assert end.value.code == 3
+    assert capsys.readouterr() == ("", "")
+
+
 def test_it_loads_no_torch(folder: Path) -> None:
     program = (
         "import sys; from roots.launching.__main__ import main; main(sys.argv[1:]); "
