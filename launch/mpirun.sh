@@ -6,7 +6,7 @@
 # HOSTFILE, hosts, options and exit codes are those of launch/hostfile.sh. Open MPI must be on every host at the same path.
 #
 #   --include SPEC, --exclude SPEC, --ssh-port N, --ssh-options TEXT, --checks on|off: as in launch/hostfile.sh
-#   --mpirun-options TEXT    more for mpirun, such as "--mca oob_tcp_if_include eth0"
+#   --mpirun-options TEXT    more for mpirun, such as "--mca oob_tcp_if_include eth0"; tried on every host before ranks start
 #
 # INT, TERM and USR1 make every rank finish its step, save and exit 3; so does the end of this script or of mpirun. Of signals
 # to mpirun itself, USR1 is passed on to every rank; at TERM ranks have ten seconds to save, so send it to this script.
@@ -18,6 +18,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 readonly USAGE="usage: launch/mpirun.sh [option ...] HOSTFILE CONFIG [section.key=value ...]"
 readonly VIA=mpirun
+# A try of options ends with this code, and in this time.
+readonly TRIED=93 TRY_SECONDS=60
 
 # shellcheck source=launch/on_hosts.sh
 source "$ROOTS_HOME/launch/on_hosts.sh"
@@ -48,9 +50,10 @@ start_launcher() {
     for host in $(cut -d= -f1 "$folder/variables") MASTER_ADDR MASTER_PORT; do names+=(-x "$host"); done
     words=("$(command -v mpirun)" --bind-to none --mca plm_rsh_agent ssh --mca plm_rsh_args "${ssh[*]:1}"
         --mca orte_abort_on_non_zero_status 0 --mca odls_base_sigkill_timeout 10 --mca oob_tcp_keepalive_time 10 --mca oob_tcp_keepalive_intvl 5
-        --mca oob_tcp_keepalive_probes 3 --mca orte_launch_agent "env ROOTS_RANK_RECORDS=$records/%h orted"
-        "${mpirun_options[@]}")
+        --mca oob_tcp_keepalive_probes 3 --mca orte_launch_agent "env ROOTS_RANK_RECORDS=$records/%h orted")
     if ((EUID == 0)); then words+=(--allow-run-as-root); fi
+    words+=("${mpirun_options[@]}")
+    if ((${#mpirun_options[@]} > 0)); then try_options; fi
     for host in "${hosts[@]}"; do
         if ((${#parts[@]} > 0)); then parts+=(:); fi
         parts+=(-H "$host:$(wc -w <<<"${slots_of[$host]}")" -np "$(wc -w <<<"${slots_of[$host]}")" --wdir "$PWD" "${names[@]}")
@@ -65,6 +68,28 @@ start_launcher() {
     # An empty ROOTS_LAUNCHER: a rank watches its parent alone, Open MPI's daemon, which has no sshd above it.
     ROOTS_LAUNCHER="" ROOTS_RANK_RECORDS="$records/%h" MASTER_ADDR="$address" MASTER_PORT="$port" "${words[@]}" "${parts[@]}" </dev/null &
     launcher=$!
+}
+
+# try_options: start something with `words` on every host. mpirun may refuse the user's options, or take one of them for the
+# program: the code that none other has tells that it has started ours.
+# shellcheck disable=SC2329
+try_options() {
+    local host parts=() code=0 said
+    for host in "${hosts[@]}"; do
+        if ((${#parts[@]} > 0)); then parts+=(:); fi
+        parts+=(-H "$host:1" -np 1 bash -c "exit $TRIED")
+    done
+    look with_words_in "$folder/refusal" timeout --kill-after=2 "$TRY_SECONDS" "${words[@]}" "${parts[@]}" || code=$?
+    if ((code == TRIED)); then return; fi
+    said="$(sed '/^-*$/d' "$folder/refusal" "$folder/found" | tr -s ' \n' ' ' | cut -c1-400)"
+    if ((code == 124)); then said="nothing has started in $TRY_SECONDS s; $said"; fi
+    fail "--mpirun-options=${mpirun_options[*]}: must be options that mpirun starts ranks with (code $code: ${said% }), not words that it takes for the program; correct them, or leave them out"
+}
+
+# with_words_in FILE COMMAND ...
+# shellcheck disable=SC2329
+with_words_in() {
+    exec "${@:2}" 2>"$1"
 }
 
 launch_on_hosts "$@"

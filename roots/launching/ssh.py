@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Sequence
 
 from roots.errors import RootsError, problem
@@ -15,6 +16,8 @@ _RULES = {
     "ServerAliveInterval": "5",
     "ServerAliveCountMax": "3",
 }
+# Stands for a host in a question about options.
+_NO_HOST = "roots-asks"
 _SAME_PATH = "put this checkout and its environment at the same path there"
 # What a host or ssh says last, and what to do about it.
 _ADVICE = {
@@ -32,8 +35,8 @@ _ADVICE = {
 def ssh_command(port: object = None, options: str = "") -> list[str]:
     """`ssh` with its options: the user's first, because of several ssh takes the first.
 
-    Raises RootsError for a port that is none, and for words that pdsh and mpirun, which take these
-    apart at spaces, could not pass on.
+    Raises RootsError for a port that is none, for options that ssh does not take, and for words
+    that pdsh and mpirun, which take these apart at spaces, could not pass on.
     """
     words = ["ssh"]
     if port is not None:
@@ -48,10 +51,29 @@ def ssh_command(port: object = None, options: str = "") -> list[str]:
             rule = f"{word!r} must be one word: pdsh and mpirun take it apart"
             fix = "write that option into ~/.ssh/config"
             raise RootsError(problem("--ssh-options", options, rule, fix))
+    if more and (refusal := _refusal([*words, *more])):
+        rule = f"must be options of ssh alone ({refusal})"
+        raise RootsError(problem("--ssh-options", options, rule, "correct them, or leave them out"))
     words += more
     for name, value in _RULES.items():
         words += ["-o", f"{name}={value}"]
     return words
+
+
+def _refusal(words: Sequence[str]) -> str:
+    """What ssh says of its options, "" where they are good; asked without reaching any host."""
+    command = [*words, "-G", _NO_HOST]
+    try:
+        run = subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+    except OSError:
+        # Told by whoever looks at the hosts.
+        return ""
+    if run.returncode:
+        return next(iter(run.stderr.splitlines()), f"it ends with code {run.returncode}")
+    # Otherwise a word among the options was taken for the host.
+    return "" if _NO_HOST in run.stdout else "one of the words is none"
 
 
 def port_of(field: str, value: object, fix: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from roots.errors import RootsError
@@ -39,6 +41,35 @@ def test_options_that_cannot_be_are_told(port: object, options: str, line: str) 
     with pytest.raises(RootsError) as caught:
         ssh_command(port, options)
     assert caught.value.lines == (line,)
+
+
+# What OpenSSH does with options when it is only asked what it would do: -G.
+SSH = """#!/bin/bash
+case "$*" in
+    *-Z*) echo "unknown option -- Z" >&2; echo "usage: ssh [-46AaCf]" >&2; exit 255 ;;
+    *stray*) echo "hostname stray" ;;
+    *) echo "hostname ${*: -1}" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [("-Z", "unknown option -- Z"), ("-i key stray", "one of the words is none"), ("-i key", "")],
+)
+def test_what_ssh_does_not_take_is_told_before_a_host_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, said: str
+) -> None:
+    (tmp_path / "ssh").write_text(SSH, encoding="utf-8")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    lines: tuple[str, ...] = ()
+    try:
+        ssh_command(None, options)
+    except RootsError as error:
+        lines = error.lines
+    line = f"--ssh-options='{options}': must be options of ssh alone ({said}); "
+    assert lines == ((f"{line}correct them, or leave them out",) if said else ())
 
 
 @pytest.mark.parametrize(
