@@ -12,9 +12,7 @@ from roots import __version__
 from roots.cli.checkpoint import checkpoint_app
 from roots.cli.config import config_app
 from roots.cli.doctor import doctor
-from roots.cli.evaluate import evaluate
 from roots.cli.export_import import export, import_model
-from roots.cli.generate import generate
 from roots.cli.info import info
 from roots.cli.launch import launch
 from roots.cli.memory import memory_line
@@ -24,6 +22,8 @@ from roots.cli.preprocess import preprocess
 from roots.cli.report import report
 from roots.cli.tokenizer import tokenizer_app
 from roots.cli.train import train
+from roots.cli.trained.evaluate import evaluate
+from roots.cli.trained.generate import generate
 from roots.cli.verify import verify
 from roots.errors import ExitCode, RootsError, ran_out_of_memory
 from roots.log import let_go_of_output

@@ -65,7 +65,7 @@ def evaluate(
     from roots.errors import RootsError, problem
 
     if pairs is not None and data is None:
-        from roots.cli.evaluate_pairs import PairRequest, evaluate_file
+        from roots.cli.trained.evaluate_pairs import PairRequest, evaluate_file
 
         request = PairRequest(
             checkpoint=checkpoint,
