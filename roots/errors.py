@@ -48,6 +48,22 @@ def code_of(error: OSError) -> ExitCode:
     return ExitCode.NOT_SAVED if full else ExitCode.BAD_INPUT
 
 
+def cure_of(error: OSError) -> str:
+    """What to do about a file, or the place of one, that `error` keeps from being used."""
+    match error.errno:
+        case errno.ENOSPC:
+            return "free some disk space"
+        case errno.EDQUOT:
+            return "free some disk space, or raise the quota"
+        case errno.EROFS:
+            return "make its file system writable"
+        case errno.EACCES | errno.EPERM:
+            return "give this user the rights to it"
+        case errno.EFBIG:
+            return "raise the limit on the size of a file (ulimit -f)"
+    return "check the path and its disk"
+
+
 class RootsError(Exception):
     """A mistake in the input, told in one line each: what, its value, the rule and the fix.
 

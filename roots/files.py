@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: temporary name, fsync, rename."""
+"""Files that appear whole or not at all (temporary name, fsync, rename), and where they may lie."""
 
 from __future__ import annotations
 
@@ -6,13 +6,29 @@ import contextlib
 import errno
 import glob
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
-from roots.errors import RootsError, problem
+from roots.errors import RootsError, code_of, cure_of, problem
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether `place` is no path, but a URL with a scheme, as s3://bucket/runs."""
+    return isinstance(place, str) and _URL.fullmatch(place) is not None
+
+
+def local_path(place: str) -> Path | None:
+    """The path that `place` means, or a URL of file://; None for one of anything else."""
+    if not is_url(place):
+        return Path(place)
+    scheme, _, path = place.partition("://")
+    return Path(path).expanduser() if scheme.lower() in ("file", "local") else None
 
 
 def publish(temporary: Path, final: Path) -> None:
@@ -84,8 +100,8 @@ def cannot_write(path: Path, error: OSError, needed: int | None = None) -> Roots
     rule = f"cannot be written ({error.strerror or error})"
     if needed is not None:
         rule += f": it needs {needed:,} bytes, and {free_bytes(path):,} are free there"
-    fix = "check the room and the quota of that disk and the rights, then start again"
-    return RootsError(problem(str(path), None, rule, fix))
+    fix = f"{cure_of(error)}, then start again"
+    return RootsError(problem(str(path), None, rule, fix), exit_code=code_of(error))
 
 
 def free_bytes(path: Path) -> int:

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from roots.errors import RootsError, code_of, problem
+from roots.errors import RootsError, code_of, cure_of, problem
 from roots.log import get_logger
 
 # The file in a run's folder that says who owns it.
@@ -255,7 +255,7 @@ def owned(path: Path, place: Place, *, job: str = "") -> Iterator[Ownership]:
         former = _take(path, mine, place)
     except OSError as error:
         rule = f"cannot be locked by {path} ({error.strerror})"
-        lines = place.error(path, rule, "check its rights and the room on its disk").lines
+        lines = place.error(path, rule, cure_of(error)).lines
         raise RootsError(*lines, exit_code=code_of(error)) from None
     if former is not None:
         _LOGGER.warning("took over %s from %s, which has ended", path, former.describe())

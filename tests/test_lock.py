@@ -280,7 +280,7 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
     # Not bad input: it is worth another try.
     assert refusal(tmp_path / "run.lock", code=6) == (
         f"run folder='runs/a': cannot be locked by {tmp_path}/run.lock (No space left on device); "
-        "check its rights and the room on its disk"
+        "free some disk space"
     )
 
 

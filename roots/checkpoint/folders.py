@@ -19,8 +19,8 @@ from roots.checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, damage_of, rea
 from roots.config.load import load_config, parse_config
 from roots.config.run import RunConfig
 from roots.config.yaml_reader import read_yaml
-from roots.errors import RootsError, problem
-from roots.files import sync_folder, write_atomically
+from roots.errors import ExitCode, RootsError, code_of, cure_of, problem
+from roots.files import free_bytes, sync_folder, write_atomically
 from roots.log import get_logger
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -138,6 +138,29 @@ def discard(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def not_written(partial: Path, error: OSError) -> RootsError:
+    """The one line, with exit code NOT_SAVED, on a checkpoint that the disk did not take."""
+    rule = f"could not be written ({error.strerror or error})"
+    if code_of(error) is ExitCode.NOT_SAVED:
+        rule += _room(partial.parent)
+    fix = f"{cure_of(error)}; the checkpoints before it are untouched"
+    line = problem("checkpoint", str(final_folder(partial)), rule, fix)
+    return RootsError(line, exit_code=ExitCode.NOT_SAVED)
+
+
+def _room(root: Path) -> str:
+    """How much the newest checkpoint takes, if that is known, and how much room is left."""
+    try:
+        free = f"{free_bytes(root):,} bytes are free"
+        latest = latest_checkpoint(root)
+        if latest is None:
+            return f"; {free}"
+        return f"; {latest.name} has {read_manifest(latest).total_bytes:,} bytes, and {free}"
+    except (OSError, RootsError):
+        # What is told is why nothing could be written, whatever else there is that fails.
+        return ""
+
+
 def check_room(root: Path, step: int) -> None:
     """Raise RootsError for what would keep a run from saving below `root` after `step`."""
     lines = []
@@ -151,7 +174,7 @@ def check_room(root: Path, step: int) -> None:
         rule = "is a folder, and a file of that name points to the newest checkpoint"
         lines.append(problem("checkpoints", str(latest), rule, fix))
     if not os.access(root, os.W_OK | os.X_OK):
-        lines.append(problem("checkpoints", str(root), "cannot be written", "change its rights"))
+        lines.append(problem("checkpoints", str(root), "cannot be written", "make it writable"))
     if lines:
         raise RootsError(*lines)
 

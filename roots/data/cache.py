@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roots.errors import RootsError, problem
+from roots.errors import RootsError, cure_of, problem
 from roots.files import publish, removed_on_error, write_atomically
 from roots.lock import Place, file_lock
 from roots.log import get_logger
@@ -133,7 +133,7 @@ def _store(folder: Path, name: str, purpose: Purpose, arrays: Arrays) -> None:
         write_atomically(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
     except OSError as error:
         rule = f"cannot be written ({error.strerror}), and the sample index is kept there"
-        fix = "free some space, or set data.cache_directory to another folder"
+        fix = f"{cure_of(error)}, or set data.cache_directory to another folder"
         raise RootsError(problem("index cache", str(folder), rule, fix)) from None
 
 

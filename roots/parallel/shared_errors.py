@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from roots.errors import ExitCode, RootsError, code_of
+from roots.errors import RootsError, code_of, cure_of, problem
 from roots.parallel.mesh import Axis
 from roots.parallel.process import all_gather_object, anywhere
 
 T = TypeVar("T")
 
 
-def together(axis: Axis, action: Callable[[], T], *, os_error: ExitCode | None = None) -> T:
+def together(axis: Axis, action: Callable[[], T]) -> T:
     """Call `action` on every rank of `axis`; return its result on each.
 
     If any rank raises RootsError, every rank raises one with the lines of all, each line once; only
     rank 0 speaks. An OSError (a full disk, a folder without permission) counts as a user's error,
-    with the exit code `os_error`, by default that of errors.code_of. Any other exception is a bug
-    and passes as it is.
+    with the exit code of errors.code_of. Any other exception is a bug and passes as it is.
     Communication: one all-reduce of a number, and if a rank fails an all-gather of the lines.
     """
     failure: RootsError | None = None
@@ -28,9 +27,9 @@ def together(axis: Axis, action: Callable[[], T], *, os_error: ExitCode | None =
     except RootsError as error:
         failure = error
     except OSError as error:
-        line = f"{error.filename or 'file system'}: {error.strerror or error}"
-        code = code_of(error) if os_error is None else os_error
-        failure = RootsError(line, exit_code=code)
+        rule = f"cannot be used ({error.strerror or error})"
+        line = problem(str(error.filename or "file system"), None, rule, cure_of(error))
+        failure = RootsError(line, exit_code=code_of(error))
     if not anywhere(axis, failure is not None):
         return result  # type: ignore[return-value]  # no failure, so action has returned a T
     reports = all_gather_object(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from roots.checkpoint import folders, manifest
@@ -9,7 +10,7 @@ from roots.checkpoint.mirror import Mirror
 from roots.checkpoint.store import TensorStore
 from roots.config.run import RunConfig
 from roots.device import release_free_memory
-from roots.errors import ExitCode, RootsError, problem
+from roots.errors import RootsError, problem
 from roots.files import remove_partials
 from roots.lock import Ownership
 from roots.log import get_logger
@@ -122,8 +123,7 @@ class Checkpointer:
 
         Raises RootsError with exit code NOT_SAVED, on all ranks, where the disk does not take it.
         """
-        unsaved = ExitCode.NOT_SAVED
-        together(self.mesh.world, lambda: self._make_room(point.step), os_error=unsaved)
+        together(self.mesh.world, lambda: self._make_room(point.step))
         self.saver.start(engine, point, beside=beside)
 
     def finish(self) -> Saved | None:
@@ -219,15 +219,22 @@ class Checkpointer:
             folders.check_room(self.root, step)
 
     def _make_room(self, step: int) -> None:
-        if self.mesh.rank == 0:
-            if self._ownership is not None:
-                self._ownership.check()
+        if self.mesh.rank != 0:
+            return
+        if self._ownership is not None:
+            self._ownership.check()
+        try:
             self.saver.settle()
+            self.root.mkdir(parents=True, exist_ok=True)
+            # A place that cannot be written says so here, and not of all that is left in it.
+            os.utime(self.root)
             self._tidy()
             folders.set_aside_after(self.root, step - 1)
             moved = folders.clear_place(self.root, step)
-            if moved is not None:
-                _logger.warning("renamed what lay in the way of a checkpoint to %s", moved)
+        except OSError as error:
+            raise folders.not_written(folders.partial_folder(self.root, step), error) from None
+        if moved is not None:
+            _logger.warning("renamed what lay in the way of a checkpoint to %s", moved)
 
 
 def _stages(config: RunConfig) -> dict[str, str]:

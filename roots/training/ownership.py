@@ -15,7 +15,7 @@ from pathlib import Path
 
 from roots.config.run import RunConfig
 from roots.device import slurm_job
-from roots.errors import ExitCode, RootsError, code_of, problem
+from roots.errors import RootsError, code_of, cure_of, problem
 from roots.lock import RUN_LOCK_NAME, Ownership, Place, owned
 from roots.training.callbacks.ledger import LEDGER_FILE, Ledger
 
@@ -93,8 +93,6 @@ def _unwritable(config: RunConfig, error: OSError) -> RootsError:
         field, value, fix = "run.name", config.run.name, "move that file away, or set another"
     elif isinstance(error, FileExistsError | NotADirectoryError):
         fix = "set it to a folder, which a file is not"
-    elif code_of(error) is ExitCode.NOT_SAVED:
-        fix = "free some space on its disk, or set it to a folder on another"
     else:
-        fix = "set it to a folder that can be written, or change its rights"
+        fix = f"{cure_of(error)}, or set it to another folder"
     return RootsError(problem(field, value, rule, fix), exit_code=code_of(error))

@@ -39,8 +39,8 @@ from roots.device import (
     own_stream,
     synchronize,
 )
-from roots.errors import ExitCode, RootsError, problem
-from roots.files import free_bytes, write_atomically
+from roots.errors import RootsError
+from roots.files import write_atomically
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, anywhere, barrier, broadcast_object
@@ -154,8 +154,7 @@ class Saver:
         assert self._job is None, "a save is in flight"
         started = time.monotonic()
         folder = folders.partial_folder(self._root, point.step)
-        unsaved = ExitCode.NOT_SAVED
-        together(self._mesh.world, lambda: self._make(folder), os_error=unsaved)
+        together(self._mesh.world, lambda: self._make(folder))
         others = self._write_deepspeed_files(engine, folder, point)
         job = _Job(point, folder, engine.state().to_json())
         self._job = job
@@ -208,7 +207,7 @@ class Saver:
                 folders.discard(job.folder)
             together(world, lambda: _raise(job.error))
         try:
-            saved = together(world, lambda: self._sealed(job), os_error=ExitCode.NOT_SAVED)
+            saved = together(world, lambda: self._sealed(job))
             stall = saved.stall_seconds + time.monotonic() - started
             return replace(saved, stall_seconds=stall)
         except RootsError:
@@ -243,7 +242,7 @@ class Saver:
             write_tokenizer_files(folder, self.tokenizer_files)
         except OSError as error:
             folders.discard(folder)
-            raise self._not_written(folder, error) from None
+            raise folders.not_written(folder, error) from None
 
     def _may_copy(self, engine: Engine) -> bool:
         """Whether to write from a copy, equal on all ranks; memory for it is reserved then."""
@@ -307,24 +306,9 @@ class Saver:
         except RootsError as error:
             job.error = error
         except OSError as error:
-            job.error = self._not_written(job.folder, error)
+            job.error = folders.not_written(job.folder, error)
         except BaseException as error:  # noqa: BLE001  # told by conclude, in the thread of the run
             job.bug = error
-
-    def _not_written(self, folder: Path, error: OSError) -> RootsError:
-        rule = f"could not be written ({error.strerror or error}){self._room()}"
-        fix = "free some disk space; the checkpoints before it are untouched"
-        line = problem("checkpoint", str(folders.final_folder(folder)), rule, fix)
-        return RootsError(line, exit_code=ExitCode.NOT_SAVED)
-
-    def _room(self) -> str:
-        """How much the newest checkpoint takes, if there is one, and how much room is left."""
-        free = f"{free_bytes(self._root):,} bytes are free"
-        latest = folders.latest_checkpoint(self._root)
-        if latest is None:
-            return f"; {free}"
-        taken = manifest.read_manifest(latest).total_bytes
-        return f"; {latest.name} has {taken:,} bytes, and {free}"
 
     def _write_deepspeed_files(self, engine: Engine, folder: Path, point: ResumePoint) -> list[str]:
         """DeepSpeed's own files, if they are asked for; this rank's share of them is returned."""
@@ -349,7 +333,7 @@ class Saver:
         try:
             return self._seal(job)
         except OSError as error:
-            raise self._not_written(job.folder, error) from None
+            raise folders.not_written(job.folder, error) from None
 
     def _seal(self, job: _Job) -> Saved:
         """The manifest last, then the name; rank 0 alone does anything."""

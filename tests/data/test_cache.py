@@ -122,7 +122,7 @@ def test_disk_that_is_full(tmp_path, monkeypatch):
         cached_arrays(tmp_path, PURPOSE, Builder())
     assert str(caught.value) == (
         f"index cache='{tmp_path}': cannot be written (No space left on device), and the sample "
-        "index is kept there; free some space, or set data.cache_directory to another folder"
+        "index is kept there; free some disk space, or set data.cache_directory to another folder"
     )
 
 

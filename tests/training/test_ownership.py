@@ -134,7 +134,7 @@ def test_file_of_the_name_of_the_run_is_told(tmp_path: Path) -> None:
 def test_run_directory_where_nothing_can_be_made_is_named() -> None:
     assert refusal(Path("/proc/nothere")) == (
         "run.directory='/proc/nothere': the run's folder /proc/nothere/test cannot be written (No "
-        "such file or directory); set it to a folder that can be written, or change its rights",
+        "such file or directory); check the path and its disk, or set it to another folder",
         ExitCode.BAD_INPUT,
     )
 
@@ -142,9 +142,9 @@ def test_run_directory_where_nothing_can_be_made_is_named() -> None:
 @pytest.mark.parametrize(
     ("number", "fix", "code"),
     [
-        (errno.EACCES, "set it to a folder that can be written, or change its rights", 2),
-        (errno.EROFS, "set it to a folder that can be written, or change its rights", 2),
-        (errno.ENOSPC, "free some space on its disk, or set it to a folder on another", 6),
+        (errno.EACCES, "give this user the rights to it", 2),
+        (errno.EROFS, "make its file system writable", 2),
+        (errno.ENOSPC, "free some disk space", 6),
     ],
 )
 def test_what_refuses_a_run_directory_decides_the_fix(
@@ -159,5 +159,5 @@ def test_what_refuses_a_run_directory_decides_the_fix(
     assert found == code
     assert line == (
         f"run.directory='{tmp_path}': the run's folder {tmp_path}/test cannot be written "
-        f"({os.strerror(number)}); {fix}"
+        f"({os.strerror(number)}); {fix}, or set it to another folder"
     )

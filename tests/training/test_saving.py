@@ -283,7 +283,7 @@ def test_full_disk_is_told_in_the_end_and_keeps_the_one_before(
     taken = manifest.read_manifest(saver.conclude().path).total_bytes
     full = OSError(28, "No space left on device")
     monkeypatch.setattr("roots.training.saving.write_part", fail_with(full))
-    monkeypatch.setattr("roots.training.saving.free_bytes", lambda path: 1234)
+    monkeypatch.setattr("roots.checkpoint.folders.free_bytes", lambda path: 1234)
     saver.start(Pair(), POINT)  # type: ignore[arg-type]
     saver.wait()
     with pytest.raises(RootsError) as caught:
@@ -311,7 +311,7 @@ def test_disk_that_is_full_for_a_small_file_is_told_alike(
     saver = saver_in(config)
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(f"roots.training.saving.{call}", fail_with(full))
-    monkeypatch.setattr("roots.training.saving.free_bytes", lambda path: 1234)
+    monkeypatch.setattr("roots.checkpoint.folders.free_bytes", lambda path: 1234)
 
     def save() -> None:
         saver.start(Pair(), POINT, beside=False)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from roots.data.preprocessing.readers import (
 )
 from roots.data.preprocessing.streams import DEFAULT_LINE_LIMIT
 from roots.data.preprocessing.workers import default_workers, worker_pool
-from roots.errors import RootsError, problem
+from roots.errors import RootsError, cure_of, problem
 from roots.log import get_logger
 from roots.tokenizer.special_tokens import DocumentTokens
 from roots.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -244,7 +244,8 @@ def _write(writer: IndexedWriter, result: TokenBatch, prefix: str | Path) -> Non
 def unwritable(prefix: str | Path, error: OSError) -> RootsError:
     """Say that the disk took no more of a dataset."""
     rule = f"cannot be written ({error.strerror})"
-    return RootsError(problem("--out", str(prefix), rule, "free some space or name another place"))
+    fix = f"{cure_of(error)}, or name another place"
+    return RootsError(problem("--out", str(prefix), rule, fix))
 
 
 def _empty_corpus(paths: Sequence[Path], counts: _Counts) -> str:

@@ -222,7 +222,7 @@ def test_disk_that_is_full(tmp_path, monkeypatch):
         preprocess([path], tmp_path / "out", "bytes", num_workers=0)
     assert str(caught.value) == (
         f"--out='{tmp_path}/out': cannot be written (No space left on device); "
-        "free some space or name another place"
+        "free some disk space, or name another place"
     )
     assert [item.name for item in tmp_path.iterdir()] == ["a.jsonl"]
 
@@ -241,7 +241,7 @@ def test_disk_that_is_full_leaves_nothing(tmp_path, size):
         signal.signal(signal.SIGXFSZ, handler)
     assert str(caught.value) == (
         f"--out='{tmp_path}/out': cannot be written (File too large); "
-        "free some space or name another place"
+        "raise the limit on the size of a file (ulimit -f), or name another place"
     )
     assert os.listdir(tmp_path) == ["a.jsonl"]
 
