@@ -17,7 +17,7 @@ from roots.checkpoint import resolve_checkpoint
 from roots.config import load as config_load
 from roots.config.batch import plan_batch
 from roots.config.rules.batch import batch_rule
-from roots.config.rules.table import has_training_data
+from roots.config.rules.table import TRAINING_RULES
 from roots.config.run import RunConfig
 from roots.data.build import DataSources
 from roots.data.build import build_data as build_sources
@@ -82,7 +82,7 @@ def train(config: RunConfig) -> Training:
     """
     _refuse_no_config(config)
     _refuse_several_ranks()
-    rules = (has_training_data, balanced_stages_have_experts, batch_rule(1))
+    rules = (*TRAINING_RULES, balanced_stages_have_experts, batch_rule(1))
     if lines := [line for rule in rules for line in rule(config)]:
         raise RootsError(*lines)
     name_accelerator()

@@ -20,9 +20,9 @@ from roots.checkpoint.manifest import (
     damage_of,
     read_manifest,
 )
-from roots.checkpoint.storage import is_url
 from roots.checkpoint.stored import StoredCheckpoints, unreachable
 from roots.errors import RootsError, problem
+from roots.files import is_url
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from roots.checkpoint import folders
 from roots.checkpoint.manifest import MANIFEST_NAME, Manifest
-from roots.checkpoint.storage import is_url, join, storage_at
+from roots.checkpoint.storage import join, storage_at
 from roots.checkpoint.stored import StoredCheckpoints, unreachable
 from roots.errors import RootsError, problem
+from roots.files import is_url
 
 _KEY_BYTES = 8
 

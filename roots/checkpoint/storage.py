@@ -6,7 +6,6 @@ whole or not at all: one file appears whole, several together do not.
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from roots.errors import RootsError, problem
-from roots.files import publish
+from roots.files import is_url, publish
 
 T = TypeVar("T")
 # What fsspec takes for a pattern where it removes.
 _PATTERN = frozenset("*?[")
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 _BLOCK_BYTES = 16 << 20
 # Seconds to wait before each further try.
 _WAITS = (1.0, 5.0, 25.0)
@@ -56,19 +54,6 @@ class Storage(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all in it; nothing happens if there is none."""
-
-
-def is_url(place: str | Path) -> bool:
-    """Whether `place` is no path, but a URL with a scheme, as s3://bucket/runs."""
-    return isinstance(place, str) and _URL.fullmatch(place) is not None
-
-
-def local_path(place: str) -> Path | None:
-    """The path that `place` means, or a URL of file://; None for one of anything else."""
-    if not is_url(place):
-        return Path(place)
-    scheme, _, path = place.partition("://")
-    return Path(path).expanduser() if scheme.lower() in ("file", "local") else None
 
 
 def join(where: str, *names: str) -> str:

@@ -100,7 +100,7 @@ def verify(given: RunOrCheckpoint, as_json: AsJson = False) -> None:
     Ends with code 2 and a line for each damaged file.
     """
     from roots.checkpoint.entries import checkpoints_of, is_there
-    from roots.checkpoint.storage import is_url
+    from roots.files import is_url
 
     if is_url(given):
         reports = _verified_at(given)

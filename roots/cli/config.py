@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from roots.cli.notes import tell_notes
+
+if TYPE_CHECKING:
+    from roots.config.rules.table import Rule
 
 config_app = typer.Typer(
     help="Show what a config resolves to; list and copy those that come with ROOTS.",
@@ -22,6 +25,14 @@ Overrides = Annotated[
 ]
 
 
+def _rules() -> list[Rule]:
+    """What is asked of a run besides the rules of every config, and does not ask for its data."""
+    from roots.config.rules.checkpoint import mirror_outlives_the_runs
+    from roots.planner.stages import balanced_stages_have_experts
+
+    return [balanced_stages_have_experts, mirror_outlives_the_runs]
+
+
 @config_app.command()
 def show(
     config: ConfigPath,
@@ -30,9 +41,8 @@ def show(
 ) -> None:
     """Print the resolved config: every field, with the values this run would have."""
     from roots.config import dump_config, load_config
-    from roots.planner.stages import balanced_stages_have_experts
 
-    loaded = load_config(config, overrides or (), rules=[balanced_stages_have_experts])
+    loaded = load_config(config, overrides or (), rules=_rules())
     tell_notes(loaded)
     text = json.dumps(loaded.model_dump(mode="json"), indent=2) if as_json else dump_config(loaded)
     typer.echo(text.rstrip("\n"))
@@ -48,10 +58,9 @@ def schema(
     """Print the JSON schema of a config, for editors."""
     from roots.config import load_config
     from roots.config.schema import config_schema
-    from roots.planner.stages import balanced_stages_have_experts
 
     if config is not None:
-        load_config(config, overrides or (), rules=[balanced_stages_have_experts])
+        load_config(config, overrides or (), rules=_rules())
     typer.echo(json.dumps(config_schema(), indent=2))
 
 
@@ -66,10 +75,9 @@ def deepspeed(
     """Print the DeepSpeed JSON that ROOTS derives from a config."""
     from roots.config import load_config, plan_batch
     from roots.config.rules.batch import batch_rule, fewest_ranks
-    from roots.planner.stages import balanced_stages_have_experts
     from roots.training.engine.deepspeed_json import deepspeed_config
 
-    rules = [batch_rule(world_size), balanced_stages_have_experts]
+    rules = [batch_rule(world_size), *_rules()]
     loaded = load_config(config, overrides or (), rules=rules)
     tell_notes(loaded)
     ranks = world_size or fewest_ranks(loaded)

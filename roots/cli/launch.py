@@ -148,7 +148,7 @@ def _prepare(
     from roots.cli.shipped import shipped_folder
     from roots.config import load_config
     from roots.config.rules.batch import batch_problems
-    from roots.config.rules.table import has_training_data
+    from roots.config.rules.table import TRAINING_RULES
     from roots.launching.examine import for_launcher, missing_programs, request_of
     from roots.launching.hosts import refuse_hostfile
     from roots.launching.meeting import meeting
@@ -157,7 +157,7 @@ def _prepare(
     from roots.planner.stages import balanced_stages_have_experts
 
     refuse_hostfile(wish.config)
-    rules = [has_training_data, balanced_stages_have_experts]
+    rules = [*TRAINING_RULES, balanced_stages_have_experts]
     config = load_config(wish.config, wish.overrides, rules=rules)
     around = surroundings(shipped_folder(), wish.partition)
     plan = make_plan(wish, config, around)

@@ -36,14 +36,14 @@ def _train(
 ) -> ExitCode:
     from roots.config import load_config
     from roots.config.rules.batch import batch_rule
-    from roots.config.rules.table import has_training_data
+    from roots.config.rules.table import TRAINING_RULES
     from roots.device import launch_environment, name_accelerator, process_start
     from roots.planner.stages import balanced_stages_have_experts
     from roots.training.ownership import open_run
 
     environment = launch_environment()
     rules = [
-        has_training_data,
+        *TRAINING_RULES,
         balanced_stages_have_experts,
         batch_rule(environment.world_size),
     ]

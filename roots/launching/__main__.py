@@ -66,11 +66,11 @@ def _look(
     """Look at every host for the run of the config; what that of rank 0 tells."""
     from roots.config.load import load_config
     from roots.config.rules.batch import batch_problems
-    from roots.config.rules.table import has_training_data
+    from roots.config.rules.table import TRAINING_RULES
     from roots.launching.examine import examine, for_launcher, request_of
     from roots.planner.stages import balanced_stages_have_experts
 
-    rules = [has_training_data, balanced_stages_have_experts]
+    rules = [*TRAINING_RULES, balanced_stages_have_experts]
     config = load_config(options.config, options.overrides, rules=rules)
     ranks = {host.name: host.ranks for host in hosts}
     request = for_launcher(request_of(config, options.config), options.via, options.scripts)

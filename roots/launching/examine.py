@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from roots.checkpoint.storage import is_url
 from roots.config.load import files_of
 from roots.config.run import RunConfig
 from roots.errors import problem
+from roots.files import is_url
 from roots.launching.checks import Needs, judge, named_twice
 from roots.launching.environment import named_interfaces
 from roots.launching.gather import Request, Way, gather

@@ -11,7 +11,6 @@ from typing import Any
 from roots.checkpoint import folders, manifest
 from roots.checkpoint.locating import fetched
 from roots.checkpoint.mirror import Mirror
-from roots.checkpoint.storage import is_url
 from roots.checkpoint.stored import unreachable
 from roots.config.model import RESOLVED_FIELDS, ModelConfig
 from roots.config.run import RunConfig
@@ -19,6 +18,7 @@ from roots.config.section import Section
 from roots.config.unread_fields import idle_fields
 from roots.data.record import DataRecord
 from roots.errors import RootsError, problem
+from roots.files import is_url
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_gather_object, broadcast_object

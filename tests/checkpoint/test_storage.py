@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from roots.checkpoint.storage import FsspecStorage, Retrying, is_url, join, storage_at
+from roots.checkpoint.storage import FsspecStorage, Retrying, join, storage_at
 from roots.errors import RootsError
+from roots.files import is_url
 from tests.helpers.places import KINDS, place_of
 
 FIX = "run `pip install .[objects]`, or install that package alone"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from roots.checkpoint.stored import StoredCheckpoints
 from roots.config import RunConfig
 from roots.errors import ExitCode, RootsError
 from roots.parallel.mesh import Mesh
-from roots.parallel.watchdog.record import Marks
-from roots.training.mirroring import open_mirror
 from roots.training.resuming import Candidates
 from tests.helpers.checkpoints import STATE_NAME, WEIGHTS_NAME, flip_bit, save_checkpoint
 from tests.helpers.distributed import run_distributed
@@ -139,29 +136,6 @@ def test_resume_and_weights_take_urls(config: RunConfig, tmp_path: Path) -> None
     found = candidates(fresh).find()
     assert found == weights
     assert (weights / STATE_NAME).is_file()
-
-
-@pytest.mark.parametrize("given", ["{runs}", "{runs}/copies", "file://{runs}/.", "{link}"])
-def test_mirror_among_the_runs_is_refused(given: str, tmp_path: Path) -> None:
-    runs, link = tmp_path / "runs", tmp_path / "link"
-    link.symlink_to(runs)
-    place = given.format(runs=runs, link=link)
-    config = small_config(tmp_path / "data", runs, checkpoint={"mirror": place})
-    with ExitStack() as stack, pytest.raises(RootsError) as caught:
-        open_mirror(config, Mesh.single(), stack, Marks())
-    assert caught.value.exit_code is ExitCode.BAD_INPUT
-    assert caught.value.lines == (
-        f"checkpoint.mirror='{place}': lies in run.directory='{runs}', whose checkpoints it is to "
-        "outlive; name a folder elsewhere, best on another disk, or the URL of an object store",
-    )
-
-
-@pytest.mark.parametrize("given", ["{runs}-copies", "file://{runs}-copies", "memory:/{runs}"])
-def test_mirror_elsewhere_is_opened(given: str, tmp_path: Path) -> None:
-    place = given.format(runs=tmp_path / "runs")
-    config = small_config(tmp_path / "data", tmp_path / "runs", checkpoint={"mirror": place})
-    with ExitStack() as stack:
-        assert open_mirror(config, Mesh.single(), stack, Marks()) is not None
 
 
 @pytest.mark.distributed

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roots.errors import problem
+from roots.files import local_path
 
 if TYPE_CHECKING:
     from roots.config.run import RunConfig
@@ -47,6 +49,26 @@ def kept_ones_are_saved(config: RunConfig) -> Iterator[str]:
             kept,
             f"must be a multiple of checkpoint.every_steps={saved}: only what is saved is kept",
             f"set it to {-(-kept // saved) * saved}, or to 0",
+        )
+
+
+def mirror_outlives_the_runs(config: RunConfig) -> Iterator[str]:
+    """What lies among the runs is lost with them, and may be the folder of the run itself.
+
+    Not of RULES: where relative paths and links lead is asked where the run is to train, and not
+    where one of its checkpoints is read.
+    """
+    place, directory = config.checkpoint.mirror, config.run.directory
+    path = None if place is None else local_path(place)
+    if path is None:
+        return
+    runs = Path(directory).resolve()
+    if any(each.resolve().is_relative_to(runs) for each in (path, path / config.run.name)):
+        yield problem(
+            "checkpoint.mirror",
+            place,
+            f"lies in run.directory={directory!r}, whose checkpoints it is to outlive",
+            "name a folder elsewhere, best on another disk, or the URL of an object store",
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from roots.config.rules.anomaly import ANOMALY_RULES
-from roots.config.rules.checkpoint import CHECKPOINT_RULES
+from roots.config.rules.checkpoint import CHECKPOINT_RULES, mirror_outlives_the_runs
 from roots.config.rules.context import CONTEXT_RULES
 from roots.config.rules.data import DATA_RULES
 from roots.config.rules.encoder import ENCODER_RULES
@@ -49,3 +49,7 @@ def has_training_data(config: RunConfig) -> Iterator[str]:
     if not config.data.train:
         fix = "set data.train to the prefix that `roots preprocess --out PREFIX` wrote"
         yield problem("data.train", [], "must name at least one dataset", fix)
+
+
+# What is asked of a config by which a run is about to train, besides RULES.
+TRAINING_RULES: tuple[Rule, ...] = (has_training_data, mirror_outlives_the_runs)
