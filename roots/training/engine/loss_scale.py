@@ -67,19 +67,18 @@ def own_the_scale(
 
 
 def update_scale(scaler: DynamicLossScaler, overflow: bool) -> bool:
-    """Move the scale after a step; whether it would have to go below the minimum, where it stays.
+    """Move the scale after a step; whether that overflowed at the minimum, where the scale stays.
 
     `scale_window` clean steps in a row double it. The overflow that makes `delayed_shift` (our
-    hysteresis) of them since the scale last doubled halves it, and so does every further one.
+    hysteresis) of them since the scale last doubled halves it, and so does every further one. At
+    the minimum there is none to wait for: no lower scale is the answer to the first of them either.
     """
-    at_floor = False
+    at_floor = overflow and scaler.cur_scale <= scaler.min_scale
     if overflow:
         scaler.last_overflow_iter = scaler.cur_iter
         if scaler.cur_hysteresis > 1:
             scaler.cur_hysteresis -= 1
-        elif scaler.cur_scale <= scaler.min_scale:
-            at_floor = True
-        else:
+        elif not at_floor:
             scaler.cur_scale = max(scaler.cur_scale / FACTOR, scaler.min_scale)
     elif (scaler.cur_iter - scaler.last_overflow_iter) % scaler.scale_window == 0:
         scaler.cur_scale *= FACTOR

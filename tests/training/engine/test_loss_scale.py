@@ -85,6 +85,13 @@ def test_the_lowest_scale_is_reached_and_not_passed() -> None:
     assert scaler.cur_scale == 200.0
 
 
+@pytest.mark.parametrize("hysteresis", [1, 2, 3])
+def test_the_first_overflow_at_the_lowest_scale_is_told(hysteresis: int) -> None:
+    scaler = scaler_of(hysteresis=hysteresis, minimum=256.0)
+    assert [update_scale(scaler, overflow=True) for _ in range(4)] == [True] * 4
+    assert scaler.cur_scale == 256.0
+
+
 def test_a_step_learns_that_the_scale_is_at_its_floor() -> None:
     optimizer, notes = Optimizer(scaler_of()), ScaleNotes()
     own_the_scale(optimizer, LossScaleConfig(hysteresis=1, minimum=128.0), notes)
