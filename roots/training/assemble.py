@@ -280,7 +280,7 @@ def build_callbacks(config: RunConfig, mesh: Mesh, start: ResumePoint) -> Callba
     every = config.tracking.log_every_steps
     for tracker in trackers:
         if isinstance(tracker, WandbTracker) and tracker.begun_anew:
-            replay(TrackerCallback([tracker], every), folder)
+            replay(TrackerCallback([tracker], every), folder, start.step)
     return CallbackList(
         [
             MetricsCallback(metrics, evaluations, saves),

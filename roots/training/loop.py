@@ -21,6 +21,7 @@ from roots.errors import ExitCode, RootsError
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_reduce_max
+from roots.parallel.shared_errors import together
 from roots.training.anomalies.checks import Checks
 from roots.training.anomalies.event_log import ANOMALIES_FILE, RANK_TIMES_FILE, EventLog
 from roots.training.anomalies.guard import Guard
@@ -58,9 +59,22 @@ class Run:
     deadline: Deadline = field(default_factory=Deadline)
     ledger: Ledger = field(default_factory=Ledger)
 
-    def events(self, name: str) -> EventLog:
-        """The file of events called `name`, which rank 0 writes."""
-        return EventLog(self.config.run_directory / name if self.mesh.rank == 0 else None)
+    def events(self) -> dict[str, EventLog]:
+        """The files of events by name, which rank 0 writes. Called by all ranks.
+
+        Raises RootsError where one cannot be written.
+        """
+        folder = self.config.run_directory if self.mesh.rank == 0 else None
+        jumped_over = self.start.history.get("skipped", [])
+
+        def open_all() -> dict[str, EventLog]:
+            names = (ANOMALIES_FILE, RANK_TIMES_FILE)
+            paths = {name: None if folder is None else folder / name for name in names}
+            return {
+                name: EventLog(path, self.start.step, jumped_over) for name, path in paths.items()
+            }
+
+        return together(self.mesh.world, open_all)
 
 
 def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
@@ -81,6 +95,7 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
         run.ledger.begin(point.step)
         run.callbacks.on_train_start(point.step)
         steps = _Steps(run)
+        stack.callback(steps.close)
         at_end = point.step >= config.training.steps
         if point.evaluation is None and _evaluation_due(config, point.step, at_end):
             _evaluate(run, point.step, stopping)
@@ -128,9 +143,15 @@ class _Steps:
     def __init__(self, run: Run) -> None:
         self._run, start = run, run.start
         self._size = run.plan.global_batch_size
-        self.guard = Guard(run.config, run.engine, run.mesh, start, run.events(ANOMALIES_FILE))
-        self._checks = Checks(run.config, run.engine, run.events(RANK_TIMES_FILE))
+        self._events = run.events()
+        self.guard = Guard(run.config, run.engine, run.mesh, start, self._events[ANOMALIES_FILE])
+        self._checks = Checks(run.config, run.engine, self._events[RANK_TIMES_FILE])
         self.stream = BatchStream(run.data.train, start.consumed_samples, self.guard.skipped)
+
+    def close(self) -> None:
+        """Nothing more is made."""
+        for events in self._events.values():
+            events.close()
 
     def make(
         self, point: ResumePoint, micro_batches: list[Batch], state: DataState
@@ -143,6 +164,8 @@ class _Steps:
         record = _one_step(run, point, micro_batches)
         run.ledger.step_done(record.step)
         run.callbacks.on_step_end(record)
+        for events in self._events.values():
+            events.begin()
         self._checks.after_step(record.step)
         back = self.guard.see(record, (point.consumed_samples, state.consumed_samples))
         if back is not None:

@@ -118,6 +118,8 @@ class MetricsCallback(Callback):
 
     def on_step_end(self, record: StepRecord) -> None:
         self._metrics.write(record)
+        self._evaluations.begin()
+        self._saves.begin()
 
     def on_evaluate_end(self, step: int, loss: float) -> None:
         self._evaluations.write(EvaluationRecord.of(step, loss))
@@ -214,12 +216,15 @@ class ProgressCallback(Callback):
         self._progress.stop()
 
 
-def replay(callback: Callback, folder: Path) -> None:
-    """Let `callback` hear of all steps and evaluations that the run in `folder` has recorded."""
+def replay(callback: Callback, folder: Path, last_step: int) -> None:
+    """Let `callback` hear of the steps up to `last_step`, and evaluations, that the run in `folder`
+    has recorded."""
     evaluations = {each.step: each for each in read_evaluations(folder / EVALUATIONS_FILE)}
     if 0 in evaluations:
         callback.on_evaluate_end(0, evaluations[0].loss)
     for record in read_metrics(folder / METRICS_FILE):
+        if record.step > last_step:
+            break
         callback.on_step_end(record)
         if record.step in evaluations:
             callback.on_evaluate_end(record.step, evaluations[record.step].loss)

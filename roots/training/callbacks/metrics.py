@@ -6,12 +6,8 @@ finished updates, so the first record has step 1 and a checkpoint of step k hold
 JSON has no NaN and no infinity: a value that is not finite is written as null, whatever the kind,
 and read back as NaN. (`skipped` tells an fp16 overflow apart from a model that broke.)
 
-A run that died after writing records but before its next checkpoint repeats those steps. So the
-writer, opened with the step it resumes from, first drops every later record: steps never fall from
-line to line, so it reads the file from its end to the last line to keep, and cuts it there. A last
-line that a crash left torn is dropped too; anything else that is no record is an error that names
-the line. A line that finds no room on the disk leaves no part of itself behind: it waits in memory,
-with those after it, until they can be written.
+Steps never fall from line to line: those of a course that a run has left are dropped when it has
+made its first step on another (record_file.py).
 """
 
 from __future__ import annotations
@@ -19,34 +15,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import re
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from roots.errors import RootsError, code_of, problem
-from roots.evaluation.likelihood import finite, perplexity_of
-from roots.files import append_whole
-from roots.log import get_logger
+from roots.evaluation.likelihood import perplexity_of
+from roots.training.callbacks.record_file import RecordFile, broken, fault_of, unusable
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 CHECKPOINTS_FILE = "checkpoints.jsonl"
-# Lines that are kept while the disk does not take them, some megabytes; the oldest go first.
-MOST_WAITING = 10_000
-
-_LOGGER = get_logger("training.metrics")
-_BLOCK_BYTES = 1 << 20
-_UNWRITTEN = (
-    "%s: cannot be written (%s); training goes on, and records wait in memory until it can be; "
-    "check the room and the quota of that disk and the rights"
-)
-# How a line begins as it is written here; others are parsed.
-_STEP = re.compile(rb'\{"step": (\d+)[,}]')
 
 
 @dataclass(frozen=True)
@@ -136,77 +115,12 @@ AnyRecord = StepRecord | EvaluationRecord | SaveRecord
 Record = TypeVar("Record", StepRecord, EvaluationRecord, SaveRecord)
 
 
-class RecordWriter:
-    """Appends records to a JSON-lines file of a run that starts from `resume_step` (0: afresh).
-
-    Records of later steps are dropped when the file is opened. Raises RootsError when it holds
-    something else than records or cannot be written.
-    """
-
-    def __init__(self, path: Path, resume_step: int = 0) -> None:
-        self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            dropped = _drop_after(path, resume_step)
-            self._file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise _unusable(path, error) from error
-        self._end = os.fstat(self._file.fileno()).st_size
-        self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
-        self._told, self._lost = False, 0
-        if dropped:
-            _LOGGER.info("%s: dropped %d records after step %d", path, dropped, resume_step)
+class RecordWriter(RecordFile):
+    """Appends records to a file of a run that goes on after `start` steps."""
 
     def write(self, record: AnyRecord) -> None:
-        """Append one line and hand it to the operating system, after those that still wait.
-
-        Where that has no room or fails, the file ends with the line before, and the lines wait.
-        """
-        fields = {name: _json_value(value) for name, value in _written(record).items()}
-        self._lost += len(self._waiting) == self._waiting.maxlen
-        self._waiting.append(json.dumps(fields, allow_nan=False).encode() + b"\n")
-        with self._told_once():
-            while self._waiting:
-                self._end = append_whole(self._file, self._waiting[0], self._end)
-                self._waiting.popleft()
-
-    def drop_after(self, step: int) -> None:
-        """Drop the records of later steps: the run has gone back, and will make them again."""
-        with self._told_once():
-            # Those that wait follow what is in the file.
-            while self._waiting and (_step_of(self._waiting[-1]) or 0) > step:
-                self._waiting.pop()
-            _drop_after(self.path, step)
-            self._end = os.fstat(self._file.fileno()).st_size
-
-    def sync(self) -> None:
-        """Make what was written survive a power cut; called where a checkpoint becomes final."""
-        with self._told_once():
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file; a second call does nothing. Tells how many records never got into it."""
-        lost = self._lost + len(self._waiting)
-        if self._waiting:
-            _LOGGER.warning("%s: %d records were not written", self.path, lost)
-            self._waiting.clear()
-        with suppress(OSError):
-            self._file.close()
-
-    @contextmanager
-    def _told_once(self) -> Iterator[None]:
-        """Make an OSError a warning, the first of several; tell when it is over."""
-        try:
-            yield
-        except OSError as error:
-            if not self._told:
-                _LOGGER.warning(_UNWRITTEN, self.path, error.strerror or error)
-            self._told = True
-            return
-        if self._told and not self._waiting:
-            without = f", without {self._lost} records" if self._lost else ""
-            _LOGGER.warning("%s: is written again%s", self.path, without)
-            self._told, self._lost = False, 0
+        """As `append`."""
+        self.append(record.step, _written(record))
 
 
 class MetricsWriter(RecordWriter):
@@ -219,8 +133,9 @@ class EvaluationWriter(RecordWriter):
     An evaluation at step 0 precedes the first update, so a run from scratch drops it as well.
     """
 
-    def __init__(self, path: Path, resume_step: int = 0) -> None:
-        super().__init__(path, resume_step if resume_step > 0 else -1)
+    def __init__(self, path: Path, start: int = 0) -> None:
+        least = start if start > 0 else -1
+        super().__init__(path, start, lambda step, line: step <= least)
 
 
 class SaveWriter(RecordWriter):
@@ -254,7 +169,7 @@ def _records(path: Path, kind: type[Record]) -> Iterator[Record]:
         for number, values in _objects(path):
             missing = [name for name in required if name not in values]
             if missing:
-                raise _broken(path, number, f"has no field {missing[0]!r}")
+                raise broken(path, number, f"has no field {missing[0]!r}")
             # null stands for a number that was not finite; no field is null otherwise.
             found: dict[str, Any] = {
                 name: math.nan if values[name] is None else values[name]
@@ -263,7 +178,7 @@ def _records(path: Path, kind: type[Record]) -> Iterator[Record]:
             }
             yield kind(**found)
     except OSError as error:
-        raise _unusable(path, error) from error
+        raise unusable(path, error, "check the path, its rights and the disk") from error
 
 
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -276,80 +191,10 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 # Only the last line of a file can lack its end: a write that was cut short.
                 if not line.endswith(b"\n"):
                     return
-                raise _broken(path, number, _fault_of(line)) from None
+                raise broken(path, number, fault_of(line)) from None
             if not isinstance(values, dict) or not isinstance(values.get("step"), int):
-                raise _broken(path, number, _fault_of(line))
+                raise broken(path, number, fault_of(line))
             yield number, values
-
-
-def _drop_after(path: Path, last_step: int) -> int:
-    """Cut `path` after the last record of a step up to `last_step`; how many records went."""
-    if not path.exists():
-        return 0
-    dropped, keep = 0, 0
-    with path.open("r+b") as file:
-        for start, line in _lines_backwards(path):
-            whole = line.endswith(b"\n")
-            step = _step_of(line)
-            if step is None and whole:
-                raise _broken(path, _line_number(path, start), _fault_of(line))
-            if step is not None and step <= last_step:
-                keep = start + len(line)
-                if not whole:
-                    file.seek(keep)
-                    keep += file.write(b"\n")
-                break
-            dropped += step is not None
-        if file.seek(0, os.SEEK_END) != keep:
-            file.truncate(keep)
-            file.flush()
-            os.fsync(file.fileno())
-    return dropped
-
-
-def _lines_backwards(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, line) from the last line to the first, reading as much as is asked for."""
-    with path.open("rb") as file:
-        position = file.seek(0, os.SEEK_END)
-        rest = b""
-        while position > 0:
-            size = min(_BLOCK_BYTES, position)
-            position -= size
-            file.seek(position)
-            first, *lines = (file.read(size) + rest).splitlines(keepends=True)
-            offset = position + len(first) + sum(map(len, lines))
-            for line in reversed(lines):
-                offset -= len(line)
-                yield offset, line
-            rest = first
-        if rest:
-            yield 0, rest
-
-
-def _step_of(line: bytes) -> int | None:
-    """The step of a record's line, None for any other line."""
-    match = _STEP.match(line) if line.endswith(b"}\n") else None
-    if match:
-        return int(match.group(1))
-    try:
-        step = json.loads(line)["step"]
-    except (ValueError, TypeError, KeyError):
-        return None
-    return step if isinstance(step, int) else None
-
-
-def _fault_of(line: bytes) -> str:
-    try:
-        json.loads(line)
-    except ValueError:
-        return "is no JSON"
-    return "is no object with an integer 'step'"
-
-
-def _line_number(path: Path, offset: int) -> int:
-    """Which line begins at `offset`, counted from 1."""
-    with path.open("rb") as file:
-        return file.read(offset).count(b"\n") + 1
 
 
 def _written(record: AnyRecord) -> dict[str, float | int | bool | str]:
@@ -358,20 +203,3 @@ def _written(record: AnyRecord) -> dict[str, float | int | bool | str]:
 
 def _known(record: AnyRecord) -> dict[str, float | int | bool | str]:
     return {name: value for name, value in dataclasses.asdict(record).items() if value is not None}
-
-
-def _json_value(value: float | int | bool | str) -> float | int | bool | str | None:
-    """Replace what JSON cannot hold by None."""
-    return value if isinstance(value, str) else finite(value)
-
-
-def _broken(path: Path, number: int, what: str) -> RootsError:
-    return RootsError(
-        problem(f"{path}, line {number}", None, what, "repair that line or move the file away")
-    )
-
-
-def _unusable(path: Path, error: OSError) -> RootsError:
-    rule = f"cannot be used ({error.strerror})"
-    line = problem(str(path), None, rule, "check the path, its rights and the disk")
-    return RootsError(line, exit_code=code_of(error))

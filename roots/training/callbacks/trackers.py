@@ -68,23 +68,24 @@ def build_trackers(
 class TensorBoardTracker:
     """Writes TensorBoard events into `directory`; a resumed run appends a file to the earlier ones.
 
-    The new file begins with a mark at which TensorBoard forgets every event of a later step.
+    The new file begins with a mark at which TensorBoard forgets every event of a later step. It is
+    made when this start has made a step: before, it is not known whether these are given up.
     """
 
     def __init__(self, directory: Path, resume_step: int = 0) -> None:
-        # The mark hides its own step as well; a new run may have evaluated at step 0.
-        purge_step = resume_step + 1 if resume_step > 0 else 0
         self.name = f"TensorBoard in {directory}"
         self.errors = (OSError,)
-        self._hook = threading.excepthook
-        threading.excepthook = self._except
-        writer = _summary_writer()
+        self._directory = directory
+        self._resume_step = resume_step
+        self._make_writer = _summary_writer()
+        self._writer: SummaryWriter | None = None
+        self._early: list[tuple[int, Mapping[str, float]]] = []
         try:
-            self._writer: SummaryWriter = writer(
-                str(directory), purge_step=purge_step, flush_secs=FLUSH_SECONDS
-            )
+            directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(directory, error) from None
+        self._hook = threading.excepthook
+        threading.excepthook = self._except
 
     def _except(self, arguments: threading.ExceptHookArgs) -> None:
         """Keep TensorBoard's thread from printing a traceback: what it raised, `log` raises too."""
@@ -93,14 +94,31 @@ class TensorBoardTracker:
         self._hook(arguments)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        self._early.append((step, values))
+        if step > self._resume_step or self._writer is not None:
+            self._write()
 
     def close(self) -> None:
         try:
-            self._writer.close()
+            if self._early:
+                self._write()
+            if self._writer is not None:
+                self._writer.close()
         finally:
             threading.excepthook = self._hook
+
+    def _write(self) -> None:
+        """Write what was logged, into a file that is made for the first of it."""
+        if self._writer is None:
+            # The mark hides its own step as well; a new run may have evaluated at step 0.
+            purge_step = self._resume_step + 1 if self._resume_step > 0 else 0
+            self._writer = self._make_writer(
+                str(self._directory), purge_step=purge_step, flush_secs=FLUSH_SECONDS
+            )
+        for step, values in self._early:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+        self._early.clear()
 
 
 class WandbTracker:
@@ -124,6 +142,7 @@ class WandbTracker:
         self.name = "Weights & Biases"
         self.errors = (OSError, wandb.errors.Error)
         self._state_path = run_directory / WANDB_STATE_FILE
+        self._resume_step = resume_step
         state = self._read_state() if resume_step > 0 else {}
         self.begun_anew = new_course and any(
             step > resume_step for step in state.get("last_steps", {}).values()
@@ -154,7 +173,6 @@ class WandbTracker:
             fix = "run `wandb login`, or set tracking.wandb_mode=offline"
             mode = config.tracking.wandb_mode
             raise RootsError(problem("tracking.wandb_mode", mode, rule, fix)) from error
-        self._write_state()
         _LOGGER.info("Weights & Biases run %s, %s", self._id, config.tracking.wandb_mode)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -167,7 +185,9 @@ class WandbTracker:
             return
         self._run.log(new, step=step)
         self._last_steps.update(dict.fromkeys(new, step))
-        self._write_state()
+        # A start that makes no step leaves the run that is reported as it is.
+        if step > self._resume_step or self.begun_anew:
+            self._write_state()
 
     def close(self) -> None:
         self._run.finish()

@@ -258,9 +258,9 @@ def test_replay_tells_the_recorded_course_in_order(tmp_path: Path) -> None:
             heard.append(("evaluation", step))
 
     number = {field.name: 1 for field in dataclasses.fields(StepRecord) if field.name != "overflow"}
-    lines = [json.dumps({**number, "step": step}) for step in (1, 2)]
+    lines = [json.dumps({**number, "step": step}) for step in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     marks = [json.dumps({"step": step, "loss": 1.0, "perplexity": 2.7}) for step in (0, 2)]
     (tmp_path / "evaluations.jsonl").write_text("\n".join(marks) + "\n")
-    replay(Ear(), tmp_path)
+    replay(Ear(), tmp_path, 2)
     assert heard == [("evaluation", 0), ("step", 1), ("step", 2), ("evaluation", 2)]

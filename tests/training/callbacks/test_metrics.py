@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from roots.errors import RootsError
-from roots.training.callbacks import metrics
+from roots.training.callbacks import record_file
 from roots.training.callbacks.metrics import (
     EvaluationRecord,
     EvaluationWriter,
@@ -88,11 +88,13 @@ def test_fresh_start_drops_everything(tmp_path: Path) -> None:
 def test_dropping_cuts_after_the_last_line_to_keep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, keep: int
 ) -> None:
-    monkeypatch.setattr("roots.training.callbacks.metrics._BLOCK_BYTES", block)
+    monkeypatch.setattr("roots.training.callbacks.record_file._BLOCK_BYTES", block)
     path = tmp_path / "metrics.jsonl"
     write(path, range(1, 11))
     lines = path.read_bytes().splitlines(keepends=True)
-    MetricsWriter(path, keep).close()
+    writer = MetricsWriter(path, keep)
+    writer.begin()
+    writer.close()
     assert path.read_bytes() == b"".join(lines[:keep])
 
 
@@ -146,7 +148,7 @@ def test_line_without_room_leaves_no_part_of_itself_and_waits(
     assert read_metrics(path) == [step_record(step) for step in range(1, 6)]
     assert caplog.messages == [
         f"{path}: cannot be written (No space left on device); training goes on, and records wait "
-        "in memory until it can be; check the room and the quota of that disk and the rights",
+        "in memory until it can be; free some disk space",
         f"{path}: is written again",
     ]
 
@@ -154,7 +156,7 @@ def test_line_without_room_leaves_no_part_of_itself_and_waits(
 def test_what_waits_is_bounded_and_what_is_lost_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(metrics, "MOST_WAITING", 2)
+    monkeypatch.setattr(record_file, "MOST_WAITING", 2)
     writer = MetricsWriter(tmp_path / "metrics.jsonl")
     whole = writer._file
     with open("/dev/full", "ab", buffering=0) as full:
@@ -264,7 +266,9 @@ def test_evaluations_after_the_checkpoint_are_dropped(
     for step in (0, 10, 20):
         writer.write(EvaluationRecord.of(step, 1.0))
     writer.close()
-    EvaluationWriter(path, resume_step).close()
+    writer = EvaluationWriter(path, resume_step)
+    writer.begin()
+    writer.close()
     assert [one.step for one in read_evaluations(path)] == kept
 
 
@@ -293,7 +297,9 @@ def test_saves_are_written_with_their_rate(tmp_path: Path) -> None:
         },
     ]
     assert read_saves(path) == records
-    SaveWriter(path, 3).close()
+    writer = SaveWriter(path, 3)
+    writer.begin()
+    writer.close()
     assert read_saves(path) == records[:1]
 
 

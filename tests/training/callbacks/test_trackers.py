@@ -60,6 +60,18 @@ def test_tensorboard_shows_no_step_twice_after_a_resume(tmp_path: Path) -> None:
     assert [step for step, _ in scalars(tmp_path, "train/loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+def test_tensorboard_forgets_nothing_for_a_start_that_makes_no_step(tmp_path: Path) -> None:
+    """The next may go on from a later step: a copy that a start of another layout passes by."""
+    first = TensorBoardTracker(tmp_path)
+    log_steps(first, range(1, 9))
+    first.close()
+    TensorBoardTracker(tmp_path, resume_step=4).close()
+    last = TensorBoardTracker(tmp_path, resume_step=8)
+    log_steps(last, range(9, 11))
+    last.close()
+    assert [step for step, _ in scalars(tmp_path, "train/loss")] == list(range(1, 11))
+
+
 def test_tensorboard_forgets_an_earlier_run_from_scratch(tmp_path: Path) -> None:
     for loss in (6.0, 5.0):
         tracker = TensorBoardTracker(tmp_path)
