@@ -19,6 +19,9 @@ fail() {
     exit 2
 }
 
+# Before this, bash has said the same in words of its own.
+[[ -d "$PWD" ]] || fail "current folder=$PWD: is not there any more; change to one that is"
+
 # help_if_asked WORD ...: for --help, the comment at the head of the script, and the end.
 help_if_asked() {
     if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import typer
 
@@ -26,6 +27,7 @@ from roots.cli.trained.evaluate import evaluate
 from roots.cli.trained.generate import generate
 from roots.cli.verify import verify
 from roots.errors import ExitCode, RootsError, ran_out_of_memory
+from roots.launching.environment import enter
 from roots.log import let_go_of_output
 
 app = typer.Typer(
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `roots` and exit with a roots.errors.ExitCode."""
     words, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
     try:
+        enter(Path())
         run_command(words)
     except RootsError as error:
         if debug:

@@ -15,13 +15,13 @@ stopped it, of which the script tells. Loads no torch.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from roots.errors import ExitCode, RootsError
+from roots.launching.environment import enter
 from roots.launching.gather import Way, by_ssh
 from roots.launching.host_facts import HostFacts
 from roots.launching.hosts import Host, read_hostfile, refuse_hostfile, select
@@ -34,8 +34,8 @@ from roots.launching.via import Via
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit with 0, 2 or 3."""
     options = _parser().parse_args(arguments)
-    os.chdir(options.folder)
     try:
+        enter(options.folder)
         with stopped_by_signals():
             for line in lines_for_shell(options):
                 print(line)  # noqa: T201 - a program of its own

@@ -9,7 +9,6 @@ wrong, each in one line that names the node.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from roots.config.load import load_config
 from roots.config.rules.batch import batch_rule
 from roots.errors import RootsError
-from roots.launching.environment import variable
+from roots.launching.environment import enter, variable
 from roots.launching.examine import examine, request_of
 from roots.launching.gather import by_srun, nodes_of_job
 from roots.launching.meeting import PORT
@@ -32,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args(arguments)
-    os.chdir(options.folder)
     try:
+        enter(options.folder)
         _examine_nodes(options.config, options.overrides, options.port)
     except RootsError as error:
         for line in error.lines:

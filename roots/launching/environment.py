@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from roots.errors import RootsError, problem
@@ -28,6 +29,18 @@ _INTERFACES = ("ROOTS_INTERFACE", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 def named_interfaces() -> dict[str, str]:
     """The variables that name network interfaces, as they are set."""
     return {name: variable(name) for name in _INTERFACES if variable(name)}
+
+
+def enter(folder: Path) -> None:
+    """Make it the current one. Raises RootsError where it is not there, or was removed since."""
+    try:
+        os.chdir(folder)
+        os.getcwd()
+    except OSError as error:
+        named = None if folder == Path() else str(folder)
+        rule = f"cannot be used ({error.strerror})"
+        fix = "change to a folder that is there"
+        raise RootsError(problem("current folder", named, rule, fix)) from None
 
 
 def become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:

@@ -296,9 +296,13 @@ class Probe:
     def __init__(self, directory: Path, name: str) -> None:
         self.folder = nearest_folder(directory)
         self.name = name
+        within = (Path.cwd() / directory).relative_to(self.folder).parts
+        self._next = self.folder.joinpath(*within[:1])
 
     def write(self) -> str:
         """Write it to the disk; return why that failed, "" if it did not."""
+        if self._next.exists() and not self._next.is_dir():
+            return f"{self._next} is no folder"
         try:
             with open(self.folder / self.name, "w", encoding="utf-8") as file:
                 file.write(self.name)

@@ -135,6 +135,9 @@ def option_problem(option: str, value: str) -> str:
     """Why that cannot be a line `#SBATCH value`; "" where it can."""
     if len(value.splitlines()) > 1 or value.endswith("\n"):
         return problem(option, value, "must be on one line", "leave the line break out")
+    if option == "--option" and not re.match("--?[a-zA-Z]", value):
+        rule = "is no option of sbatch"
+        return problem(option, value, rule, "write --option=--NAME=VALUE")
     if re.match("--?[a-zA-Z]", value) and re.search(r"^[^'\"]*\s--?[a-zA-Z]", value):
         rule = "is more than one option of sbatch"
         return problem(option, value, rule, "give each an --option of its own, or quote its value")

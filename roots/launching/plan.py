@@ -5,6 +5,7 @@ Pure: what is there to choose from comes in as `Surroundings`.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from roots.errors import RootsError, problem
 from roots.launching.gather import HERE
 from roots.launching.hosts import Host, filter_of, read_hostfile, select
 from roots.launching.job_file import JobFile, option_problem
-from roots.launching.via import SCRIPTS, Via
+from roots.launching.via import OVER_SSH, SCRIPTS, Via
 
 _OVER_SSH = ("hostfile", "include", "exclude", "ssh_port", "ssh_options", "options")
 # What each can be told; the rest would do nothing.
@@ -180,6 +181,9 @@ def _option_problems(wish: Wish, via: Via) -> Iterator[str]:
         given = [("--time", wish.time), ("--partition", wish.partition)]
         given += [("--option", option) for option in wish.options]
         yield from filter(None, (option_problem(*each) for each in given))
+        yield from _said_twice(wish)
+    if via in OVER_SSH:
+        yield from filter(None, map(_word_problem, wish.options))
     if via is Via.local and wish.nodes is not None and wish.nodes > 1:
         yield problem("--nodes", wish.nodes, "--via local is one machine", "give --hostfile")
 
@@ -189,8 +193,36 @@ def _option(name: str) -> str:
 
 
 def _split(options: Sequence[str]) -> list[str]:
-    """The words of `--option "--over ssh"` and its like."""
+    """The words of `--option "--over ssh"` and its like, in which `_word_problem` finds none."""
     return [word for option in options for word in shlex.split(option)]
+
+
+def _word_problem(option: str) -> str:
+    """Why a script cannot be told `option`; "" where it can."""
+    try:
+        words = shlex.split(option)
+    except ValueError as error:
+        return problem("--option", option, str(error).lower(), "close it")
+    if len(words) % 2 or not words or not all(word.startswith("--") for word in words[::2]):
+        rule = "must be an option of the script and its value"
+        return problem("--option", option, rule, 'write --option="--NAME VALUE"')
+    return ""
+
+
+def _said_twice(wish: Wish) -> Iterator[str]:
+    """A line for each option of sbatch that has a name of its own here, and was given by both."""
+    given = {
+        "--nodes": wish.nodes,
+        "--ntasks-per-node": wish.ranks_per_node,
+        "--time": wish.time or None,
+        "--partition": wish.partition or None,
+    }
+    own = {"--ntasks-per-node": "--ranks-per-node"}
+    for option in wish.options:
+        name = re.split("[= ]", option, maxsplit=1)[0]
+        if given.get(name) is not None:
+            rule = f"{own.get(name, name)} {given[name]} says it already"
+            yield problem("--option", option, rule, "drop one of them")
 
 
 def _slurm_plan(wish: Wish, config: RunConfig, around: Surroundings, why: str) -> Plan:

@@ -144,6 +144,20 @@ def test_train_takes_the_rank_that_a_launcher_adds(
     assert capsys.readouterr().err.startswith("roots: error: training.steps=0: ")
 
 
+def test_current_folder_that_was_removed_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert call("train", "c.yaml") == 2
+    assert capsys.readouterr().err == (
+        "roots: error: current folder: cannot be used (No such file or directory); "
+        "change to a folder that is there\n"
+    )
+
+
 def test_unknown_option_is_no_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "--bogus", write(tmp_path / "c.yaml", TINY)) == 2
     assert "No such option: --bogus" in capsys.readouterr().err

@@ -88,6 +88,10 @@ def test_probe_says_why_it_cannot_be_written(tmp_path: Path) -> None:
     # A name with a slash: to root, permissions would be no hindrance.
     refusal = Probe(tmp_path, "none/there").write()
     assert refusal == f"No such file or directory in {tmp_path}"
+    (tmp_path / "file").touch()
+    refusal = Probe(tmp_path / "file" / "run", "mine").write()
+    assert refusal == f"{tmp_path / 'file'} is no folder"
+    assert Probe(tmp_path / "none" / "run", "mine").write() == ""
 
 
 def test_questions_are_answered_in_turn(tmp_path: Path) -> None:

@@ -206,6 +206,15 @@ def test_signal_ends_it_without_a_word(folder: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr() == ("", "")
 
 
+def test_folder_that_is_not_there_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = words(folder)
+    arguments[arguments.index(str(folder))] = "/nowhere"
+    assert refused(arguments, capsys) == [
+        "current folder='/nowhere': cannot be used (No such file or directory); "
+        "change to a folder that is there"
+    ]
+
+
 def test_it_loads_no_torch(folder: Path) -> None:
     program = (
         "import sys; from roots.launching.__main__ import main; main(sys.argv[1:]); "

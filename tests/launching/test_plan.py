@@ -161,6 +161,18 @@ def test_option_of_sbatch_is_one_word(option: str, line: str) -> None:
             "give each an --option of its own, or quote its value",
         ),
         (
+            {"via": Via.slurm, "options": ("account=us",)},
+            "--option='account=us': is no option of sbatch; write --option=--NAME=VALUE",
+        ),
+        (
+            {"via": Via.slurm, "nodes": 2, "options": ("--nodes=4",)},
+            "--option='--nodes=4': --nodes 2 says it already; drop one of them",
+        ),
+        (
+            {"via": Via.slurm, "ranks_per_node": 2, "options": ("--ntasks-per-node 4",)},
+            "--option='--ntasks-per-node 4': --ranks-per-node 2 says it already; drop one of them",
+        ),
+        (
             {"via": Via.local, "options": ("--over ssh",)},
             "--option='--over ssh': is nothing to --via local; "
             "drop it, or start by --via deepspeed or slurm or torchrun or mpirun",
@@ -171,6 +183,26 @@ def test_options_that_do_not_go_together_are_told(wish: dict[str, object], line:
     with pytest.raises(RootsError) as caught:
         plan(replace(WISH, **wish))  # type: ignore[arg-type]
     assert caught.value.lines == (line,)
+
+
+@pytest.mark.parametrize(
+    "option, problem",
+    [
+        ("--over 'ssh", "no closing quotation; close it"),
+        (
+            "ssh",
+            'must be an option of the script and its value; write --option="--NAME VALUE"',
+        ),
+        (
+            "--max-restarts",
+            'must be an option of the script and its value; write --option="--NAME VALUE"',
+        ),
+    ],
+)
+def test_option_that_no_script_takes_is_told(hosts: Path, option: str, problem: str) -> None:
+    with pytest.raises(RootsError) as caught:
+        plan(replace(WISH, hostfile=hosts, options=(option,)))
+    assert caught.value.lines == (f"--option={option!r}: {problem}",)
 
 
 def notes(wish: Wish) -> list[str]:
