@@ -34,6 +34,13 @@ BUGS = [
         "tests/training/report/test_account.py -k killed_process",
     ),
     PlantedBug(
+        "time until another rank tells the end taken for one in which nothing ran",
+        "training/report/account.py",
+        "            if start.cause:\n                self.lived_until(time)\n",
+        "",
+        "tests/training/report/test_account.py -k another_rank",
+    ),
+    PlantedBug(
         "Daly's interval with the save in it",
         "training/report/forecast.py",
         "(1 + math.sqrt(ratio) / 3 + ratio / 9) - costs.save",
