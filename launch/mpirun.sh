@@ -18,8 +18,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 readonly USAGE="usage: launch/mpirun.sh [option ...] HOSTFILE CONFIG [section.key=value ...]"
 readonly VIA=mpirun
-# A try of options ends with this code, and in this time.
-readonly TRIED=93 TRY_SECONDS=60
+# What a try of options says once on every host, and how long it may take.
+readonly STARTED="roots: started" TRY_SECONDS=60
 
 # shellcheck source=launch/on_hosts.sh
 source "$ROOTS_HOME/launch/on_hosts.sh"
@@ -71,16 +71,16 @@ start_launcher() {
 }
 
 # try_options: start something with `words` on every host. mpirun may refuse the user's options, or take one of them for the
-# program: the code that none other has tells that it has started ours.
+# program: what our own says tells that it has started.
 # shellcheck disable=SC2329
 try_options() {
     local host parts=() code=0 said
     for host in "${hosts[@]}"; do
         if ((${#parts[@]} > 0)); then parts+=(:); fi
-        parts+=(-H "$host:1" -np 1 bash -c "exit $TRIED")
+        parts+=(-H "$host:1" -np 1 echo "$STARTED")
     done
     look with_words_in "$folder/refusal" timeout --kill-after=2 "$TRY_SECONDS" "${words[@]}" "${parts[@]}" || code=$?
-    if ((code == TRIED)); then return; fi
+    if ((code == 0 && $(grep -cF "$STARTED" "$folder/found") == ${#hosts[@]})); then return; fi
     said="$(sed '/^-*$/d' "$folder/refusal" "$folder/found" | tr -s ' \n' ' ' | cut -c1-400)"
     if ((code == 124)); then said="nothing has started in $TRY_SECONDS s; $said"; fi
     fail "--mpirun-options=${mpirun_options[*]}: must be options that mpirun starts ranks with (code $code: ${said% }), not words that it takes for the program; correct them, or leave them out"
