@@ -1,10 +1,11 @@
 """What Slurm makes of a job of launch/slurm.sbatch, by event: states, exit codes, waits.
 
-    python -m tests.cluster.slurm_events [--json FILE]
+    python -m tests.cluster.slurm_events [--json FILE] [--only REGEX]
 
 Each event happens to a job of two nodes under real Slurm with accounting, which needs root,
 mariadb-server and slurmdbd. Its ranks are shell scripts that do at signals what ROOTS' ranks do:
-save, and end with code 3. The table on docs/pages/slurm.md is made of the file by `table`.
+save, and end with code 3. The table on docs/pages/slurm.md is made of the file by `table`. Events
+of FILE that were not observed now stay as they are.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.cluster.hosts import hosts_up, wait_until
 from tests.cluster.slurm import Slurm, slurm_up
@@ -188,23 +191,29 @@ def table(results: list[dict]) -> list[str]:
 
 
 def main() -> int:
-    """Observe all events and write the file."""
+    """Observe the events and write the file."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.slurm_events")
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
+    parser.add_argument("--only", default="", metavar="REGEX", help="of events")
     options = parser.parse_args()
+    outcomes: dict[str, dict[str, Any]] = {}
+    if options.json.exists():
+        before = json.loads(options.json.read_text(encoding="utf-8"))["events"]
+        outcomes = {each["event"]: each for each in before}
     with hosts_up(Path(tempfile.mkdtemp(prefix="roots-events-", dir="/tmp")), NAMES) as hosts:
         slurm = slurm_up(hosts, "--accounting")
         version = slurm.ask("sinfo", "--version")
-        outcomes = []
         for number, event in enumerate(EVENTS):
-            outcomes.append(observe(slurm, event, hosts.folder / f"event{number}"))
-            print("\n".join(table([asdict(outcomes[-1])])[2:]), flush=True)
+            if re.search(options.only, event.name):
+                outcome = asdict(observe(slurm, event, hosts.folder / f"event{number}"))
+                outcomes[event.name] = outcome
+                print("\n".join(table([outcome])[2:]), flush=True)
     tree = {
         "command": "python -m tests.cluster.slurm_events",
         "slurm": version,
         "machine": f"{platform.machine()}, {os.cpu_count()} processors",
         "settings": {"SlurmdTimeout": 8, "KillWait": 30, "cred_expire": 5},
-        "events": [asdict(outcome) for outcome in outcomes],
+        "events": [outcomes[event.name] for event in EVENTS if event.name in outcomes],
     }
     options.json.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -146,6 +146,38 @@ def test_exit_code_is_passed_on_without_requeue(machine: Machine, code: int) -> 
     assert not any("requeue" in line for line in lines)
 
 
+def test_killed_rank_has_the_code_that_the_other_launchers_give(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the others say of it; srun gives the highest code. Where it runs next stays so."""
+    says = "roots: error: rank 1 on host node-b: has died"
+    got, lines = run(machine, 137, SAYS=says, ANSWERS="node-a node-b", ROOTS_SUPERVISE="off")
+    assert got == 7
+    assert not any("requeue" in line for line in lines)
+    line = "slurm.sbatch: a signal has ended a rank (srun: 137), perhaps for lack of memory\n"
+    assert capsys.readouterr().out.count(line) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_signal_before_there_are_ranks_has_nothing_to_save(
+    machine: Machine, number: signal.Signals
+) -> None:
+    record = machine.tools.parent / "record"
+    machine.tool("scontrol", ': >"$RECORD.asked"; read -r <"$RECORD.pipe"; echo node-a')
+    values = {**_values(machine), "PATH": str(machine.tools)}
+    command = [str(machine.tools / "bash"), "launch/slurm.sbatch", "configs/base.yaml"]
+    options = {"cwd": machine.checkout, "env": values, "stderr": subprocess.PIPE}
+    with started(command, **options) as process:
+        wait_for([record.with_name("record.asked")], process)
+        process.send_signal(number)
+        record.with_name("record.pipe").write_text("\n", encoding="ascii")
+        assert process.wait(timeout=60) == 3
+        told = process.stderr.read() if process.stderr else ""
+    line = f"slurm.sbatch: {number.name} before there were ranks, nothing to save\n"
+    assert told == line
+    assert not record.exists()
+
+
 def test_crash_is_started_again_inside_the_job(machine: Machine) -> None:
     code, lines = run(machine, 1, ROOTS_SUPERVISE="--tries 2 --first-delay 0")
     assert code == 1
