@@ -46,16 +46,20 @@ def run(
     config: RunConfig,
     stop_after: int | None = None,
     number: signal.Signals = signal.SIGTERM,
+    watcher: Callback | None = None,
 ) -> ExitCode:
-    """Train `config`; the last rank alone receives the signal `number` after `stop_after` steps."""
+    """Train `config`; the last rank alone receives the signal `number` after `stop_after` steps,
+    and has `watcher`."""
     environment = launch_environment()
     device = start_process(environment, environment.local_rank)
     with ExitStack() as stack:
         # Measuring the processor would take longer than the run.
         stack.enter_context(patch("roots.training.assemble.device_peak", return_value=PEAK))
         assembled = assemble(config, plan_batch(config, world_size), device, stack)
-        if stop_after is not None and rank == world_size - 1:
-            callbacks = CallbackList([*assembled.callbacks, SignalAfter(stop_after, number)])
+        if stop_after is not None:
+            watcher = SignalAfter(stop_after, number)
+        if watcher is not None and rank == world_size - 1:
+            callbacks = CallbackList([*assembled.callbacks, watcher])
             assembled = replace(assembled, callbacks=callbacks)
         return train_loop(assembled)
 

@@ -10,6 +10,8 @@ import pytest
 
 from roots.config import RunConfig
 from roots.errors import ExitCode, RootsError
+from roots.training.callbacks.callback import Callback
+from roots.training.callbacks.metrics import StepRecord
 from tests.helpers.distributed import run_distributed
 from tests.helpers.runs import small_config, write_dataset
 from tests.integration.runs import run
@@ -31,8 +33,27 @@ class Warnings(logging.Handler):
         self.lines.append(record.getMessage())
 
 
+class Away(Callback):
+    """A folder that a file stands for after step 3, and that is back after step 5."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.aside = folder, folder.with_name("aside")
+
+    def on_step_end(self, record: StepRecord) -> None:
+        if record.step == 3:
+            self.folder.rename(self.aside)
+            self.folder.touch()
+        if record.step == 5:
+            self.folder.unlink()
+            self.aside.rename(self.folder)
+
+
 def end_of_run(
-    rank: int, world_size: int, config: RunConfig, largest_file: int | None
+    rank: int,
+    world_size: int,
+    config: RunConfig,
+    largest_file: int | None,
+    watcher: Callback | None = None,
 ) -> tuple[int, tuple[str, ...], list[str]]:
     """Exit code, lines and warnings of a run; the last rank has `largest_file` bytes a file."""
     warnings = Warnings()
@@ -40,7 +61,7 @@ def end_of_run(
     if largest_file is not None and rank == world_size - 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     try:
-        return int(run(rank, world_size, config)), (), warnings.lines
+        return int(run(rank, world_size, config, watcher=watcher)), (), warnings.lines
     except RootsError as error:
         return int(error.exit_code), error.lines, warnings.lines
 
@@ -79,3 +100,21 @@ def test_records_that_find_no_room_are_a_warning(prefix: Path, tmp_path: Path) -
     ]
     saved = [path.name for path in (config.run_directory / "checkpoints").glob("step_*")]
     assert saved == ["step_00000004"]
+
+
+def test_place_that_cannot_be_used_for_a_while_is_one_line_a_save(
+    prefix: Path, tmp_path: Path
+) -> None:
+    wishes = {"every_steps": 1, "keep_last": 0, "asynchronous": False}
+    config = small_config(prefix, tmp_path, training={"steps": 6}, checkpoint=wishes)
+    root = config.run_directory / "checkpoints"
+    ((code, lines, warnings),) = run_distributed(end_of_run, 1, config, None, Away(root))
+    assert (code, lines) == (0, ())
+    assert warnings == [
+        f"not saved, training goes on: checkpoint='{root}/step_0000000{step}': could not be "
+        "written (File exists); check the path and its disk; the checkpoints before it are "
+        "untouched"
+        for step in (3, 4)
+    ]
+    saved = sorted(path.name for path in root.glob("step_*"))
+    assert saved == [f"step_0000000{step}" for step in (1, 2, 5, 6)]

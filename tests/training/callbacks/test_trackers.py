@@ -215,6 +215,22 @@ def test_online_wandb_continues_the_run_it_began(
     assert fake.runs[0].finished
 
 
+def test_wandb_goes_on_with_its_run_after_a_start_that_made_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    wanted = config(wandb=True, wandb_mode="online", wandb_project="p")
+    log_steps(WandbTracker(wanted, tmp_path), range(1, 9))
+    # From the beginning, where only a copy on its machine, of step 8, was passed by.
+    afresh = WandbTracker(wanted, tmp_path, resume_step=0)
+    afresh.log(0, {"evaluation/loss": 6.0})
+    afresh.close()
+    WandbTracker(wanted, tmp_path, resume_step=8)
+    begun, without_a_step, goes_on = (call["id"] for call in fake.calls)
+    assert goes_on == begun != without_a_step
+
+
 def test_wandb_follows_a_new_course_under_a_new_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
