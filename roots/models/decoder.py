@@ -52,6 +52,10 @@ class Stack(nn.Module):
             stream = layer(stream) if cache is None else layer(stream, cache.layers[index])
         return stream
 
+    def predict(self, x_BTH: Tensor) -> Tensor:
+        """logits_BTV of what stands in the stream behind the last block, or behind another one."""
+        return self._finish((x_BTH,), None, None, None)
+
     def _finish(
         self,
         stream: Stream,

@@ -141,14 +141,32 @@ def attention_reference(
     q_BTND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, options: Options
 ) -> tuple[Tensor, Tensor | None]:
     """The formula in plain torch with all scores stored, in fp32 (float64 for float64)."""
+    num_queries, num_heads = q_BTND.shape[1:3]
+    num_keys, key_heads = k_BSKD.shape[1:3]
+    weights_BNTS, lse_BNT = attention_weights(q_BTND, k_BSKD, options)
+    v_BNSD = v_BSKD.to(weights_BNTS.dtype).transpose(1, 2)
+    v_BNSD = v_BNSD.repeat_interleave(num_heads // key_heads, dim=1)
+    if options.dropout is not None:
+        keep_BNTS = attention_keep_mask(options.dropout, num_queries, num_keys, num_heads)
+        weights_BNTS = weights_BNTS * keep_BNTS * options.dropout.scale
+    return (weights_BNTS @ v_BNSD).transpose(1, 2).to(q_BTND.dtype), lse_BNT
+
+
+def attention_weights(
+    q_BTND: Tensor, k_BSKD: Tensor, options: Options, bias_1NTS: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """What the reference weighs values by, before dropout, weights_BNTS; and lse_BNT if asked for.
+
+    bias_1NTS: added to the scores, see roots.models.attention.biased_attention
+    """
     wide = accumulation_dtype(q_BTND.dtype)
     num_queries, num_heads = q_BTND.shape[1:3]
     num_keys, key_heads = k_BSKD.shape[1:3]
-    groups = num_heads // key_heads
     q_BNTD = q_BTND.to(wide).transpose(1, 2) * options.scale
-    k_BNSD = k_BSKD.to(wide).transpose(1, 2).repeat_interleave(groups, dim=1)
-    v_BNSD = v_BSKD.to(wide).transpose(1, 2).repeat_interleave(groups, dim=1)
+    k_BNSD = k_BSKD.to(wide).transpose(1, 2).repeat_interleave(num_heads // key_heads, dim=1)
     scores_BNTS = q_BNTD @ k_BNSD.transpose(2, 3)
+    if bias_1NTS is not None:
+        scores_BNTS = scores_BNTS + bias_1NTS
     visible = _visible(options, num_queries, num_keys, q_BTND.device)
     if visible is None:
         visible = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q_BTND.device)
@@ -159,10 +177,7 @@ def attention_reference(
     lse_BNT = None
     if options.return_lse:
         lse_BNT = scores_BNTS.logsumexp(dim=-1).masked_fill(blind.squeeze(-1), -math.inf)
-    if options.dropout is not None:
-        keep_BNTS = attention_keep_mask(options.dropout, num_queries, num_keys, num_heads)
-        weights_BNTS = weights_BNTS * keep_BNTS * options.dropout.scale
-    return (weights_BNTS @ v_BNSD).transpose(1, 2).to(q_BTND.dtype), lse_BNT
+    return weights_BNTS, lse_BNT
 
 
 def _attention_sdpa(

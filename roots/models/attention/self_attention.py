@@ -103,13 +103,7 @@ class SelfAttention(nn.Module):
 
         A cache is appended to. `relative_En`: the table of a model with relative positions.
         """
-        qkv_BTr = self.qkv(x_BTH)
-        q_BTnD, k_BSkD, v_BSkD = (
-            part.unflatten(-1, (-1, self.head_size)) for part in qkv_BTr.split(self.local_sizes, -1)
-        )
-        if self.query_norm is not None and self.key_norm is not None:
-            q_BTnD, k_BSkD = self.query_norm(q_BTnD), self.key_norm(k_BSkD)
-        q_BTnD, k_BSkD = self._rotated(q_BTnD, geometry), self._rotated(k_BSkD, geometry)
+        q_BTnD, k_BSkD, v_BSkD = self.heads(x_BTH, geometry)
         if isinstance(cache, LayerCache):
             k_BSkD, v_BSkD = cache.append(k_BSkD, v_BSkD)
         qkv = (q_BTnD, k_BSkD, v_BSkD)
@@ -119,6 +113,16 @@ class SelfAttention(nn.Module):
             o_BTnD = self._attend(qkv, dropout_keys_B, geometry, relative_En)
         y_BTH, bias_H = self.output(o_BTnD.flatten(-2))
         return y_BTH, bias_H
+
+    def heads(self, x_BTH: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+        """q_BTnD, k_BSkD, v_BSkD of x_BTH as they are attended with: normalised and rotated."""
+        qkv_BTr = self.qkv(x_BTH)
+        q_BTnD, k_BSkD, v_BSkD = (
+            part.unflatten(-1, (-1, self.head_size)) for part in qkv_BTr.split(self.local_sizes, -1)
+        )
+        if self.query_norm is not None and self.key_norm is not None:
+            q_BTnD, k_BSkD = self.query_norm(q_BTnD), self.key_norm(k_BSkD)
+        return self._rotated(q_BTnD, geometry), self._rotated(k_BSkD, geometry), v_BSkD
 
     def _attend_rows(
         self,
@@ -175,9 +179,7 @@ class SelfAttention(nn.Module):
 
     def _op(self, geometry: Geometry, relative_En: Tensor | None) -> Callable[..., Tensor]:
         """The fused op, or where scores are biased what adds the bias."""
-        bias_1nTS = geometry.bias_1nTS
-        if relative_En is not None and geometry.buckets_TS is not None:
-            bias_1nTS = relative_bias(geometry.buckets_TS, relative_En)
+        bias_1nTS = self.bias(geometry, relative_En)
         if bias_1nTS is None:
             recomputed = self.recompute and self.training
             return partial(attention, recompute=recomputed, implementation=self.ops.attention)
@@ -186,6 +188,13 @@ class SelfAttention(nn.Module):
             return biased
         # Here scores are stored, so computing them again saves memory.
         return lambda *qkv, **options: recompute(partial(biased, **options), *qkv)
+
+    @staticmethod
+    def bias(geometry: Geometry, relative_En: Tensor | None) -> Tensor | None:
+        """What is added to the scores, bias_1nTS; None for nothing."""
+        if relative_En is not None and geometry.buckets_TS is not None:
+            return relative_bias(geometry.buckets_TS, relative_En)
+        return geometry.bias_1nTS
 
     def _rotated(self, x_BTmD: Tensor, geometry: Geometry) -> Tensor:
         if geometry.cos is None or geometry.sin is None:
