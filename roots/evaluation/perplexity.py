@@ -108,11 +108,7 @@ def predicted_bytes(indexed: IndexedDataset, tokenizer: Tokenizer, rules: Docume
 
     Raises RootsError if the dataset's side file names another tokenizer.
     """
-    made_by = indexed.description.tokenizer if indexed.description else tokenizer.fingerprint
-    if not tokenizer.has_ids_of(made_by):
-        rule = f"was made with another tokenizer (fingerprint {made_by})"
-        fix = "give the tokenizer of the dataset, or preprocess the text with the model's"
-        raise RootsError(problem("data", indexed.prefix, rule, fix))
+    check_made_by(indexed, tokenizer)
     num_bytes = 0
     for document in range(indexed.num_documents):
         tokens = indexed[document]
@@ -120,3 +116,12 @@ def predicted_bytes(indexed: IndexedDataset, tokenizer: Tokenizer, rules: Docume
         first = 1 if document == 0 or rules.mask_document_end else 0
         num_bytes += len(tokenizer.decode(tokens[first:].tolist()).encode())
     return num_bytes
+
+
+def check_made_by(indexed: IndexedDataset, tokenizer: Tokenizer) -> None:
+    """Raise RootsError if the dataset's side file names another tokenizer."""
+    made_by = indexed.description.tokenizer if indexed.description else tokenizer.fingerprint
+    if not tokenizer.has_ids_of(made_by):
+        rule = f"was made with another tokenizer (fingerprint {made_by})"
+        fix = "give the tokenizer of the dataset, or preprocess the text with the model's"
+        raise RootsError(problem("data", indexed.prefix, rule, fix))
