@@ -9,6 +9,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from roots.launching.finding import Finding
 from roots.launching.gather import Answer
@@ -37,8 +38,9 @@ class Needs:
 
     `ranks` is how many start on each host, by its name, the host of rank 0 first. `interfaces` are
     the variables by which the user names network interfaces. `programs` are those of the files that
-    are installed, not copied; `fields` says which field of the config names a file. `address` is
-    the one at which the user wants ranks to meet, "" for none.
+    are installed, not copied; `fields` says which field of the config names a file; `folder` is the
+    one from which relative paths count. `address` is the one at which the user wants ranks to meet,
+    "" for none.
     """
 
     ranks: Mapping[str, int]
@@ -47,6 +49,7 @@ class Needs:
     programs: tuple[str, ...] = ()
     fields: Mapping[str, str] = field(default_factory=dict)
     address: str = ""
+    folder: str = ""
 
     @property
     def world_size(self) -> int:
@@ -108,6 +111,16 @@ def silence(answer: Answer) -> Finding:
 def _files(known: _Known) -> Iterator[Finding]:
     """Config and data are on every host, and the same."""
     paths = dict.fromkeys(path for facts in known.facts.values() for path in facts.files)
+    folder, relative = known.needs.folder, [path for path in paths if not Path(path).is_absolute()]
+    bare = list[str]()
+    if folder and len(relative) > 1:
+        lacks = {
+            name: {facts.files[path] for path in relative} for name, facts in known.facts.items()
+        }
+        bare = [name for name, marks in lacks.items() if marks == {MISSING}]
+    if bare:
+        rule = f"has none of the run's {len(relative)} files there, as {relative[0]}"
+        yield Finding(tuple(bare), folder, None, rule, _COPY)
     for path in paths:
         marks = list(known.grouped(lambda facts, path=path: facts.files[path]))  # type: ignore[misc]
         good = [(names, mark) for names, mark in marks if _is_good(mark)]
@@ -119,7 +132,9 @@ def _files(known: _Known) -> Iterator[Finding]:
             if mark == MISSING:
                 where = f", but on {', '.join(reference[0])}" if good else ""
                 fix = "install it there" if is_program else _COPY
-                yield Finding(tuple(names), *subject, f"no such file{where}", fix)
+                untold = [name for name in names if path not in relative or name not in bare]
+                if untold:
+                    yield Finding(tuple(untold), *subject, f"no such file{where}", fix)
             elif not _is_good(mark):
                 yield Finding(tuple(names), *subject, mark, "make it readable there")
             elif mark != reference[1]:

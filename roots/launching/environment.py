@@ -27,8 +27,16 @@ _INTERFACES = ("ROOTS_INTERFACE", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def named_interfaces() -> dict[str, str]:
-    """The variables that name network interfaces, as they are set."""
-    return {name: variable(name) for name in _INTERFACES if variable(name)}
+    """The variables that name network interfaces, as they are set.
+
+    Those of Gloo and NCCL only where they say another than the first, from which they come.
+    """
+    first, *others = _INTERFACES
+    both = variable(first)
+    named = {
+        name: variable(name) for name in others if variable(name).lstrip("=") not in ("", both)
+    }
+    return {**({first: both} if both else {}), **named}
 
 
 def enter(folder: Path) -> None:

@@ -112,6 +112,7 @@ def examine(request: Request, ways: Sequence[Way], ranks: Mapping[str, int]) -> 
         request.programs,
         fields=request.fields,
         address=request.address,
+        folder=str(request.folder),
     )
     problems = judge(answers, needs)
     if request.apart:

@@ -252,6 +252,16 @@ def test_path_is_told_with_the_field_that_names_it() -> None:
     ]
 
 
+def test_folder_without_any_file_of_the_run_is_one_line() -> None:
+    missing = {"files": {**dict.fromkeys(GOOD.files, "missing"), "/there": "missing"}}
+    copy = "copy it there, or keep it where all hosts see it"
+    there = {"files": {**GOOD.files, "/there": "sha256 33"}}
+    assert judge(answers(a=there, b=missing, c=missing), replace(NEEDS, folder="/work")) == [
+        f"hosts b, c: /work: has none of the run's 2 files there, as run.yaml; {copy}",
+        f"hosts b, c: /there: no such file, but on a; {copy}",
+    ]
+
+
 def test_folder_that_is_not_shared_is_that_of_the_fewest() -> None:
     apart = answers()
     apart[2] = replace(apart[2], sees=frozenset("c"))
