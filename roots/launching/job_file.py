@@ -19,6 +19,7 @@ _MARK = "#SBATCH "
 _PORT = re.compile(r'MASTER_PORT="(\$\{MASTER_PORT:-[^"]*\})"')
 # What is for that script, and not for sbatch.
 _OF_SCRIPT = ("--sweep", "--container", "--mount")
+_CONTAINER = re.compile("(pyxis|apptainer|podman):.+")
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,12 @@ def option_problem(option: str, value: str) -> str:
     if option == "--option" and not re.match("--?[a-zA-Z]", value):
         rule = "is no option of sbatch"
         return problem(option, value, rule, "write --option=--NAME=VALUE")
+    name, *given = re.split("[= ]", value, maxsplit=1)
+    if name in _OF_SCRIPT and not any(given):
+        return problem(option, value, "its value is missing", f"write --option={name}=VALUE")
+    if name == "--container" and not _CONTAINER.fullmatch(given[0]):
+        fix = f"write --option={name}=KIND:IMAGE with KIND pyxis, apptainer or podman"
+        return problem(option, value, "names no container", fix)
     if re.match("--?[a-zA-Z]", value) and re.search(r"^[^'\"]*\s--?[a-zA-Z]", value):
         rule = "is more than one option of sbatch"
         return problem(option, value, rule, "give each an --option of its own, or quote its value")

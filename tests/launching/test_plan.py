@@ -165,6 +165,15 @@ def test_option_of_sbatch_is_one_word(option: str, line: str) -> None:
             "--option='account=us': is no option of sbatch; write --option=--NAME=VALUE",
         ),
         (
+            {"via": Via.slurm, "options": ("--sweep",)},
+            "--option='--sweep': its value is missing; write --option=--sweep=VALUE",
+        ),
+        (
+            {"via": Via.slurm, "options": ("--container=docker:x",)},
+            "--option='--container=docker:x': names no container; "
+            "write --option=--container=KIND:IMAGE with KIND pyxis, apptainer or podman",
+        ),
+        (
             {"via": Via.slurm, "nodes": 2, "options": ("--nodes=4",)},
             "--option='--nodes=4': --nodes 2 says it already; drop one of them",
         ),
