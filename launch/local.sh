@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Train on N ranks of this machine through the deepspeed launcher.
+# Train, or use a trained model, on N ranks of this machine through the deepspeed launcher.
 #
 #   launch/local.sh N CONFIG [section.key=value ...]
+#   launch/local.sh N generate|evaluate CHECKPOINT [--option ...]
 #
 # On GPUs, N is the number of GPUs; without, N processes share the cores (OMP_NUM_THREADS decides otherwise).
 # INT, TERM and USR1 go to every rank, which finishes its step, saves and exits 3; so does Ctrl-C. The ranks do the same
@@ -14,7 +15,7 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-readonly USAGE="usage: launch/local.sh N CONFIG [section.key=value ...]"
+readonly USAGE="usage: launch/local.sh N CONFIG [section.key=value ...], or N generate|evaluate CHECKPOINT [--option ...]"
 
 records=""
 launcher=""
@@ -26,11 +27,16 @@ main() {
     trap 'forward USR1' USR1
     help_if_asked "$@"
     (($# >= 2)) || fail "$USAGE"
-    refuse_options "no such option" "${@:2}"
-    local ranks="$1" config="$2"
+    local ranks="$1" words=()
     [[ "$ranks" =~ ^[1-9][0-9]*$ ]] || fail "N=$ranks: must be a positive number of ranks; $USAGE"
-    [[ -f "$config" ]] || fail "CONFIG=$config: no such file; $USAGE"
     shift
+    if [[ "$1" == generate || "$1" == evaluate ]]; then
+        words=("$@")
+    else
+        refuse_options "no such option" "$@"
+        [[ -f "$1" ]] || fail "CONFIG=$1: no such file; $USAGE"
+        words=(train "$@")
+    fi
     use_python
     set_network
     need_deepspeed
@@ -39,14 +45,14 @@ main() {
     # When the job began, for stop.wall_clock: supervise.sh and batch scripts may have said so.
     ROOTS_JOB_START="${ROOTS_JOB_START:-$(printf '%(%s)T' -1)}"
     export ROOTS_RANK_RECORDS="$records" ROOTS_LAUNCHER="$$" ROOTS_JOB_START
-    start "$ranks" "$@"
+    start "$ranks" "${words[@]}"
     local code=0
     wait_for_launcher || code=$?
     wait_for_ranks
     exit "$(decide_code "$ranks" "$code")"
 }
 
-# start N CONFIG ...: job control gives the launcher a process group of its own. Otherwise Ctrl-C would reach it too,
+# start N COMMAND ...: job control gives the launcher a process group of its own. Otherwise Ctrl-C would reach it too,
 # and it kills ranks that are still saving.
 start() {
     local ranks="$1" port devices=()
@@ -56,7 +62,7 @@ start() {
     port="$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
     set -m
     deepspeed "${devices[@]}" --master_port "$port" --hostfile /dev/null/none --no_local_rank \
-        --log_level critical "$ROOTS_HOME/launch/rank.py" train "$@" </dev/null &
+        --log_level critical "$ROOTS_HOME/launch/rank.py" "$@" </dev/null &
     launcher=$!
     set +m
     # A signal that came before there was a launcher.

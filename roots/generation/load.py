@@ -149,7 +149,7 @@ def inference_dtype(config: RunConfig, device: Device) -> torch.dtype:
     return compute_dtype(config.training.precision)
 
 
-def tokenizer_of(model: LoadedModel, given: str | None) -> Tokenizer:
+def tokenizer_of(model: LoadedModel | LoadedNetwork, given: str | None) -> Tokenizer:
     """The tokenizer `given`, else the one in the checkpoint, else the one named in its config.
 
     It begins and ends texts as those of the training. Raises RootsError if there is none, if it

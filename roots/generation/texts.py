@@ -56,8 +56,7 @@ def write_texts(
     if isinstance(options, GenerationOptions):
         network = Network.of(model.decoder)
         return sample_texts(network, tokenizer, prompts, options, special_tokens=special_tokens)
-    check_tokenizer(tokenizer, model.config.model)
-    return _search(model, tokenizer, prompts, options, special_tokens)
+    return search_texts(model, tokenizer, prompts, options, special_tokens=special_tokens)
 
 
 def sample_texts(
@@ -102,13 +101,16 @@ def _written(prompt: str, events: Sequence[TextEvent]) -> WrittenText:
     return WrittenText(prompt, text, ids, reason, likelihoods=likelihoods or None)
 
 
-def _search(
+def search_texts(
     model: LoadedModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     options: BeamOptions,
-    special_tokens: bool,
+    *,
+    special_tokens: bool = True,
 ) -> list[WrittenText]:
+    """As `write_texts` by beam search, on all ranks that share the model; each has all texts."""
+    check_tokenizer(tokenizer, model.config.model)
     stops = tokenizer.special.stops
     if model.config.model.architecture == "encoder_decoder":
         begin = begin_token(model.config.data, tokenizer.end_of_document)

@@ -42,22 +42,26 @@ def test_script_passes_shellcheck(path: Path) -> None:
     [
         (
             ["launch/local.sh"],
-            "local.sh: usage: launch/local.sh N CONFIG [section.key=value ...]",
+            "local.sh: usage: launch/local.sh N CONFIG [section.key=value ...], "
+            "or N generate|evaluate CHECKPOINT [--option ...]",
         ),
         (
             ["launch/local.sh", "two", "configs/base.yaml"],
             "local.sh: N=two: must be a positive number of ranks; "
-            "usage: launch/local.sh N CONFIG [section.key=value ...]",
+            "usage: launch/local.sh N CONFIG [section.key=value ...], "
+            "or N generate|evaluate CHECKPOINT [--option ...]",
         ),
         (
             ["launch/local.sh", "0", "configs/base.yaml"],
             "local.sh: N=0: must be a positive number of ranks; "
-            "usage: launch/local.sh N CONFIG [section.key=value ...]",
+            "usage: launch/local.sh N CONFIG [section.key=value ...], "
+            "or N generate|evaluate CHECKPOINT [--option ...]",
         ),
         (
             ["launch/local.sh", "2", "none.yaml"],
             "local.sh: CONFIG=none.yaml: no such file; "
-            "usage: launch/local.sh N CONFIG [section.key=value ...]",
+            "usage: launch/local.sh N CONFIG [section.key=value ...], "
+            "or N generate|evaluate CHECKPOINT [--option ...]",
         ),
         (
             ["launch/hostfile.sh", "hosts"],
@@ -95,7 +99,8 @@ def test_script_passes_shellcheck(path: Path) -> None:
         (
             ["launch/local.sh", "2", "configs/base.yaml", "run.name=x", "--via"],
             "local.sh: --via: no such option; "
-            "usage: launch/local.sh N CONFIG [section.key=value ...]",
+            "usage: launch/local.sh N CONFIG [section.key=value ...], "
+            "or N generate|evaluate CHECKPOINT [--option ...]",
         ),
         (
             ["launch/hostfile.sh", "hosts", "--over", "ssh", "configs/base.yaml"],

@@ -79,8 +79,8 @@ BUGS = [
     PlantedBug(
         "softmax of logits in the dtype of the logits",
         "generation/sampling.py",
-        "_restrict(logits_BV.float() / options.temperature, options)",
-        "_restrict(logits_BV / options.temperature, options)",
+        "_restrict(logits_V.float() / options.temperature, options)",
+        "_restrict(logits_V / options.temperature, options)",
         "tests/generation/test_sampling.py -k 16_bits",
     ),
     PlantedBug(

@@ -28,6 +28,8 @@ def useless_options(
         # By its name, because typer comes with or without a click of its own.
         if source is not None and source.name == "COMMANDLINE":
             value = context.params[name]
+            if isinstance(value, (list, tuple)):
+                value = ", ".join(map(str, value))
             # A flag has no value to show, and a path is shown as it was written.
             shown = value if isinstance(value, (int, float)) else str(value)
             yield problem(options[name], None if value is True else shown, rule, fix)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from roots.cli.trained.generate import NamesOfTokens
+from roots.cli.options.generation import NamesOfTokens
 
 if TYPE_CHECKING:
     from roots.generation.load import LoadedModel
