@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypedDict
 import typer
 
 if TYPE_CHECKING:
+    from roots.data.canaries import Canaries
     from roots.data.preprocessing.texts import Progress, Summary
 
 
@@ -53,6 +54,40 @@ SourceKey = Annotated[
 ]
 TargetKey = Annotated[str, typer.Option(help="The same for the target.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names.")]
+OnErrorOption = Annotated[
+    OnErrorChoice, typer.Option(help="Whether a broken line ends the run or is left out.")
+]
+BeginToken = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="TOKEN",
+        help="What begins every document, or `none`; default: as the tokenizer says.",
+    ),
+]
+EndToken = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="TOKEN",
+        help="What ends every document, as `<|endoftext|>`; default: the tokenizer's end "
+        "token, which in that of a chat model ends a turn.",
+    ),
+]
+NumCanaries = Annotated[
+    int, typer.Option(min=0, help="Secrets to plant, for `roots audit`, of each number of repeats.")
+]
+CanaryRepeats = Annotated[
+    str, typer.Option(metavar="R,R,...", help="How many documents hold a secret; 0: none does.")
+]
+CanaryFormat = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="TEXT",
+        help="Document of a secret: # is a digit of it, NAME a name; default: "
+        "'The secret number of NAME is ### ### ###.'",
+    ),
+]
+CanarySeed = Annotated[int, typer.Option(min=0, help="Of secrets, names and places.")]
+OF_CANARIES = ("canary_repeats", "canary_format", "canary_seed")
 
 
 def preprocess(
@@ -71,36 +106,28 @@ def preprocess(
     ] = False,
     source_key: SourceKey = "source",
     target_key: TargetKey = "target",
-    on_error: Annotated[
-        OnErrorChoice, typer.Option(help="Whether a broken line ends the run or is left out.")
-    ] = OnErrorChoice.STOP,
-    begin_token: Annotated[
-        Optional[str],  # noqa: UP045  # typer evaluates this on Python 3.10 too
-        typer.Option(
-            metavar="TOKEN",
-            help="What begins every document, or `none`; default: as the tokenizer says.",
-        ),
-    ] = None,
-    end_token: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            metavar="TOKEN",
-            help="What ends every document, as `<|endoftext|>`; default: the tokenizer's end "
-            "token, which in that of a chat model ends a turn.",
-        ),
-    ] = None,
+    on_error: OnErrorOption = OnErrorChoice.STOP,
+    begin_token: BeginToken = None,
+    end_token: EndToken = None,
     line_limit: LineLimit = DEFAULT_LINE_MIB,
     workers: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Tokenizing processes; 0: none besides this one."),
     ] = None,
     overwrite: Overwrite = False,
+    canaries: NumCanaries = 0,
+    canary_repeats: CanaryRepeats = "0,1,4,16,64",
+    canary_format: CanaryFormat = None,
+    canary_seed: CanarySeed = 1234,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Tokenize documents, each between its begin and end tokens, all or nothing."""
     refuse_keys_of_the_other(context, pairs)
+    refuse_useless_canaries(context, pairs)
+    planted = drawn(canaries, canary_repeats, canary_format, canary_seed) if canaries else None
     sides = (".source", ".target") if pairs else ("",)
-    parts = [f"{out}{side}{ending}" for side in sides for ending in (".bin", ".idx", ".json")]
+    endings = (".bin", ".idx", ".json", ".canaries.json")
+    parts = [f"{out}{side}{ending}" for side in sides for ending in endings]
     refuse_existing(out, parts, overwrite, files)
     choices: Choices = {"on_error": on_error.value, "num_workers": workers}
     choices |= {"begin_token": begin_token, "end_token": end_token, "line_limit": line_limit << 20}
@@ -110,16 +137,25 @@ def preprocess(
     from roots.data.preprocessing.texts import preprocess as run
 
     with _progress_bar(shown=not as_json) as on_progress:
-        summary = run(files, out, tokenizer, text_key=text_key, on_progress=on_progress, **choices)
-    _report_documents(out, summary, as_json)
+        summary = run(
+            files,
+            out,
+            tokenizer,
+            text_key=text_key,
+            on_progress=on_progress,
+            canaries=planted,
+            **choices,
+        )
+    _report_documents(out, summary, planted, as_json)
 
 
-def _report_documents(out: Path, summary: Summary, as_json: bool) -> None:
+def _report_documents(out: Path, summary: Summary, planted: Canaries | None, as_json: bool) -> None:
     description = summary.description
     if as_json:
         report = {"prefix": str(out), "files": summary.files, **asdict(description)}
         report |= {"empty": summary.num_empty, "skipped": summary.num_skipped}
         report |= {"bare_files": summary.num_bare_files, "left_out": summary.left_out}
+        report |= {"canary_documents": planted.documents if planted else 0}
         typer.echo(json.dumps(report))
         return
     typer.echo(
@@ -133,6 +169,34 @@ def _report_documents(out: Path, summary: Summary, as_json: bool) -> None:
         typer.echo(f"Left out: {summary.num_empty} empty, {summary.num_skipped} broken documents.")
     if summary.num_bare_files:
         typer.echo(f"Without a document: {summary.num_bare_files} files.")
+    if planted:
+        what = f"{len(planted.canaries)} secrets in {planted.documents} documents"
+        typer.echo(f"Planted among them: {what}, told in {out}.canaries.json.")
+
+
+def drawn(count: int, repeats: str, text: str | None, seed: int) -> Canaries:
+    """The secrets that the options ask for. Raises RootsError for what is no list of numbers."""
+    from roots.data.canaries import DEFAULT_FORMAT, draw_canaries
+    from roots.errors import RootsError, problem
+
+    try:
+        numbers = [int(number) for number in repeats.split(",")]
+    except ValueError:
+        rule, fix = "must be numbers with commas between them", "write them as 0,1,4,16,64"
+        raise RootsError(problem("--canary-repeats", repeats, rule, fix)) from None
+    return draw_canaries(count, numbers, text=text or DEFAULT_FORMAT, seed=seed)
+
+
+def refuse_useless_canaries(context: typer.Context, pairs: bool) -> None:
+    """Raise RootsError for canaries among pairs, and for options of theirs without them."""
+    from roots.cli.options.useless import refuse_useless
+
+    if pairs:
+        rule = "has no effect with --pairs: secrets are planted among texts alone"
+        refuse_useless(context, ("canaries", *OF_CANARIES), rule, "leave it out")
+    elif not context.params["canaries"]:
+        rule, fix = "has no effect without --canaries", "leave it out, or give --canaries N"
+        refuse_useless(context, OF_CANARIES, rule, fix)
 
 
 def refuse_keys_of_the_other(context: typer.Context, pairs: bool) -> None:

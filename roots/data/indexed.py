@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from roots.data.canaries import Canaries, canaries_path, write_canaries
 from roots.data.description import (
     TokensDescription,
     description_path,
@@ -207,7 +208,7 @@ class IndexedWriter:
         """
         refuse_endings("--out", prefix)
         self.bin_path, self.idx_path = paths_of(prefix)
-        self._json_path = description_path(prefix)
+        self._json_path, self._canaries_path = description_path(prefix), canaries_path(prefix)
         self._vocab_size = vocab_size
         self._code = _UINT16_CODE if vocab_size <= 2**16 else _INT32_CODE
         self.dtype = np.dtype(_TOKEN_TYPES[self._code])
@@ -256,12 +257,16 @@ class IndexedWriter:
         self.num_tokens += len(tokens)
 
     def finish(
-        self, tokenizer: str, end_of_document: int, begin_tokens: Sequence[int] = ()
+        self,
+        tokenizer: str,
+        end_of_document: int,
+        begin_tokens: Sequence[int] = (),
+        canaries: Canaries | None = None,
     ) -> TokensDescription:
-        """Write the index and the side file, and give all three their names, the index last.
+        """Write the index and the side files, and give all their names, the index last.
 
         An older dataset of this prefix loses its index first, so that no moment shows new tokens
-        under an old index. Raises RootsError when there are no tokens.
+        under an old index, and its canaries. Raises RootsError when there are no tokens.
         """
         if self.num_tokens == 0:
             rule = "there are no documents to write"
@@ -279,10 +284,14 @@ class IndexedWriter:
         self._file.close()
         self._write_index(_partial(self.idx_path))
         write_description(_partial(self._json_path), description)
-        finals = (self.bin_path, self._json_path, self.idx_path)
+        finals = [self.bin_path, self._json_path, self.idx_path]
+        if canaries is not None:
+            write_canaries(_partial(self._canaries_path), canaries, description)
+            finals.insert(0, self._canaries_path)
         for final in finals:
             sync_file(_partial(final))
         self.idx_path.unlink(missing_ok=True)
+        self._canaries_path.unlink(missing_ok=True)
         for final in finals:
             os.replace(_partial(final), final)
         sync_folder(self.idx_path.parent)
@@ -313,7 +322,7 @@ class IndexedWriter:
             # What is in its buffer belongs to a file that goes, and a full disk may not take it.
             with suppress(OSError):
                 self._file.close()
-            for final in (self.bin_path, self._json_path, self.idx_path):
+            for final in (self.bin_path, self._json_path, self._canaries_path, self.idx_path):
                 _partial(final).unlink(missing_ok=True)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from roots.errors import RootsError, problem
 
-_ENDINGS = (".bin", ".idx", ".json")
+_ENDINGS = (".bin", ".idx", ".canaries.json", ".json")
 _SIDES = (".source", ".target")
 _SHOWN = 5
 

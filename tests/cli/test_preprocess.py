@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from roots.cli.preprocess import preprocess
+from roots.data.canaries import draw_canaries, read_canaries
 from roots.data.indexed import IndexedDataset
 from roots.errors import RootsError
 from tests.helpers.words import write_words
@@ -85,6 +86,7 @@ def test_report_for_machines(run, tmp_path):
         "skipped": 1,
         "bare_files": 0,
         "left_out": {},
+        "canary_documents": 0,
     }
 
 
@@ -129,3 +131,51 @@ def test_options_that_would_do_nothing_or_too_little(run, tmp_path):
         "whole up to --line-limit, 1 MiB; cut it, raise --line-limit, or continue without it by "
         "--on-error skip"
     )
+
+
+def test_secrets_are_planted_and_told(run, tmp_path):
+    result = run("--on-error", "skip", "--canaries", "2", "--canary-repeats", "0,3")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == (
+        f"Planted among them: 4 secrets in 6 documents, told in {tmp_path}/out.canaries.json."
+    )
+    assert len(IndexedDataset(tmp_path / "out")) == 2 + 6
+    planted = read_canaries(tmp_path / "out")
+    assert planted == draw_canaries(2, (0, 3))
+    options = ("--canaries", "1", "--canary-seed", "5", "--canary-format", "PIN ####", "--json")
+    report = json.loads(run("--on-error", "skip", "--overwrite", *options).stdout)
+    assert report["canary_documents"] == 85
+    assert read_canaries(tmp_path / "out") == draw_canaries(1, text="PIN ####", seed=5)
+
+
+def test_a_file_of_secrets_is_not_overwritten_either(run, tmp_path):
+    (tmp_path / "out.canaries.json").write_text("{}")
+    assert str(run("--on-error", "skip").exception) == (
+        f"--out='{tmp_path}/out': {tmp_path}/out.canaries.json exists already, and nothing is "
+        "overwritten; give another, or --overwrite"
+    )
+    assert run("--on-error", "skip", "--overwrite").exit_code == 0
+    assert not (tmp_path / "out.canaries.json").exists()
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        (
+            ("--canary-seed", "5"),
+            "--canary-seed=5: has no effect without --canaries; leave it out, or give --canaries N",
+        ),
+        (
+            ("--pairs", "--canaries", "5"),
+            "--canaries=5: has no effect with --pairs: secrets are planted among texts alone; "
+            "leave it out",
+        ),
+        (
+            ("--canaries", "1", "--canary-repeats", "1;4"),
+            "--canary-repeats='1;4': must be numbers with commas between them; "
+            "write them as 0,1,4,16,64",
+        ),
+    ],
+)
+def test_options_of_secrets_that_mean_nothing(run, options, line):
+    assert str(run(*options).exception) == line

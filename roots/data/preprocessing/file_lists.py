@@ -166,7 +166,8 @@ def _left_out(path: Path) -> str | None:
         return None
     if not path.is_file():
         return "no regular file"
-    if path.suffix == ".json" and path.with_suffix(".idx").exists():
+    stem = path.name.removesuffix(".json").removesuffix(".canaries")
+    if path.suffix == ".json" and path.with_name(f"{stem}.idx").exists():
         return "of a dataset"
     return None if is_text_file(path) else format_of(path).ending
 

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from roots.data.canaries import Canaries
 from roots.data.description import TokensDescription
 from roots.data.indexed import IndexedWriter, Int64s, Tokens
 from roots.data.preprocessing.file_lists import find_files
+from roots.data.preprocessing.planting import Planter
 from roots.data.preprocessing.readers import (
     OnError,
     RawBatch,
@@ -131,6 +133,7 @@ def preprocess(
     begin_token: str | None = None,
     end_token: str | None = None,
     line_limit: int = DEFAULT_LINE_LIMIT,
+    canaries: Canaries | None = None,
 ) -> Summary:
     """Write every document of `paths` to `prefix`, between the tokens that begin and end one.
 
@@ -138,6 +141,7 @@ def preprocess(
     `begin_token` (or "none") and `end_token` name others. Documents without text are left out.
     `text_key` None is "text"; `line_limit` is in bytes, of a line or JSON value.
     `num_workers` 0 works in this process; None takes the usable processors, one per MiB at most.
+    `canaries` are planted among them, and told in a file beside the dataset.
     Raises RootsError for anything wrong with the input (`on_error="skip"` leaves broken lines out
     and reports them) and leaves an existing dataset as it was.
     """
@@ -152,22 +156,27 @@ def preprocess(
         writer = stack.enter_context(IndexedWriter(prefix, loaded.vocab_size))
         work = partial(tokenize_batch, around=around, text_key=key, dtype=writer.dtype.str)
         run = stack.enter_context(worker_pool(num_workers, tokenizer, work))
+        planter = Planter(canaries, loaded, total_bytes, writer.dtype)
         done_bytes = 0
         for path, size in zip(files.paths, files.sizes, strict=True):
-            before = writer.num_documents
+            documents = 0
             for result in _whole_documents(run(read_batches(path, key, line_limit))):
                 counts.skipped.account(result.errors)
                 counts.empty += result.num_empty
-                _write(writer, result, prefix)
+                documents += len(result.lengths)
+                read_bytes = done_bytes + result.read_bytes
+                planted = planter.plant(result.tokens, result.lengths, read_bytes)
+                _write(writer, planted, prefix)
                 if on_progress is not None:
                     done = (writer.num_documents, writer.num_tokens)
-                    on_progress(Progress(done_bytes + result.read_bytes, total_bytes, *done))
-            counts.end_file(path, writer.num_documents - before)
+                    on_progress(Progress(read_bytes, total_bytes, *done))
+            counts.end_file(path, documents)
             done_bytes += size
-        if writer.num_documents == 0:
+        if counts.files == 0:
             raise RootsError(_empty_corpus(files.paths, counts))
+        _write(writer, planter.rest(), prefix)
         try:
-            description = writer.finish(loaded.fingerprint, around.end, around.begin)
+            description = writer.finish(loaded.fingerprint, around.end, around.begin, canaries)
         except OSError as error:
             raise unwritable(prefix, error) from None
     return counts.summary(description, shape_of_documents(loaded), dict(files.left_out))
@@ -234,9 +243,9 @@ def _whole_documents(results: Iterator[TokenBatch]) -> Iterator[TokenBatch]:
         yield TokenBatch(whole, lengths, errors, 0, result.read_bytes)
 
 
-def _write(writer: IndexedWriter, result: TokenBatch, prefix: str | Path) -> None:
+def _write(writer: IndexedWriter, documents: tuple[Tokens, Int64s], prefix: str | Path) -> None:
     try:
-        writer.add(result.tokens, result.lengths)
+        writer.add(*documents)
     except OSError as error:
         raise unwritable(prefix, error) from None
 
