@@ -16,6 +16,8 @@ from roots.config.load import files_of
 from roots.errors import RootsError, problem
 
 LAUNCH = "launch"
+# Task files of `roots evaluate --tasks`, which include one another.
+EVALUATION = "evaluation"
 
 
 def shipped_folder() -> Path:
@@ -29,7 +31,10 @@ def shipped_folder() -> Path:
 
 
 def config_names() -> dict[str, str]:
-    """Every shipped config by its name, such as model/tiny, with what it says first."""
+    """Every shipped config by its name, such as model/tiny, with what it says first.
+
+    Those of evaluation/ are task files of lm_eval.
+    """
     folder = shipped_folder() / "configs"
     return {
         path.relative_to(folder).with_suffix("").as_posix(): _first_sentence(path)
@@ -40,8 +45,9 @@ def config_names() -> dict[str, str]:
 def copy_shipped(name: str, to: Path) -> list[Path]:
     """Copy a config with all that it extends to `to`/configs, or the launch scripts to `to`/launch.
 
-    Returns the files that are new. Raises RootsError, before anything is written, for a name that
-    is none and for a file that is there with other content.
+    With one task file go all of them, and their examples. Returns the files that are new. Raises
+    RootsError, before anything is written, for a name that is none and for a file that is there
+    with other content.
     """
     source = shipped_folder()
     files = list(_launch_scripts(source) if name == LAUNCH else _config_files(source, name))
@@ -64,13 +70,17 @@ def copy_shipped(name: str, to: Path) -> list[Path]:
 
 
 def _config_files(source: Path, name: str) -> Iterator[Path]:
-    """A config and all files that it extends, the files themselves first."""
+    """A config and all files that it extends, or all task files."""
     known = config_names()
     plain = name.removeprefix("configs/").removesuffix(".yaml")
     if plain not in known:
         rule = "is no config that comes with ROOTS"
         raise RootsError(problem("NAME", name, rule, "`roots config list` prints their names"))
-    yield from files_of(source / "configs" / f"{plain}.yaml")
+    if plain.startswith(f"{EVALUATION}/"):
+        folder = source / "configs" / EVALUATION
+        yield from sorted(path for path in folder.rglob("*.*") if path.parent.name != "__pycache__")
+    else:
+        yield from files_of(source / "configs" / f"{plain}.yaml")
 
 
 def _launch_scripts(source: Path) -> Iterator[Path]:

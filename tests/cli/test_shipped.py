@@ -33,6 +33,12 @@ def test_copy_takes_along_what_it_extends(tmp_path: Path) -> None:
     assert copy_shipped("configs/run/question-answering.yaml", tmp_path) == []
 
 
+def test_task_files_are_copied_together(tmp_path: Path) -> None:
+    copied = copy_shipped("evaluation/cloze", tmp_path)
+    names = {str(path.relative_to(tmp_path / "configs" / "evaluation")) for path in copied}
+    assert {"cloze.yaml", "translation.yaml", "answers.py", "examples/texts.jsonl"} <= names
+
+
 def test_copy_replaces_nothing_and_knows_its_names(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     base = tmp_path / "configs" / "base.yaml"

@@ -12,7 +12,7 @@ from roots.config.fields import section_at
 from roots.config.run import RunConfig
 from roots.config.schema import config_schema
 from roots.config.yaml_reader import plain, read_yaml_file
-from tests.helpers.sources import ROOT, files, name_of
+from tests.helpers.sources import ROOT, configs, name_of
 
 KINDS = {
     "string": str,
@@ -54,7 +54,7 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("path", files(".yaml", below=("configs",)), ids=name_of)
+@pytest.mark.parametrize("path", configs(), ids=name_of)
 def test_schema_accepts_every_config(path: Path) -> None:
     schema = config_schema()
     assert accepts(schema, plain(read_yaml_file(path)), schema)

@@ -19,6 +19,15 @@ def files(*suffixes: str, below: tuple[str, ...] = FOLDERS) -> list[Path]:
     return sorted(path for path in found if path.name.endswith(suffixes))
 
 
+def configs() -> list[Path]:
+    """All configs of runs; configs/evaluation holds task files, which are lm_eval's."""
+    return [
+        path
+        for path in files(".yaml", below=("configs",))
+        if path.parent != ROOT / "configs" / "evaluation"
+    ]
+
+
 def name_of(path: Path) -> str:
     """Path from the top of the repository, as messages and rules spell it."""
     return path.relative_to(ROOT).as_posix()

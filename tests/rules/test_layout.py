@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from roots.config import load_config
-from tests.helpers.sources import FOLDERS, ROOT, files, name_of
+from tests.helpers.sources import FOLDERS, ROOT, configs, files, name_of
 
 TEST_FOLDERS_WITHOUT_PACKAGE = {
     "bench",
@@ -27,7 +27,7 @@ TEST_FOLDERS_WITHOUT_PACKAGE = {
     "rules",
     "simulator",
 }
-CONFIGS = files(".yaml", below=("configs",))
+CONFIGS = configs()
 TEST_FILES = [path for path in (ROOT / "tests").rglob("test_*.py") if path.parent.name != "tests"]
 MAX_MODULES = 20
 UNWANTED_NAMES = re.compile(r"(utils?|helpers?|misc|common|managers?)\.py")

@@ -1,14 +1,35 @@
-"""`roots evaluate`: a trained model on a preprocessed dataset or on pairs, on one process."""
+"""`roots evaluate`: a trained model on a preprocessed dataset, on pairs, or on tasks."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from roots.cli.preprocess import SourceKey, TargetKey
+from roots.cli.trained.evaluate_pairs import (
+    Baselines,
+    Beams,
+    LengthPenalty,
+    PairFile,
+    PairRequest,
+    TargetTokens,
+    Written,
+    evaluate_file,
+)
+from roots.cli.trained.evaluate_tasks import (
+    Chat,
+    Download,
+    FewShot,
+    Limit,
+    LogSamples,
+    TaskData,
+    TaskFolder,
+    TaskNames,
+    TaskOptions,
+    evaluate_on_tasks,
+)
 
 if TYPE_CHECKING:
     from roots.generation.load import LoadedModel
@@ -24,6 +45,16 @@ OF_PAIRS = (
     "max_new_tokens",
     "written",
 )
+# And those that mean something for --tasks alone.
+OF_TASKS = (
+    "task_folder",
+    "task_data",
+    "limit",
+    "few_shot",
+    "log_samples",
+    "chat",
+    "download",
+)
 
 
 def evaluate(
@@ -35,24 +66,22 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(metavar="PREFIX", help="Dataset of `roots preprocess`.")
     ] = None,
-    pairs: Annotated[
-        Path | None, typer.Option(help="Instead, .tsv or .jsonl of pairs: loss, BLEU, chrF, F1.")
-    ] = None,
+    pairs: PairFile = None,
     source_key: SourceKey = "source",
     target_key: TargetKey = "target",
-    baselines: Annotated[
-        Path | None, typer.Option(help="Pairs of the training, for what needs no model.")
-    ] = None,
-    beams: Annotated[int, typer.Option(min=1, help="Texts that beam search keeps.")] = 4,
-    length_penalty: Annotated[
-        float, typer.Option(help="Exponent of the length that scores are divided by.")
-    ] = 1.0,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens of a target at most; 0: as in training.")
-    ] = 0,
-    written: Annotated[
-        Path | None, typer.Option(help="File for what the model writes, a line a pair.")
-    ] = None,
+    baselines: Baselines = None,
+    beams: Beams = 4,
+    length_penalty: LengthPenalty = 1.0,
+    max_new_tokens: TargetTokens = 0,
+    written: Written = None,
+    tasks: TaskNames = None,
+    task_folder: TaskFolder = None,
+    task_data: TaskData = None,
+    limit: Limit = 0,
+    few_shot: FewShot = None,
+    log_samples: LogSamples = None,
+    chat: Chat = False,
+    download: Download = False,
     batch_size: Annotated[
         int, typer.Option(min=0, help="Windows or pairs at a time; 0: as many as in training.")
     ] = 0,
@@ -61,39 +90,40 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
-    """Print how well the model in CHECKPOINT predicts a dataset (--data) or writes (--pairs)."""
+    """Print how well the model in CHECKPOINT predicts --data, writes --pairs, or does --tasks."""
+    options = dict(locals())
     from roots.errors import RootsError, problem
 
-    if pairs is not None and data is None:
-        from roots.cli.trained.evaluate_pairs import PairRequest, evaluate_file
-
-        request = PairRequest(
-            checkpoint=checkpoint,
-            pairs=pairs,
-            columns=(source_key, target_key),
-            baselines=baselines,
-            beams=beams,
-            length_penalty=length_penalty,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            tokenizer=tokenizer,
-            written=written,
-        )
-        evaluate_file(request, as_json)
-    elif data is not None and pairs is None:
-        _refuse_what_pairs_need(context)
-        _evaluate_data(checkpoint, data, batch_size, tokenizer, as_json)
-    else:
+    given = [name for name in ("data", "pairs", "tasks") if context.params[name] is not None]
+    if len(given) != 1:
         rule = "exactly one of them says what to evaluate on"
-        raise RootsError(problem("--data, --pairs", None, rule, "give one of the two"))
+        raise RootsError(problem("--data, --pairs, --tasks", None, rule, "give one of the three"))
+    _refuse_what_others_need(context, given[0])
+    if tasks is not None:
+        evaluate_on_tasks(TaskOptions.of(options), as_json)
+    elif pairs is not None:
+        evaluate_file(PairRequest.of(options, (source_key, target_key)), as_json)
+    else:
+        _evaluate_data(checkpoint, str(data), batch_size, tokenizer, as_json)
 
 
-def _refuse_what_pairs_need(context: typer.Context) -> None:
-    """Raise RootsError for options that --data has no use for. All of --data serve --pairs too."""
-    from roots.cli.options.useless import refuse_useless
+def _refuse_what_others_need(context: typer.Context, given: str) -> None:
+    """Raise RootsError for options that what is `given` has no use for."""
+    from roots.cli.options.useless import useless_options
+    from roots.errors import RootsError
 
-    rule = "has no effect with --data, which compares no texts"
-    refuse_useless(context, OF_PAIRS, rule, "leave it out, or give --pairs instead of --data")
+    lines: list[str] = []
+    if given == "data":
+        rule = "has no effect with --data, which compares no texts"
+        fix = "leave it out, or give --pairs instead of --data"
+        lines += useless_options(context, OF_PAIRS, rule, fix)
+    if given == "tasks":
+        rule = "has no effect with --tasks, whose files say how texts are written"
+        lines += useless_options(context, (*OF_PAIRS, "batch_size"), rule, "leave it out")
+    else:
+        lines += useless_options(context, OF_TASKS, "has no effect without --tasks", "leave it out")
+    if lines:
+        raise RootsError(*lines)
 
 
 def _evaluate_data(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -13,9 +14,30 @@ if TYPE_CHECKING:
     from roots.evaluation.texts import TextScores
 
 
+PairFile = Annotated[
+    Optional[Path],  # noqa: UP045  # typer evaluates these on Python 3.10 too
+    typer.Option(help="Instead, .tsv or .jsonl of pairs: loss, BLEU, chrF, F1."),
+]
+Baselines = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Pairs of the training, for what needs no model."),
+]
+Beams = Annotated[int, typer.Option(min=1, help="Texts that beam search keeps.")]
+LengthPenalty = Annotated[
+    float, typer.Option(help="Exponent of the length that scores are divided by.")
+]
+TargetTokens = Annotated[
+    int, typer.Option(min=0, help="Tokens of a target at most; 0: as in training.")
+]
+Written = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="File for what the model writes, a line a pair."),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairRequest:
-    """The options of the command that concern pairs."""
+    """The options of the command that concern pairs, by its names of them."""
 
     checkpoint: str
     pairs: Path
@@ -27,6 +49,12 @@ class PairRequest:
     batch_size: int
     tokenizer: str | None
     written: Path | None
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any], columns: tuple[str, str]) -> PairRequest:
+        """Those among all of the command; `columns` of sources and targets."""
+        names = [each.name for each in fields(cls) if each.name != "columns"]
+        return cls(columns=columns, **{name: parameters[name] for name in names})
 
 
 def evaluate_file(request: PairRequest, as_json: bool) -> None:

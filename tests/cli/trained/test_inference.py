@@ -214,8 +214,8 @@ def test_mistakes_are_one_line_and_exit_code_2(
             "choose greedily for the limit at 0\n"
         ),
         ("evaluate", run): (
-            "roots: error: --data, --pairs: exactly one of them says what to evaluate on; "
-            "give one of the two\n"
+            "roots: error: --data, --pairs, --tasks: exactly one of them says what to evaluate on; "
+            "give one of the three\n"
         ),
         ("evaluate", run, "--data", tmp_path / "none"): (
             f"roots: error: {tmp_path / 'none'}.idx: no such file; "

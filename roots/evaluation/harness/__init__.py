@@ -1,0 +1,1 @@
+"""The tasks of lm_eval (EleutherAI's harness) on ROOTS' own checkpoints."""
