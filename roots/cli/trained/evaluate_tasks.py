@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -71,6 +72,8 @@ def evaluate_on_tasks(options: TaskOptions, as_json: bool) -> None:
     from contextlib import ExitStack
     from functools import partial
 
+    from rich.console import Console
+
     from roots.checkpoint import resolve_checkpoint
     from roots.cli.progress import shown
     from roots.cli.trained.processes import on_processes, told_once
@@ -91,7 +94,9 @@ def evaluate_on_tasks(options: TaskOptions, as_json: bool) -> None:
             fix = "wait for that process, or name another place"
             place = Place("--log-samples", "the samples go there", fix, value=str(samples))
             stack.enter_context(owned(lock_beside(samples), place))
-        report = stack.enter_context(shown("evaluating")) if speaks else None
+        # To the stream of now: what lm_eval prints meanwhile is dropped.
+        console = Console(file=sys.stderr, highlight=False)
+        report = stack.enter_context(shown("evaluating", console)) if speaks else None
         results = together(
             mesh.world, lambda: evaluate_tasks(asked, tasks, request, progress=report)
         )

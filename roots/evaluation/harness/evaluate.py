@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,8 @@ def load_tasks(request: TaskRequest) -> Tasks:
     except ModuleNotFoundError as error:
         rule = f"need the package lm_eval, which cannot be imported here ({error})"
         raise RootsError(problem("tasks", None, rule, "run `pip install .[eval]`")) from error
-    tasks = find_tasks(request.names, request.folders, request.data, download=request.download)
+    with _quiet():
+        tasks = find_tasks(request.names, request.folders, request.data, download=request.download)
     for task in tasks.tasks.values():
         fixed = task.get_config("num_fewshot")
         # As from lm_eval: a task that says 0 is one that examples would spoil.
@@ -132,8 +133,7 @@ def evaluate_tasks(
     chat = asked.chat
     model = NativeModel(asked.texts, asked.words, name=asked.name, template=chat, progress=progress)
     try:
-        # It prints of its bootstrap, among what programs read.
-        with contextlib.redirect_stdout(sys.stderr):
+        with _quiet():
             found = evaluate(
                 model,
                 tasks.as_tree(),
@@ -151,10 +151,20 @@ def evaluate_tasks(
     return TaskResults(tuple(_scores(found)), found.get("samples") or {})
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it the bars and lines are dropped that lm_eval prints, whoever reads its results.
+
+    What ROOTS logs goes to streams of its own, and what is wrong is raised.
+    """
+    sink = io.StringIO()
+    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        yield
+
+
 def _prepare(download: bool) -> None:
     """Set what lm_eval and its libraries take from the environment, before they are imported."""
     variables = {
-        "TQDM_DISABLE": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         # Its bootstrap would fork this process, with all threads and devices that it has.
         "DISABLE_MULTIPROC": "1",
