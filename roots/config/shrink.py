@@ -232,7 +232,8 @@ def _shrink_run(tree: dict[str, Any], ranks: int, data: dict[str, Any]) -> None:
         objective=None, begin_token=None, mask_token=None, sentinel_token=None, pad_multiple=None,
         group_batches=1,
     )  # fmt: skip
-    tree["evaluation"].update(every_steps=VERIFY_STEPS if data["valid"] else 0, steps=2)
+    # Tasks are asked of a model that has learned something.
+    tree["evaluation"] = {"every_steps": VERIFY_STEPS if data["valid"] else 0, "steps": 2}
     tree["checkpoint"].update(keep_best=0)
     tree["tracking"].update(tensorboard=False, wandb=False)
 

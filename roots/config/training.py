@@ -161,6 +161,19 @@ class EvaluationConfig(Section):
 
     every_steps: int = Field(100, ge=0, description="steps between evaluations; 0: never")
     steps: int = Field(10, gt=0, description="global batches per evaluation")
+    tasks: tuple[str, ...] = Field(
+        (), description="tasks of lm_eval that are asked too, with their data on this machine"
+    )
+    tasks_every_steps: int = Field(
+        0,
+        ge=0,
+        description="steps between evaluations on tasks, a multiple of every_steps; 0: with each",
+    )
+    task_folder: str | None = Field(None, description="folder of task files of one's own")
+    tasks_limit: int = Field(0, ge=0, description="questions of every task; 0: all")
+    few_shot: int | None = Field(
+        None, ge=0, description="solved examples before every question; null: as the task says"
+    )
 
 
 class CheckpointConfig(Section):

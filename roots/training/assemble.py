@@ -26,6 +26,7 @@ from roots.device import (
     set_environment,
 )
 from roots.errors import ExitCode
+from roots.evaluation.harness.in_training import TaskEvaluation
 from roots.files import remove_partials, write_atomically
 from roots.log import configure, get_logger
 from roots.models.build import build_model
@@ -66,7 +67,7 @@ from roots.training.ownership import Opening, open_run
 from roots.training.resume_point import ResumePoint
 from roots.training.signals import StopSignals
 from roots.training.stopping import deadline_of
-from roots.training.travelling_tokenizer import tokenizer_files
+from roots.training.travelling_tokenizer import tokenizer_files, tokenizer_of_run
 
 _logger = get_logger(__name__)
 
@@ -172,6 +173,7 @@ def assemble(
         peak=mean_peak(device_peak(device, config.training.precision), mesh),
         num_devices=mesh.world.size,
     )
+    tasks = open_tasks(config, mesh)
     callbacks = together(mesh.world, lambda: build_callbacks(config, mesh, start))
     for line in opening_lines(config, plan, mesh.topology, data, str(device.torch)):
         _logger.info("%s", line)
@@ -189,6 +191,7 @@ def assemble(
         start=start,
         deadline=deadline,
         ledger=ledger,
+        tasks=tasks,
     )
 
 
@@ -237,6 +240,14 @@ def build_engine(
     model = build_model(config.model, mesh, options=BuildOptions.of_run(config))
     fill(model)
     return build_zero_engine(config, plan, mesh, device, model)
+
+
+def open_tasks(config: RunConfig, mesh: Mesh) -> TaskEvaluation | None:
+    """The tasks that the model is asked meanwhile, if there are some."""
+    if not config.evaluation.tasks:
+        return None
+    words = together(mesh.world, lambda: tokenizer_of_run(config))
+    return TaskEvaluation(config, mesh, words)
 
 
 def tell_layout(ledger: Ledger, config: RunConfig, mesh: Mesh, device: Device) -> None:

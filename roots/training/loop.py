@@ -18,6 +18,7 @@ from roots.data.build import DataSources
 from roots.data.sampler import DataState
 from roots.device import Device, memory_bytes, synchronize
 from roots.errors import ExitCode, RootsError
+from roots.evaluation.harness.in_training import TaskEvaluation
 from roots.log import get_logger
 from roots.parallel.mesh import Mesh
 from roots.parallel.process import all_reduce_max
@@ -58,6 +59,7 @@ class Run:
     start: ResumePoint
     deadline: Deadline = field(default_factory=Deadline)
     ledger: Ledger = field(default_factory=Ledger)
+    tasks: TaskEvaluation | None = None
 
     def events(self) -> dict[str, EventLog]:
         """The files of events by name, which rank 0 writes. Called by all ranks.
@@ -322,6 +324,8 @@ def _evaluate(run: Run, step: int, stopping: Stopping) -> float | None:
         while not stopping.decide(feed.advance().failure, run.checkpointer.saver.busy):
             if feed.item is None:
                 loss = sum(losses) / len(losses)
+                if run.tasks is not None and run.tasks.due(step, step >= run.config.training.steps):
+                    run.callbacks.on_tasks_end(step, run.tasks.scores(run.engine.weights()))
                 run.callbacks.on_evaluate_end(step, loss)
                 return loss if math.isfinite(loss) else None
             losses.append(run.engine.evaluate(feed.item))

@@ -19,7 +19,7 @@ from roots.exchange.hf.tokenizer_files import (
     TOKENIZER_NAMES,
 )
 from roots.tokenizer.special_tokens import DOCUMENTS_NAME, documents_text
-from roots.tokenizer.tokenizer import tokenizer_file
+from roots.tokenizer.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
 
 
 def tokenizer_files(config: RunConfig) -> dict[str, bytes]:
@@ -43,6 +43,17 @@ def tokenizer_files(config: RunConfig) -> dict[str, bytes]:
     if made is not None:
         files[DOCUMENTS_NAME] = documents_text(made.around, made.tokenizer).encode()
     return files
+
+
+def tokenizer_of_run(config: RunConfig) -> Tokenizer:
+    """The tokenizer of the data, which begins and ends texts as they do.
+
+    Raises RootsError for a tokenizer that is not there.
+    """
+    made = _description(config)
+    where = config.data.tokenizer
+    assert where is not None, "a rule of the config asks for it"
+    return load_tokenizer(where, fed=None if made is None else made.around)
 
 
 def write_tokenizer_files(checkpoint: Path, files: Mapping[str, bytes]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from roots.config import RunConfig, dump_config, load_config, parse_config
 from roots.errors import RootsError
+from tests.helpers.sources import configs
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -330,7 +331,7 @@ def keys_of(tree: object) -> object:
     return {key: keys_of(tree[key]) for key in tree} if isinstance(tree, dict) else None
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", configs(), ids=lambda path: path.stem)
 def test_every_config_resolves(path: Path) -> None:
     assert isinstance(load_config(path), RunConfig)
 

@@ -17,12 +17,13 @@ from roots.config.shrink import (
     reduced_degrees,
     shrink,
 )
+from tests.helpers.sources import configs
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DATA = {"train": ["prefix"], "valid": []}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", configs(), ids=lambda path: path.stem)
 def test_every_config_of_ours_has_a_small_copy(path: Path) -> None:
     config = load_config(path)
     for ranks in (1, 2, 3, 8):

@@ -168,11 +168,10 @@ def table_of(scores: Sequence[TaskScores]) -> list[str]:
         shots = "" if each.few_shot is None else str(each.few_shot)
         facts = (each.task, str(each.documents), shots)
         for measure in each.measures:
-            name = measure.name if measure.filter == "none" else f"{measure.name}, {measure.filter}"
             error = measure.standard_error
             spread = "" if error is None else f"{error:.4g}"
             value = f"{measure.value:.4f}" if measure.value < 1e6 else f"{measure.value:.4e}"
-            rows.append((*facts, name, value, spread))
+            rows.append((*facts, measure.label, value, spread))
             facts = ("", "", "")
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     left = (0, 3)

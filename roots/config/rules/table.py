@@ -14,6 +14,7 @@ from roots.config.rules.checkpoint import CHECKPOINT_RULES, mirror_outlives_the_
 from roots.config.rules.context import CONTEXT_RULES
 from roots.config.rules.data import DATA_RULES
 from roots.config.rules.encoder import ENCODER_RULES
+from roots.config.rules.evaluation import EVALUATION_RULES
 from roots.config.rules.experts import EXPERT_RULES
 from roots.config.rules.model import MODEL_RULES
 from roots.config.rules.pipeline import PIPELINE_RULES
@@ -35,6 +36,7 @@ RULES: tuple[Rule, ...] = (
     *ENCODER_RULES,
     *DATA_RULES,
     *CHECKPOINT_RULES,
+    *EVALUATION_RULES,
     *ANOMALY_RULES,
 )
 

@@ -57,6 +57,11 @@ class Measure:
     standard_error: float | None
     higher_is_better: bool | None
 
+    @property
+    def label(self) -> str:
+        """The name, with the filter if one was applied."""
+        return self.name if self.filter == "none" else f"{self.name}, {self.filter}"
+
 
 @dataclass(frozen=True)
 class TaskScores:
@@ -105,7 +110,6 @@ def load_tasks(request: TaskRequest) -> Tasks:
         # As from lm_eval: a task that says 0 is one that examples would spoil.
         if fixed is None or (request.few_shot is not None and fixed != 0):
             task.set_config(key="num_fewshot", value=request.few_shot or 0)
-        task.set_fewshot_seed(seed=_SEED)
     return tasks
 
 
@@ -127,6 +131,8 @@ def evaluate_tasks(
     from roots.evaluation.harness.native_model import NativeModel, writing_of
 
     for task in tasks.tasks.values():
+        # Its examples go on from those of the evaluation before, if there was one.
+        task.set_fewshot_seed(seed=_SEED)
         # Before hours of other tasks.
         if task.OUTPUT_TYPE == "generate_until":
             asked.texts.room(writing_of(task.config.generation_kwargs or {}, task.task_name))
@@ -143,7 +149,7 @@ def evaluate_tasks(
                 apply_chat_template=chat is not None,
                 fewshot_as_multiturn=chat is not None,
             )
-    except (TemplateError, ValueError, KeyError) as error:
+    except (TemplateError, ValueError, KeyError, OverflowError) as error:
         reason = " ".join(str(error).split())
         rule = f"cannot be asked ({reason})"
         fix = "give data with all that their files name, or other tasks"

@@ -48,6 +48,9 @@ class Callback:
     def on_step_end(self, record: StepRecord) -> None:
         """An update is finished, or was skipped for overflow."""
 
+    def on_tasks_end(self, step: int, scores: Mapping[str, float]) -> None:
+        """Scores on tasks after `step` updates, by TASK/MEASURE; the held-out loss follows."""
+
     def on_evaluate_end(self, step: int, loss: float) -> None:
         """The mean held-out loss in nats a token, after `step` updates."""
 
@@ -82,6 +85,10 @@ class CallbackList(Callback):
         for callback in self._callbacks:
             callback.on_step_end(record)
 
+    def on_tasks_end(self, step: int, scores: Mapping[str, float]) -> None:
+        for callback in self._callbacks:
+            callback.on_tasks_end(step, scores)
+
     def on_evaluate_end(self, step: int, loss: float) -> None:
         for callback in self._callbacks:
             callback.on_evaluate_end(step, loss)
@@ -115,14 +122,19 @@ class MetricsCallback(Callback):
         self._metrics = metrics
         self._evaluations = evaluations
         self._saves = saves
+        self._scores: tuple[int, Mapping[str, float]] = (-1, {})
 
     def on_step_end(self, record: StepRecord) -> None:
         self._metrics.write(record)
         self._evaluations.begin()
         self._saves.begin()
 
+    def on_tasks_end(self, step: int, scores: Mapping[str, float]) -> None:
+        self._scores = (step, scores)
+
     def on_evaluate_end(self, step: int, loss: float) -> None:
-        self._evaluations.write(EvaluationRecord.of(step, loss))
+        of_step, scores = self._scores
+        self._evaluations.write(EvaluationRecord.of(step, loss, scores if of_step == step else {}))
 
     def on_checkpoint_end(self, path: Path, saved: SaveRecord) -> None:
         self._saves.write(saved)
@@ -163,6 +175,9 @@ class TrackerCallback(Callback):
         step = values.pop("step")
         numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
         self._log(step, {f"train/{name}": float(value) for name, value in numbers.items()})
+
+    def on_tasks_end(self, step: int, scores: Mapping[str, float]) -> None:
+        self._log(step, {f"tasks/{name}": value for name, value in scores.items()})
 
     def on_evaluate_end(self, step: int, loss: float) -> None:
         perplexity = EvaluationRecord.of(step, loss).perplexity
@@ -206,6 +221,9 @@ class ProgressCallback(Callback):
     def on_step_end(self, record: StepRecord) -> None:
         self._progress.update(record)
 
+    def on_tasks_end(self, step: int, scores: Mapping[str, float]) -> None:
+        self._progress.show_scores(step, scores)
+
     def on_evaluate_end(self, step: int, loss: float) -> None:
         self._progress.show_evaluation(step, loss)
 
@@ -221,10 +239,17 @@ def replay(callback: Callback, folder: Path, last_step: int) -> None:
     has recorded."""
     evaluations = {each.step: each for each in read_evaluations(folder / EVALUATIONS_FILE)}
     if 0 in evaluations:
-        callback.on_evaluate_end(0, evaluations[0].loss)
+        _replay_evaluation(callback, evaluations[0])
     for record in read_metrics(folder / METRICS_FILE):
         if record.step > last_step:
             break
         callback.on_step_end(record)
         if record.step in evaluations:
-            callback.on_evaluate_end(record.step, evaluations[record.step].loss)
+            _replay_evaluation(callback, evaluations[record.step])
+
+
+def _replay_evaluation(callback: Callback, record: EvaluationRecord) -> None:
+    scores = {name: value for name, value in (record.tasks or {}).items() if value is not None}
+    if scores:
+        callback.on_tasks_end(record.step, scores)
+    callback.on_evaluate_end(record.step, record.loss)

@@ -15,12 +15,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from roots.evaluation.likelihood import perplexity_of
+from roots.evaluation.likelihood import finite, perplexity_of
 from roots.training.callbacks.record_file import RecordFile, broken, fault_of, unusable
 
 METRICS_FILE = "metrics.jsonl"
@@ -74,16 +74,24 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """Held-out loss after `step` updates (0: before the first), and its exponential."""
+    """Held-out loss after `step` updates (0: before the first), and its exponential.
+
+    `tasks`: scores on tasks, by TASK/MEASURE, where some were asked; left out elsewhere. One that
+    is not finite is None.
+    """
 
     step: int
     loss: float
     perplexity: float
+    tasks: Mapping[str, float | None] | None = None
 
     @classmethod
-    def of(cls, step: int, loss: float) -> EvaluationRecord:
-        """Make the record of a loss in nats a token."""
-        return cls(step, loss, perplexity_of(loss))
+    def of(
+        cls, step: int, loss: float, tasks: Mapping[str, float] | None = None
+    ) -> EvaluationRecord:
+        """Make the record of a loss in nats a token, and of scores on tasks."""
+        scores = {name: finite(value) for name, value in (tasks or {}).items()}
+        return cls(step, loss, perplexity_of(loss), scores or None)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,11 @@ class Progress:
         self._evaluation = f"held-out {loss:.4f}"
         self._console.print(f"step {step}/{self._total_steps}  held-out loss {loss:.4f}")
 
+    def show_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Show the scores on tasks: a line for each."""
+        for name, value in scores.items():
+            self._console.print(f"step {step}/{self._total_steps}  {name} {value:.4f}")
+
     def show_checkpoint(self, path: Path, saved: SaveRecord) -> None:
         """Show where a checkpoint has been saved and, if it is large, what that took."""
         self._console.print(f"saved {path}{_cost(saved)}")

@@ -12,6 +12,7 @@ from roots.config.rules.anomaly import ANOMALY_RULES
 from roots.config.rules.checkpoint import CHECKPOINT_RULES
 from roots.config.rules.data import DATA_RULES
 from roots.config.rules.encoder import ENCODER_RULES
+from roots.config.rules.evaluation import EVALUATION_RULES
 from roots.config.rules.experts import EXPERT_RULES
 from roots.config.rules.table import RULES
 from roots.errors import RootsError
@@ -19,7 +20,7 @@ from tests.helpers.refusals import refusals
 
 # Rules with a test file of their own.
 ELSEWHERE = (
-    *(ANOMALY_RULES + CHECKPOINT_RULES),
+    *(ANOMALY_RULES + CHECKPOINT_RULES + EVALUATION_RULES),
     *(DATA_RULES + ENCODER_RULES + EXPERT_RULES),
 )
 CASES: dict[str, tuple[dict[str, Any], str]] = {

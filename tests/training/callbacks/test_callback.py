@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,6 +37,7 @@ HOOKS = (
     "on_train_start",
     "on_step_start",
     "on_step_end",
+    "on_tasks_end",
     "on_evaluate_end",
     "on_checkpoint_end",
     "on_rewind",
@@ -65,6 +67,9 @@ class Noting(Callback):
     def on_step_end(self, record: object) -> None:
         self._calls.append(f"{self._name} record")
 
+    def on_tasks_end(self, step: int, scores: Mapping[str, float]) -> None:
+        self._calls.append(f"{self._name} scores {scores}")
+
     def on_evaluate_end(self, step: int, loss: float) -> None:
         self._calls.append(f"{self._name} loss {loss}")
 
@@ -93,6 +98,7 @@ def test_higher_priority_is_called_first_and_ties_keep_their_order() -> None:
         (lambda: callbacks.on_train_start(3), "start 3"),
         (lambda: callbacks.on_step_start(4), "step 4"),
         (lambda: callbacks.on_step_end(step_record(4)), "record"),
+        (lambda: callbacks.on_tasks_end(4, {"a/b": 1.0}), "scores {'a/b': 1.0}"),
         (lambda: callbacks.on_evaluate_end(4, 1.5), "loss 1.5"),
         (lambda: callbacks.on_checkpoint_end(Path("c"), SAVED), "saved c"),
         (lambda: callbacks.on_train_end(), "end"),
@@ -119,10 +125,20 @@ def test_metrics_callback_writes_all_files(tmp_path: Path) -> None:
     callbacks = CallbackList([callback])
     callbacks.on_evaluate_end(0, 5.0)
     callbacks.on_step_end(step_record(1))
+    callbacks.on_tasks_end(1, {"cloze/acc": 0.5, "cloze/perplexity": math.inf})
+    callbacks.on_evaluate_end(1, 4.0)
+    callbacks.on_evaluate_end(2, 3.0)
     callbacks.on_checkpoint_end(tmp_path, SAVED)
     callbacks.on_train_end()
     assert read_metrics(metrics) == [step_record(1)]
-    assert [(one.step, one.loss) for one in read_evaluations(evaluations)] == [(0, 5.0)]
+    records = read_evaluations(evaluations)
+    assert [(one.step, one.loss) for one in records] == [(0, 5.0), (1, 4.0), (2, 3.0)]
+    scores = {"cloze/acc": 0.5, "cloze/perplexity": None}
+    assert [one.tasks for one in records] == [None, scores, None]
+    assert "Infinity" not in evaluations.read_text(encoding="utf-8")
+    logged = KeepingTracker()
+    replay(CallbackList([TrackerCallback([logged], 1)]), tmp_path, 2)
+    assert (1, {"tasks/cloze/acc": 0.5}) in logged.rows
     assert read_saves(saves) == [SAVED]
 
 
@@ -148,14 +164,16 @@ def test_tracker_callback_logs_at_its_interval() -> None:
     callbacks = CallbackList([TrackerCallback(trackers, every_steps=2)])
     for step in range(1, 6):
         callbacks.on_step_end(step_record(step, skipped=step == 4))
+    callbacks.on_tasks_end(5, {"cloze/acc": 0.5})
     callbacks.on_evaluate_end(5, 0.0)
     callbacks.on_train_end()
     for tracker in trackers:
-        assert [step for step, _ in tracker.rows] == [2, 4, 5]
+        assert [step for step, _ in tracker.rows] == [2, 4, 5, 5]
+        assert tracker.rows[2][1] == {"tasks/cloze/acc": 0.5}
         assert tracker.rows[0][1]["train/loss"] == step_record(2).loss
         assert tracker.rows[1][1]["train/skipped"] == 1.0
         assert "train/step" not in tracker.rows[0][1]
-        assert tracker.rows[2][1] == {"evaluation/loss": 0.0, "evaluation/perplexity": 1.0}
+        assert tracker.rows[3][1] == {"evaluation/loss": 0.0, "evaluation/perplexity": 1.0}
         assert tracker.closed
 
 
