@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from roots import __version__
+from roots.cli.audit.app import audit_app
 from roots.cli.checkpoint import checkpoint_app
 from roots.cli.config import config_app
 from roots.cli.doctor import doctor
@@ -50,6 +51,7 @@ app.command()(report)
 app.command()(info)
 app.command()(doctor)
 app.command()(verify)
+app.add_typer(audit_app, name="audit")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(config_app, name="config")
 app.add_typer(tokenizer_app, name="tokenizer")

@@ -1,0 +1,55 @@
+"""The model that is audited: a decoder with the tokenizer it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from roots.data.indexed import IndexedDataset
+from roots.device import Device
+from roots.errors import RootsError, problem
+from roots.generation.generate import check_tokenizer
+from roots.generation.load import LoadedNetwork, load_network, tokenizer_of
+from roots.generation.scoring import Ids, Score, score_continuations
+from roots.tokenizer.tokenizer import Tokenizer
+
+# Called with what is done of all.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded decoder and its tokenizer."""
+
+    model: LoadedNetwork
+    tokenizer: Tokenizer
+
+    @classmethod
+    def load(cls, checkpoint: str, device: Device, tokenizer: str | None) -> Subject:
+        """Load it. Raises RootsError for another architecture and for another vocabulary."""
+        model = load_network(checkpoint, device)
+        words = tokenizer_of(model, tokenizer)
+        check_tokenizer(words, model.config.model)
+        return cls(model, words)
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens that the model has read at once in its training."""
+        return self.model.config.model.sequence_length
+
+    def open(self, prefix: str) -> IndexedDataset:
+        """The dataset at `prefix`. Raises RootsError for one of another tokenizer."""
+        indexed = IndexedDataset(prefix)
+        made_by = indexed.description.tokenizer if indexed.description else None
+        if made_by is not None and not self.tokenizer.has_ids_of(made_by):
+            rule = f"was made with another tokenizer (fingerprint {made_by})"
+            fix = "give the dataset of this model's training, or its tokenizer by --tokenizer"
+            raise RootsError(problem("data", prefix, rule, fix))
+        return indexed
+
+    def score(
+        self, pairs: Sequence[tuple[Ids, Ids]], progress: Progress | None = None
+    ) -> list[Score]:
+        """What the model thinks of the second of every pair behind the first, in their order."""
+        report = None if progress is None else lambda done: progress(done, len(pairs))
+        return score_continuations(self.model.network, pairs, progress=report)
