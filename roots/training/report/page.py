@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from roots.files import cannot_write, write_atomically
+from roots.inspection.page.shell import html_page
 from roots.training.report.facts import (
     Row,
     forecast_line,
@@ -19,28 +20,7 @@ from roots.training.report.pictures import Picture
 from roots.training.report.read import Report
 
 PAGE_FILE = "report.html"
-
-_CSS = """
-:root { color-scheme: light dark; --ground: #ffffff; --ink: #273238; --line: #d5dbde; }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #14191c; --ink: #dde3e6; --line: #39444a; }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--ground); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif;
-}
-h1 { font-size: 1.5rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 1.5rem 0 .5rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--line); }
-.pictures { display: grid; gap: 1.5rem; }
-@media (min-width: 60rem) { .pictures { grid-template-columns: 1fr 1fr; } }
-figure { margin: 0; }
-figcaption { font-weight: 600; }
-svg { width: 100%; height: auto; display: block; }
-"""
+STYLE = "pictures.css"
 
 
 def write_page(
@@ -61,15 +41,7 @@ def write_page(
 
 def page_of(report: Report, pictures: Sequence[Picture], drawn: Mapping[str, str]) -> str:
     """The HTML."""
-    title = escape(f"Run {report.name}")
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title><style>{_CSS}</style></head><body>",
-        f"<h1>{title}</h1>",
-        _table(summary_rows(report)),
-    ]
+    parts = [_table(summary_rows(report))]
     account = report.account
     if account is not None:
         parts += ["<h2>Where the time went</h2>", _table(time_rows(account))]
@@ -84,7 +56,7 @@ def page_of(report: Report, pictures: Sequence[Picture], drawn: Mapping[str, str
     if account is not None:
         head = ("start", "host", "layout", "steps", "end")
         parts += ["<h2>Starts</h2>", _table(start_rows(account), head)]
-    return "\n".join([*parts, "</body></html>", ""])
+    return html_page(f"Run {report.name}", parts, styles=(STYLE,))
 
 
 def _table(rows: Iterable[Row], head: Row = ()) -> str:
