@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from roots.config.moe import MoEConfig
-from roots.evaluation.likelihood import finite
 from roots.models.moe.routing import expert_counts, route
 
 
@@ -58,9 +57,9 @@ class ExpertTally:
                 {
                     "block": block,
                     "load": [round(each, 4) for each in load_E.tolist()],
-                    "largest": finite(float(load_E.max()) * len(load_E)),
-                    "entropy": finite(self.entropies[block] / max(self.tokens, 1) / whole),
-                    "load_entropy": finite(float(_entropy(load_E)) / whole),
+                    "largest": float(load_E.max()) * len(load_E),
+                    "entropy": self.entropies[block] / max(self.tokens, 1) / whole,
+                    "load_entropy": float(_entropy(load_E)) / whole,
                     "choices": self.choices[block],
                 }
             )

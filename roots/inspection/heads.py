@@ -25,7 +25,6 @@ from torch import Tensor
 
 from roots.config.model import ModelConfig
 from roots.errors import RootsError, problem
-from roots.evaluation.likelihood import finite
 from roots.inspection.hooks import attention_weights
 from roots.inspection.losses import nats_of_row
 from roots.inspection.rows import Row
@@ -100,7 +99,7 @@ def score_heads(
     return {
         "length": length,
         "rows": ROWS,
-        "losses": [finite(each) for each in losses.tolist()],
+        "losses": losses.tolist(),
         "scores": {
             kind: [[round(each, 4) for each in row] for row in scores_Ln.tolist()]
             for kind, scores_Ln in scores.items()

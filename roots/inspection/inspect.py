@@ -28,6 +28,7 @@ from torch import Tensor
 
 from roots.data.indexed import IndexedDataset
 from roots.errors import RootsError, problem
+from roots.evaluation.likelihood import finite
 from roots.generation.generate import check_tokenizer
 from roots.generation.load import LoadedModel
 from roots.generation.prompts import decode_new
@@ -134,12 +135,22 @@ def inspect_rows(
     table_VH = decoder.embedding.tokens.weight[: decoder.model.vocab_size]
     found["nearest"] = nearest_tokens(table_VH, list(wanted), options.top)
     named = {*tokens, *_named(found)}
-    return {
+    whole = {
         "model": _sizes(decoder),
         "vocabulary": {token: text_of(tokenizer, token) for token in sorted(named)},
         "tokens": tokens,
         **found,
     }
+    return {name: _finite(part) for name, part in whole.items()}
+
+
+def _finite(part: Any) -> Any:
+    """The same with None for every number that JSON has not."""
+    if isinstance(part, float):
+        return finite(part)
+    if isinstance(part, dict):
+        return {name: _finite(each) for name, each in part.items()}
+    return [_finite(each) for each in part] if isinstance(part, (list, tuple)) else part
 
 
 @dataclass

@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from roots.errors import RootsError, problem
-from roots.evaluation.likelihood import finite
 from roots.files import cannot_write, publish, removed_on_error
 from roots.inspection.hooks import residual_stream
 from roots.inspection.losses import likeliest, nats_of_row
@@ -161,8 +160,8 @@ class LensTally:
         """Of every place, before each block and behind the last: mean loss, mean divergence from
         what the model predicts (nats a token), and of the first row the likeliest tokens."""
         return {
-            "losses": [finite(each / max(self.predicted, 1)) for each in self.nats_L],
-            "divergences": [finite(each / max(self.tokens, 1)) for each in self.divergence_L],
+            "losses": [each / max(self.predicted, 1) for each in self.nats_L],
+            "divergences": [each / max(self.tokens, 1) for each in self.divergence_L],
             "predictions": self.predictions,
         }
 

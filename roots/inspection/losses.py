@@ -5,6 +5,7 @@ Legend: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roots.evaluation.likelihood import finite, perplexity_of
+from roots.evaluation.likelihood import perplexity_of
 from roots.inspection.rows import Row
 
 # Probabilities are told to this many decimals.
@@ -54,7 +55,9 @@ class Losses:
         if not self.predictions:
             of_tokens_T = torch.full((len(row.predicted_T),), torch.nan, device=nats.device)
             of_tokens_T[row.predicted_T] = nats
-            self.of_tokens = [finite(round(each, DECIMALS)) for each in of_tokens_T.tolist()]
+            self.of_tokens = [
+                None if math.isnan(each) else round(each, DECIMALS) for each in of_tokens_T.tolist()
+            ]
             self.predictions = likeliest(log_probabilities_TV, self.top)
 
     def summary(self) -> dict[str, Any]:
@@ -62,8 +65,8 @@ class Losses:
         not predicted) and the likeliest tokens behind it."""
         mean = self.total / max(self.tokens, 1)
         return {
-            "mean": finite(mean),
-            "perplexity": finite(perplexity_of(mean)),
+            "mean": mean,
+            "perplexity": perplexity_of(mean),
             "tokens": self.tokens,
             "of_tokens": self.of_tokens,
             "predictions": self.predictions,

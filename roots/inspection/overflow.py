@@ -13,19 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
-from roots.evaluation.likelihood import finite
-
 FP16_LARGEST = 65504.0
 # From this share of it on a site is told to be close: two doublings are a matter of one odd token.
 CLOSE = 0.25
 
 
 def overflow_summary(largest: Mapping[str, Tensor]) -> dict[str, Any]:
-    """sites: of each the largest absolute value (None: not finite) and its share of the limit, in
+    """sites: of each the largest absolute value and its share of the limit, in
     the order in which they are computed; overflows and close: those beyond the limit and near."""
     values = {site: float(value) for site, value in largest.items()}
     sites = [
-        {"site": site, "largest": finite(value), "share": finite(value / FP16_LARGEST)}
+        {"site": site, "largest": value, "share": value / FP16_LARGEST}
         for site, value in values.items()
     ]
     beyond = [site for site, value in values.items() if overflows(value)]

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roots.evaluation.likelihood import finite
-
 
 @dataclass
 class ResidualTally:
@@ -55,20 +53,20 @@ class ResidualTally:
             {
                 "block": block,
                 "branch": name,
-                "norm": finite(total / tokens),
-                "relative": finite(total / tokens / norms[block]) if norms[block] else None,
+                "norm": total / tokens,
+                "relative": total / tokens / norms[block] if norms[block] else None,
                 "share": self._share((block, name)),
             }
             for (block, name), total in self.branch_norms.items()
         ]
         return {
-            "norms": [finite(norms[place]) for place in sorted(norms)],
+            "norms": [norms[place] for place in sorted(norms)],
             "embedding_share": self._share((-1, "embedding")),
             "branches": branches,
         }
 
     def _share(self, key: tuple[int, str]) -> float | None:
-        return finite(self.shares[key] / max(self.tokens, 1)) if key in self.shares else None
+        return self.shares[key] / max(self.tokens, 1) if key in self.shares else None
 
 
 def _sum(values: Tensor) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 # Heads and sites that are told by name; the page has all.
-MOST_NAMED = 8
+MOST_NAMED = 4
 
 
 def text_lines(found: dict[str, Any]) -> Iterator[str]:
@@ -34,7 +34,7 @@ def nearest_lines(found: dict[str, Any], tokens: list[int]) -> Iterator[str]:
     words = found["vocabulary"]
     for token in tokens:
         others = ", ".join(
-            f"{words[int(each)]!r} {cosine:.2f}" for each, cosine in found["nearest"][token]
+            f"{words[int(each)]!r} {_number(cosine)}" for each, cosine in found["nearest"][token]
         )
         yield f"nearest     {words[token]!r}: {others}"
 
@@ -52,7 +52,7 @@ def _losses(found: dict[str, Any]) -> Iterator[str]:
         guess, chance = losses["predictions"][at - 1][0]
         yield (
             f"dearest     {words[tokens[at]]!r} at token {at}: {cost:.4f} nats; {words[guess]!r} "
-            f"was likeliest, with {chance:.4f}"
+            f"was likeliest, with {_number(chance)}"
         )
 
 
@@ -62,16 +62,15 @@ def _heads(heads: dict[str, Any]) -> Iterator[str]:
         f"repeated    {heads['length']} random tokens cost {_number(first)} nats each, and "
         f"{_number(again)} when they come again"
     )
-    named = heads["named"]
-    for each in named[:MOST_NAMED]:
-        yield (
-            f"head        block {each['block']} head {each['head']}: {each['kind']}, "
-            f"{each['score']:.4f}"
-        )
-    if len(named) > MOST_NAMED:
-        yield f"            and {len(named) - MOST_NAMED} more"
-    if not any(each["kind"] == "induction" for each in named):
-        yield "head        none is an induction head"
+    for kind in heads["scores"]:
+        named = [each for each in heads["named"] if each["kind"] == kind]
+        told = [
+            f"block {each['block']} head {each['head']} ({each['score']:.2f})"
+            for each in named[:MOST_NAMED]
+        ]
+        rest = len(named) - len(told)
+        more = [f"and {rest} more"] if rest else []
+        yield f"{kind + ' ':12}{', '.join([*told, *more]) or 'no head'}"
 
 
 def _overflow(overflow: dict[str, Any]) -> Iterator[str]:
@@ -85,16 +84,21 @@ def _overflow(overflow: dict[str, Any]) -> Iterator[str]:
             f"first at {first}: {size}, and 65,504 is the largest number"
         )
         return
+    # All are finite, or one would overflow.
     top = max(sites, key=lambda each: float(each["largest"]))
     room = math.log2(1 / top["share"]) if top["share"] else math.inf
     yield (
         f"fp16        largest value {_number(top['largest'])} at {top['site']}, {room:.1f} "
         "doublings below 65,504"
     )
-    for site in overflow["close"][:MOST_NAMED]:
-        yield f"            close to it: {site}"
+    close = overflow["close"]
+    if close:
+        more = f" and {len(close) - 1} more" if close[1:] else ""
+        yield f"            within a factor of 4: {close[0]}{more}"
 
 
 def _number(value: float | None) -> str:
     """Four digits that say something; a word for what is not finite."""
-    return "not finite" if value is None else f"{value:.4g}"
+    if value is None:
+        return "not finite"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -24,6 +24,10 @@ function number(value) {
   return size === 0 || size >= 0.001 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
 }
 
+function fixed(value, digits) {
+  return value === null ? "not finite" : value.toFixed(digits);
+}
+
 // A colour that carries on white and on black; share from 0 to 1.
 function shade(share, colour = "0 137 123") {
   return `rgb(${colour} / ${Math.max(0, Math.min(1, share)) * 0.75})`;

@@ -4,7 +4,7 @@
 function showInspection(root, found) {
   const words = found.vocabulary;
   const word = (id) => visible(words[id] ?? `#${id}`);
-  const named = (pairs) => pairs.map(([id, share]) => `${share.toFixed(4)}  ${word(id)}`).join("\n");
+  const named = (pairs) => pairs.map(([id, share]) => `${fixed(share, 4)}  ${word(id)}`).join("\n");
   const parts = [
     ["Losses", () => showLosses(found, word, named)],
     ["Lenses", () => showLenses(found, word, named)],
@@ -46,14 +46,14 @@ function showLosses(found, word, named) {
     note("The redder a token, the less it was expected; beneath the pointer what was."),
     element("div", { class: "text" }, ...spans),
     element("h2", {}, "What would come next"),
-    table(["probability", "token"], last.map(([id, share]) => [share.toFixed(4), word(id)])),
+    table(["probability", "token"], last.map(([id, share]) => [fixed(share, 4), word(id)])),
   ];
 }
 
 function showLenses(found, word, named) {
   const kinds = ["logit", "tuned"].filter((kind) => found.lenses[kind] !== null);
   const place = element("div");
-  const draw = (kind) => place.replaceChildren(...lensParts(found, kind, word, named));
+  const draw = (kind) => place.replaceChildren(element("div", {}, ...lensParts(found, kind, word, named)));
   draw(kinds[0]);
   const names = { logit: "logit lens", tuned: "tuned lens" };
   return [
@@ -151,11 +151,11 @@ function showHeads(heads) {
       ["", ...rows[0].map((_, head) => `head ${head}`)],
       rows.map((row, block) => [
         `block ${block}`,
-        ...row.map((score) => element("td", { class: "shade", style: { background: shade(score) } }, score.toFixed(2))),
+        ...row.map((score) => element("td", { class: "shade", style: { background: shade(score) } }, fixed(score, 2))),
       ]),
     ),
   ]);
-  const named = heads.named.map(({ kind, block, head, score }) => [kind, `block ${block} head ${head}`, score.toFixed(4)]);
+  const named = heads.named.map(({ kind, block, head, score }) => [kind, `block ${block} head ${head}`, fixed(score, 4)]);
   return [
     note(
       `Mean attention on ${heads.rows} sequences of ${heads.length} random tokens that come twice. They cost ` +
@@ -170,7 +170,7 @@ function showResidual(residual) {
   const most = Math.max(...residual.norms.map((each) => each ?? 0), 1e-9);
   const norms = residual.norms.map((norm, place) => [String(place), number(norm), bar((norm ?? 0) / most)]);
   const shared = residual.embedding_share !== null;
-  const share = (value) => (shared ? [value.toFixed(4), bar(Math.abs(value), value < 0)] : []);
+  const share = (value) => (shared ? [fixed(value, 4), bar(Math.abs(value), value < 0)] : []);
   const rows = residual.branches.map((each) => [
     `block ${each.block} ${each.branch}`,
     number(each.norm),
@@ -218,7 +218,7 @@ function showExperts(found, word) {
 function showNearest(found, word) {
   const rows = Object.entries(found.nearest).map(([token, others]) => [
     word(token),
-    others.map(([id, cosine]) => `${word(id)} ${cosine.toFixed(2)}`).join("   "),
+    others.map(([id, cosine]) => `${word(id)} ${fixed(cosine, 2)}`).join("   "),
   ]);
   return [note("The other tokens whose vectors have the largest cosine."), table(["token", "nearest"], rows)];
 }

@@ -53,14 +53,17 @@ def test_text_is_told_in_lines_and_on_a_page(
         "dearest",
         "logit lens",
         "repeated",
-        "head",
+        "induction",
+        "previous",
+        "duplicate",
+        "first",
         "residual",
         "fp16",
         "nearest",
         "page",
     ]
     assert "of 10 tokens" in out
-    assert "head        none is an induction head" in out
+    assert "induction   no head\n" in out
     assert "nearest     't': " in out
     html = page.read_text(encoding="utf-8")
     assert html.startswith("<!doctype html>")

@@ -13,6 +13,7 @@ from roots.errors import RootsError
 from roots.inspection.inspect import InspectionOptions, inspect_text
 from roots.inspection.lens import TunedLens
 from roots.inspection.page.report import report_of, write_report
+from roots.inspection.text import text_lines
 from roots.tokenizer.tokenizer import ByteTokenizer
 from tests.helpers.browser import page_after
 from tests.inspection.test_inspect import loaded
@@ -65,6 +66,7 @@ def test_every_tab_draws_what_was_found(found: dict[str, Any], tmp_path: Path) -
         "Embedding",
         "fp16",
     ]
+    assert not any(">null<" in part or "undefined" in part for part in parts.values())
     assert parts["Losses"].count("data-token=") == len(TEXT)
     # Text is text, whatever it spells.
     assert "&lt;" in parts["Losses"]
@@ -94,6 +96,26 @@ def test_hover_tells_what_was_expected(found: dict[str, Any], tmp_path: Path) ->
     assert f"{probability:.4f}" in tip
     assert len(tip.splitlines()) == 4 + 5, tip
     assert token in range(257)
+
+
+def test_model_that_is_broken_is_told_and_drawn(tmp_path: Path) -> None:
+    """Numbers that JSON has not are None, and every tab still opens."""
+    model = loaded(moe={"num_experts": 4, "every": 2})
+    with torch.no_grad():
+        model.decoder.layers[1].attention.qkv.weight[0, 0] = torch.nan
+    found = inspect_text(model, ByteTokenizer(), TEXT)
+    assert found["losses"]["mean"] is None
+    assert found["overflow"]["overflows"][0] == "layers.1.attention.qkv"
+    (line,) = (line for line in text_lines({"checkpoint": "c", **found}) if "fp16" in line)
+    assert line.startswith("fp16        would overflow at ")
+    assert line.endswith(
+        "first at layers.1.attention.qkv: infinite, and 65,504 is the largest number"
+    )
+    page = tmp_path / "report.html"
+    write_report(found, page)
+    parts = parts_of(page_after(page, OPEN_ALL, tmp_path))
+    assert len(parts) == 8
+    assert "not finite" in parts["Losses"]
 
 
 def test_page_asks_for_nothing_from_elsewhere(found: dict[str, Any]) -> None:
