@@ -9,6 +9,8 @@ from roots.ops.bias_gelu import bias_gelu
 from roots.ops.check_finite import check_finite
 from roots.ops.cross_entropy import cross_entropy, softmax_gradient_, softmax_statistics
 from roots.ops.dropout import dropout
+from roots.ops.few_rows.huge_pages import empty_in_huge_pages, move_to_huge_pages
+from roots.ops.few_rows.linear_few_rows import linear_few_rows, quantise_rows
 from roots.ops.layer_norm import layer_norm
 from roots.ops.rms_norm import rms_norm
 from roots.ops.rotary import rotary, rotary_, rotary_table, table_of_frequencies
@@ -26,7 +28,11 @@ __all__ = [
     "check_finite",
     "cross_entropy",
     "dropout",
+    "empty_in_huge_pages",
     "layer_norm",
+    "linear_few_rows",
+    "move_to_huge_pages",
+    "quantise_rows",
     "rms_norm",
     "rotary",
     "rotary_",

@@ -1,5 +1,7 @@
 """ROOTS' own kernels as implementations of an op: "roots" on CPU and CUDA, and "simulator".
 
+An op that is for a CPU alone has "roots" there, and neither of the others.
+
 The kernels live in libraries (roots.ops.library) that are loaded at the first use of an op; then
 its fakes and autograd formulas are registered with torch.library, once for each namespace: `roots`
 for the CPU and CUDA libraries, `roots_simulator` for the CUDA sources that run on the host.
@@ -23,7 +25,7 @@ Backend = Literal["cpu", "cuda", "simulator"]
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """One operator of csrc/schemas.h in Python.
+    """One operator of csrc/schemas.h (or csrc/cpu/schemas.h) in Python.
 
     fake:          from the operands' shapes to empty results
     setup_context: (ctx, inputs, output) keeps what backward needs
@@ -87,6 +89,26 @@ def native(
             by_name_only="it runs the CUDA sources on the host, thousands of times slower.",
         ),
     )
+
+
+def native_on_cpu(
+    kernels: tuple[Kernel, ...],
+    run: Callable[..., Any],
+    reasons: Callable[[Request], list[str]] = always_supported,
+) -> Implementation:
+    """Return the implementation "roots" of an op that has kernels for a CPU alone; see `native`."""
+
+    @constant_in_graphs
+    def missing() -> list[str]:
+        return library_reasons("cpu", kernels)
+
+    def roots_reasons(request: Request) -> list[str]:
+        found = _dtype_reasons(request) + reasons(request)
+        if request.device != "cpu":
+            found.append(f"the kernel runs on cpu, not on {request.device}.")
+        return found or missing()
+
+    return Implementation("roots", functools.partial(_call, "roots", run), roots_reasons)
 
 
 def _call(namespace: str, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -18,6 +18,9 @@ from roots.device import device_count
 # Elements of the argument `shape` up to which the simulator takes part: it is slow.
 SIMULATOR_ELEMENTS = 1 << 16
 
+# Where ops are.
+ROOMS = ("roots.ops", "roots.ops.few_rows")
+
 # Implementations that are kernels of ROOTS: the namespace of their operators.
 NAMESPACES = {"roots": "roots", "simulator": "roots_simulator"}
 
@@ -89,10 +92,11 @@ def _op_module(module: Any) -> Any:
     """The op after which a test file is named; test_swiglu_more.py too is about swiglu."""
     stem = module.__name__.rpartition(".")[2].removeprefix("test_")
     while stem:
-        if importlib.util.find_spec(f"roots.ops.{stem}") is not None:
-            found = importlib.import_module(f"roots.ops.{stem}")
-            if hasattr(found, "IMPLEMENTATIONS"):
-                return found
+        for room in ROOMS:
+            if importlib.util.find_spec(f"{room}.{stem}") is not None:
+                found = importlib.import_module(f"{room}.{stem}")
+                if hasattr(found, "IMPLEMENTATIONS"):
+                    return found
         stem = stem.rpartition("_")[0]
     raise ModuleNotFoundError(f"{module.__name__} is named after no op of roots.ops")
 

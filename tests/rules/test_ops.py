@@ -15,6 +15,7 @@ SHARED = {
     "attention_dropout",
     "attention_ranges",
     "dispatch",
+    "huge_pages",
     "native",
     "norm",
     "status",
@@ -22,7 +23,7 @@ SHARED = {
 OPS = [
     path
     for path in files(".py", below=("roots/ops",))
-    if path.parent.name == "ops" and path.stem not in SHARED
+    if path.parent.name in ("ops", "few_rows") and path.stem not in SHARED
 ]
 
 
@@ -33,7 +34,8 @@ def test_ops_were_found() -> None:
 @pytest.mark.parametrize("path", OPS, ids=lambda path: path.stem)
 def test_op_has_function_reference_implementations_and_test(path: Path) -> None:
     assert missing_parts(path.stem, path.read_text(encoding="utf-8")) == []
-    test = ROOT / "tests" / "ops" / f"test_{path.stem}.py"
+    folder = path.parent.relative_to(ROOT / "roots")
+    test = ROOT / "tests" / folder / f"test_{path.stem}.py"
     assert test.is_file(), f"{name_of(path)} needs {name_of(test)}"
     assert runs_reference(path.stem, test.read_text(encoding="utf-8")), (
         f"{name_of(test)} does not run the reference"

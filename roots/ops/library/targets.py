@@ -73,6 +73,9 @@ _LINK: dict[Backend, tuple[str, ...]] = {
 }
 # Defines the operators; the CUDA library implements those of the CPU library.
 _SCHEMAS = "schemas"
+# Bindings of the operators that only a CPU has, and what defines these.
+_CPU_ALONE = "binding/cpu"
+_CPU_SCHEMAS = "cpu_schemas"
 _SANITIZE = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g")
 
 
@@ -152,6 +155,8 @@ def _binding_units(backend: Backend, csrc: Path, ops: Sequence[str]) -> list[Uni
     # Never sanitized: they take half of such a build, and what they allocate is watched anyway.
     flags = (*_optimisation(backend, sanitize=False), *_CXX, *_STABLE_ABI, _define(backend))
     sources = _sources(csrc, "binding", ".cpp", ops, always=(_SCHEMAS,))
+    if backend == "cpu":
+        sources += _sources(csrc, _CPU_ALONE, ".cpp", ops, always=(_CPU_SCHEMAS,))
     if backend == "cuda":
         sources = [source for source in sources if Path(source).stem != _SCHEMAS]
     return [Unit(_object("binding", source), source, "cxx", flags) for source in sources]
@@ -195,7 +200,7 @@ def _kernel_units(
 def _files(backend: Backend, csrc: Path, ops: Sequence[str]) -> tuple[str, ...]:
     """All files of csrc that the library depends on: its sources, and every header in reach."""
     folders = {
-        "cpu": ("", "ops", "binding", "cpu"),
+        "cpu": ("", "ops", "binding", _CPU_ALONE, "cpu"),
         "cuda": ("", "ops", "binding", "cuda", "cuda/sm90"),
         "simulator": ("", "ops", "binding", "cuda", "cuda/sim"),
     }[backend]
@@ -207,7 +212,7 @@ def _files(backend: Backend, csrc: Path, ops: Sequence[str]) -> tuple[str, ...]:
             found += _sources(csrc, folder, ".cpp", ())
         else:
             for suffix in (".cpp", ".cu"):
-                found += _sources(csrc, folder, suffix, ops, always=(_SCHEMAS,))
+                found += _sources(csrc, folder, suffix, ops, always=(_SCHEMAS, _CPU_SCHEMAS))
     return tuple(sorted(found))
 
 

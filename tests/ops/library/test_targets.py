@@ -25,6 +25,7 @@ def test_cpu_kernels_are_compiled_once_for_each_instruction_set(csrc: Path) -> N
     assert units("cpu", csrc) == [
         "binding/schemas.cpp.o",
         "binding/swiglu.cpp.o",
+        "binding/cpu_schemas.cpp.o",
         "avx2/softmax.cpp.o",
         "avx512/softmax.cpp.o",
         "avx2/swiglu.cpp.o",
@@ -49,6 +50,7 @@ def test_simulator_has_the_portable_cuda_kernels_and_its_runtime(csrc: Path) -> 
 def test_ops_choose_sources_by_their_stem_and_keep_the_schemas(csrc: Path) -> None:
     assert units("cpu", csrc, ("softmax",)) == [
         "binding/schemas.cpp.o",
+        "binding/cpu_schemas.cpp.o",
         "avx2/softmax.cpp.o",
         "avx512/softmax.cpp.o",
     ]
@@ -72,6 +74,8 @@ def test_machine_code_for_every_architecture_and_ptx_of_the_last(csrc: Path) -> 
         ("common.h", {"cpu", "cuda", "simulator"}),
         ("binding/swiglu.cpp", {"cpu", "cuda", "simulator"}),
         ("cpu/swiglu.cpp", {"cpu"}),
+        ("cpu/schemas.h", {"cpu"}),
+        ("binding/cpu/cpu_schemas.cpp", {"cpu"}),
         ("cuda/swiglu.cu", {"cuda", "simulator"}),
         ("cuda/sm90/wide.cu", {"cuda"}),
         ("cuda/sim/run.cpp", {"simulator"}),
