@@ -18,6 +18,9 @@ from roots.errors import RootsError
 from roots.generation.load import LoadedModel
 from roots.inspection.inspect import InspectionOptions, inspect_data, inspect_text
 from roots.inspection.lens import TunedLens
+from roots.models.build import build_model
+from roots.models.options import BuildOptions
+from roots.parallel.mesh import Mesh
 from roots.tokenizer.tokenizer import ByteTokenizer
 from tests.helpers.decoders import small_decoder, small_model
 
@@ -172,6 +175,21 @@ def test_text_longer_than_learned_positions_is_refused_and_others_read_on() -> N
     found = inspect_text(loaded(position="rotary"), ByteTokenizer(), "a" * 60)
     assert len(found["losses"]["of_tokens"]) == 60
     assert len(found["lenses"]["logit"]["predictions"][0]) == 60
+
+
+@pytest.mark.parametrize("architecture", ["encoder", "encoder_decoder"])
+def test_other_architectures_are_refused(architecture: str) -> None:
+    network = build_model(
+        small_model(architecture=architecture), Mesh.single(), options=BuildOptions(device="meta")
+    )
+    tree = {"model": network.model.model_dump(), "training": {"precision": "fp32"}}
+    model = LoadedModel(Path("somewhere"), parse_config(tree), network)
+    with pytest.raises(RootsError) as error:
+        inspect_text(model, ByteTokenizer(), TEXT)
+    assert error.value.lines == (
+        f"model.architecture of somewhere={architecture!r}: must be decoder, which alone continues "
+        "text and predicts each next token; give another checkpoint",
+    )
 
 
 def test_tokenizer_and_dataset_of_another_vocabulary_are_refused(tmp_path: Path) -> None:

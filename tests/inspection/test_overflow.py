@@ -52,6 +52,13 @@ def test_fp16_is_infinite_where_the_report_says(parameter: str, factor: float, s
     assert overflow_summary(half)["overflows"] == infinite
 
 
+def test_bias_that_is_added_later_counts_where_it_belongs() -> None:
+    decoder = small_decoder(small_model(init_std=0.2)).eval()
+    with torch.no_grad():
+        decoder.layers[0].mlp.up.bias[3] = 7e4
+    assert overflow_summary(largest_of(decoder))["overflows"][0] == "layers.0.mlp.up"
+
+
 def test_model_in_order_is_told_to_be_in_order() -> None:
     decoder = small_decoder(small_model(init_std=0.2)).eval()
     found = overflow_summary(largest_of(decoder))

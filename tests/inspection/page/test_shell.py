@@ -8,6 +8,7 @@ import re
 import pytest
 
 from roots.inspection.page.shell import asset, html_page, json_block
+from tests.helpers.sources import ROOT
 
 
 def test_page_holds_its_styles_and_scripts_and_asks_for_nothing() -> None:
@@ -17,6 +18,16 @@ def test_page_holds_its_styles_and_scripts_and_asks_for_nothing() -> None:
     for name in ("page.css", "inspection.css", *scripts):
         assert asset(name) in page
     assert not re.search(r"https?:|//[a-z]|@import|url\(|<link|src=", page)
+
+
+def test_wheel_has_all_files_of_a_page() -> None:
+    patterns = [
+        line for line in (ROOT / "pyproject.toml").read_text().splitlines() if "py.typed" in line
+    ]
+    folder = ROOT / "roots" / "inspection" / "page"
+    endings = {path.suffix for path in folder.iterdir() if path.is_file()} - {".py"}
+    for ending in endings:
+        assert f"inspection/page/*{ending}" in patterns[0]
 
 
 def test_scripts_and_styles_are_plain_text_of_modest_size() -> None:
