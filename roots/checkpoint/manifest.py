@@ -11,6 +11,7 @@ A checkpoint is a folder `step_NNNNNNNN` holding
     mp_rank_*, zero_*, ...   DeepSpeed's own files, with checkpoint.deepspeed_files
     manifest.json            written last: {"format": "roots-checkpoint", "version": 3, "step": ...,
                              "consumed_samples": ..., "layout": {...}, "evaluation": x or null,
+                             "best": ["loss", null] or [TASK/MEASURE, x or null],
                              "state": {...} or null, "history": {...},
                              "data": {...} (roots/data/record.py),
                              "saved": seconds since the epoch, or null,
@@ -34,6 +35,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from roots.checkpoint.file_record import DIGEST, DIGESTS, FileRecord, describe_file, digest_of
+from roots.config.training import BY_LOSS
 from roots.data.record import DataRecord
 from roots.errors import RootsError, problem
 from roots.files import sync_file, write_atomically
@@ -89,6 +91,8 @@ class Manifest:
     """What a finished checkpoint contains.
 
     evaluation: the held-out loss after `step`, if one was measured there and is finite.
+    best: what the run judges its checkpoints by (checkpoint.keep_best_by), and the cost of this
+    one by that, where lower is better: of another measure than the loss, and if it was measured.
     state: the numbers that the optimizer goes on with; None of an imported model, and in version 1.
     history: what the run remembers of samples that it skipped (training/anomalies/guard.py).
     data: what it reads, and since when; saved: when it was, in seconds since the epoch; both None
@@ -105,6 +109,13 @@ class Manifest:
     history: dict[str, Any] = field(default_factory=dict)
     data: DataRecord | None = None
     saved: int | None = None
+    best: tuple[str, float | None] = (BY_LOSS, None)
+
+    def cost(self, by: str) -> float | None:
+        """How bad the model is by that measure; None where that was not measured."""
+        if by == BY_LOSS:
+            return self.evaluation
+        return self.best[1] if self.best[0] == by else None
 
     @property
     def has_training_state(self) -> bool:
@@ -248,6 +259,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             tree.get("history", {}),
             None if data is None else DataRecord.from_json(data),
             tree.get("saved"),
+            tuple(tree.get("best", (BY_LOSS, None))),
         )
         _check_types(sealed)
         return sealed
@@ -277,11 +289,19 @@ def _check_types(found: Manifest) -> None:
     loss = found.evaluation
     if loss is not None and (isinstance(loss, bool) or not isinstance(loss, (int, float))):
         raise TypeError("the held-out loss is no number")
+    if not _is_best(found.best):
+        raise TypeError("what the best are judged by is none")
     if not isinstance(found.history, dict):
         raise TypeError("the history is no object")
     saved = found.saved
     if saved is not None and not (type(saved) is int and 0 <= saved < _END_OF_TIME):
         raise TypeError("the time of saving is none")
+
+
+def _is_best(best: tuple[Any, ...]) -> bool:
+    if len(best) != 2 or not isinstance(best[0], str):
+        return False
+    return best[1] is None or (isinstance(best[1], (int, float)) and not isinstance(best[1], bool))
 
 
 def check_model(folder: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
 from roots.checkpoint import folders, retention
 from roots.checkpoint.manifest import MANIFEST_NAME, DamagedError
 from roots.checkpoint.stored import StoredCheckpoints, unreachable
+from roots.config.training import BY_LOSS
 from roots.errors import RootsError, problem
 from roots.log import get_logger
 
@@ -173,7 +174,8 @@ class Mirror:
     def _remove_surplus(self) -> None:
         """Remove there what the run's rule does not keep, unless the newest there is torn."""
         names = {folders.step_named(name): name for name in self.stored.names()}
-        losses = {step: self._loss(name) for step, name in names.items()}
+        by = self._judged_by(names)
+        losses = {step: self._cost(name, by) for step, name in names.items()}
         kept = retention.steps_to_keep(losses, self._keep)
         doomed = [name for step, name in names.items() if step not in kept]
         if not doomed:
@@ -185,12 +187,21 @@ class Mirror:
             self.stored.remove(name)
             self._known.pop(name, None)
 
-    def _loss(self, name: str) -> float | None:
-        """The held-out loss, where it decides."""
+    def _judged_by(self, names: Mapping[int, str]) -> str:
+        """What decides which are the best, as the newest one says."""
+        if not self._keep.best or not names:
+            return BY_LOSS
+        try:
+            return self.stored.manifest(names[max(names)]).best[0]
+        except DamagedError:
+            return BY_LOSS
+
+    def _cost(self, name: str, by: str) -> float | None:
+        """How bad one is by that, where it decides."""
         if not self._keep.best:
             return None
         try:
-            return self.stored.manifest(name).evaluation
+            return self.stored.manifest(name).cost(by)
         except DamagedError:
             return None
 

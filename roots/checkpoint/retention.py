@@ -12,7 +12,7 @@ from pathlib import Path
 
 from roots.checkpoint import folders
 from roots.checkpoint.manifest import all_damage, damage_of, first_of, read_manifest
-from roots.config.training import CheckpointConfig
+from roots.config.training import BY_LOSS, CheckpointConfig
 from roots.errors import RootsError, problem
 from roots.log import get_logger
 
@@ -23,8 +23,9 @@ _logger = get_logger(__name__)
 class Keep:
     """What is kept: the newest `last` (0: all), multiples of `every_steps`, and the `best`.
 
-    The newest is kept in any case. The best are those of the lowest held-out losses; of equal ones
-    the later step is better, and one without a loss is never among them.
+    The newest is kept in any case. The best are those of the lowest held-out losses, or of what
+    else the run judges them by (Manifest.best); of equal ones the later step is better, and one
+    without a loss is never among them.
     """
 
     last: int
@@ -62,7 +63,8 @@ def steps_to_keep(losses: Mapping[int, float | None], keep: Keep) -> set[int]:
 def surplus(root: Path, keep: Keep) -> list[Path]:
     """The finished checkpoints below `root` that are not to be kept, oldest first."""
     saved = {folders.step_of(path): path for path in folders.finished_checkpoints(root)}
-    losses = {step: _loss(path) if keep.best else None for step, path in saved.items()}
+    by = _judged_by(saved[max(saved)]) if saved else BY_LOSS
+    losses = {step: _cost(path, by) if keep.best else None for step, path in saved.items()}
     kept = steps_to_keep(losses, keep)
     return [path for step, path in saved.items() if step not in kept]
 
@@ -91,9 +93,12 @@ def prune(root: Path, keep: Keep, *, dry_run: bool = False) -> Pruned:
     """
     doomed = surplus(root, keep)
     kept = [path for path in folders.finished_checkpoints(root) if path not in doomed]
-    if keep.best and all(_loss(path) is None for path in (*kept, *doomed)):
+    everything = [*kept, *doomed]
+    by = _judged_by(max(everything)) if everything else BY_LOSS
+    if keep.best and all(_cost(path, by) is None for path in everything):
         fix = "leave it out, or set evaluation.every_steps of the run"
-        rule = "chooses by held-out losses, and no checkpoint of the run has one"
+        what = "held-out losses" if by == BY_LOSS else by
+        rule = f"chooses by {what}, and no checkpoint of the run has one"
         raise RootsError(problem("--keep-best", keep.best, rule, fix))
     if doomed:
         _refuse_without_a_good_one(root, kept)
@@ -127,9 +132,17 @@ def _not_sealed(folder: Path) -> tuple[str, ...]:
         return error.lines
 
 
-def _loss(folder: Path) -> float | None:
-    """The held-out loss of a checkpoint; None also if its manifest cannot be read."""
+def _judged_by(newest: Path) -> str:
+    """What the run judges its checkpoints by, as its newest one says."""
     try:
-        return read_manifest(folder).evaluation
+        return read_manifest(newest).best[0]
+    except RootsError:
+        return BY_LOSS
+
+
+def _cost(folder: Path, by: str) -> float | None:
+    """How bad a checkpoint is by that measure; None also if its manifest cannot be read."""
+    try:
+        return read_manifest(folder).cost(by)
     except RootsError:
         return None

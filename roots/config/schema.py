@@ -23,6 +23,7 @@ _SOURCES: Schema = {
 }
 # Forms that validators of the sections accept besides the field's own type.
 _SHORT_FORMS: dict[tuple[str, str], Schema] = {
+    ("EvaluationConfig", "tasks"): _TEXT,
     ("DataConfig", "train"): _SOURCES,
     ("DataConfig", "valid"): _SOURCES,
     ("DataConfig", "split"): _TEXT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -68,8 +68,8 @@ class Section(BaseModel):
 
 
 def takes_text(annotation: Any) -> bool:
-    """Whether a field of this type is any text, and not one of a few words."""
-    return str in (annotation, *get_args(annotation))
+    """Whether a field of this type is any text, and not one of a few words, or a list of texts."""
+    return get_origin(annotation) is not tuple and str in (annotation, *get_args(annotation))
 
 
 def is_section(annotation: Any) -> bool:

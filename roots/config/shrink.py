@@ -234,7 +234,7 @@ def _shrink_run(tree: dict[str, Any], ranks: int, data: dict[str, Any]) -> None:
     )  # fmt: skip
     # Tasks are asked of a model that has learned something.
     tree["evaluation"] = {"every_steps": VERIFY_STEPS if data["valid"] else 0, "steps": 2}
-    tree["checkpoint"].update(keep_best=0)
+    tree["checkpoint"].update(keep_best=0, keep_best_by="loss")
     tree["tracking"].update(tensorboard=False, wandb=False)
 
 

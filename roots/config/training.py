@@ -156,6 +156,10 @@ class ChecksConfig(Section):
     )
 
 
+# What checkpoint.keep_best goes by where nothing else is asked for: the held-out loss.
+BY_LOSS = "loss"
+
+
 class EvaluationConfig(Section):
     """Loss on held-out data during training."""
 
@@ -175,6 +179,12 @@ class EvaluationConfig(Section):
         None, ge=0, description="solved examples before every question; null: as the task says"
     )
 
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _accept_comma_list(cls, value: Any) -> Any:
+        """Accept `cloze` and `cloze,multiple_choice`."""
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
 
 class CheckpointConfig(Section):
     """When to save, how many to keep, what to resume from."""
@@ -186,6 +196,11 @@ class CheckpointConfig(Section):
     )
     keep_best: int = Field(
         0, ge=0, description="besides, those of the lowest held-out losses are kept; 0: none"
+    )
+    keep_best_by: str = Field(
+        BY_LOSS,
+        description="what the best are judged by: loss, or TASK/MEASURE of evaluation.tasks, of "
+        "which lm_eval says whether higher is better",
     )
     asynchronous: bool = Field(
         True, description="write while training goes on, from a copy in host memory"

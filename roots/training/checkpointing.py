@@ -178,6 +178,7 @@ class Checkpointer:
             found.consumed_samples,
             new_course=aside or changed,
             evaluation=found.evaluation,
+            best=found.best,
             history=found.history if same_phase else history_of_new_phase(found.history),
         )
 

@@ -100,7 +100,7 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
         stack.callback(steps.close)
         at_end = point.step >= config.training.steps
         if point.evaluation is None and _evaluation_due(config, point.step, at_end):
-            _evaluate(run, point.step, stopping)
+            _evaluated(run, point, stopping)
         feed = Feed(steps.stream)
         while point.step < config.training.steps:
             with run.ledger.span("data"):
@@ -117,7 +117,7 @@ def train_loop(run: Run, signals: StopSignals | None = None) -> ExitCode:
             run.checkpointer.local.after_step()
             last = point.step >= config.training.steps
             if _evaluation_due(config, point.step, last):
-                point = replace(point, evaluation=_evaluate(run, point.step, stopping))
+                point = _evaluated(run, point, stopping)
             due = not last and _due(point.step, config.checkpoint.every_steps)
             if due:
                 saves.save(point, last=False)
@@ -176,7 +176,10 @@ class _Steps:
             run.callbacks.on_rewind(back.step)
             return back, True
         history, data = self.guard.history(), point.data
-        after = ResumePoint(record.step, state.consumed_samples, history=history, data=data)
+        best = (run.config.checkpoint.keep_best_by, None)
+        after = ResumePoint(
+            record.step, state.consumed_samples, best=best, history=history, data=data
+        )
         return after, False
 
 
@@ -312,11 +315,12 @@ def _largest_memory(run: Run) -> int:
     return int(all_reduce_max(run.mesh.world, mine).item())
 
 
-def _evaluate(run: Run, step: int, stopping: Stopping) -> float | None:
-    """Measure the held-out loss after `step` and tell it; return it if it is finite.
+def _evaluated(run: Run, point: ResumePoint, stopping: Stopping) -> ResumePoint:
+    """Measure the model at `point` and tell what it is; the point with what is finite of that.
 
-    Whoever asks to stop does not wait for it: None then, and nothing is told.
+    Whoever asks to stop does not wait for it: the point as it was then, and nothing is told.
     """
+    step = point.step
     assert run.data.valid is not None, "evaluation is due without held-out data"
     feed = Feed(run.data.valid.batches(run.config.evaluation.steps))
     losses: list[float] = []
@@ -325,11 +329,13 @@ def _evaluate(run: Run, step: int, stopping: Stopping) -> float | None:
             if feed.item is None:
                 loss = sum(losses) / len(losses)
                 if run.tasks is not None and run.tasks.due(step, step >= run.config.training.steps):
-                    run.callbacks.on_tasks_end(step, run.tasks.scores(run.engine.weights()))
+                    scores = run.tasks.scores(run.engine.weights())
+                    point = replace(point, best=run.tasks.cost(scores))
+                    run.callbacks.on_tasks_end(step, scores)
                 run.callbacks.on_evaluate_end(step, loss)
-                return loss if math.isfinite(loss) else None
+                return replace(point, evaluation=loss if math.isfinite(loss) else None)
             losses.append(run.engine.evaluate(feed.item))
-    return None
+    return point
 
 
 def _due(step: int, every: int) -> bool:

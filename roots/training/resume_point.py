@@ -9,6 +9,7 @@ from typing import Any
 
 from roots.checkpoint.file_record import FileRecord
 from roots.checkpoint.manifest import Layout, Manifest
+from roots.config.training import BY_LOSS
 from roots.data.record import DataRecord
 
 
@@ -17,7 +18,8 @@ class ResumePoint:
     """Where training goes on: the steps done and the samples they consumed.
 
     `new_course`: steps that the run had done after this point come out otherwise now. Known on
-    global rank 0. `evaluation`: the held-out loss after `step`, if measured and finite. `history`:
+    global rank 0. `evaluation`: the held-out loss after `step`, if measured and finite. `best`:
+    what the run judges its checkpoints by, and this one's cost by that (Manifest.best). `history`:
     what the run remembers of bad numbers, as JSON (anomalies/guard.py). `data`: what it reads, and
     since when.
     """
@@ -26,6 +28,7 @@ class ResumePoint:
     consumed_samples: int
     new_course: bool = False
     evaluation: float | None = None
+    best: tuple[str, float | None] = (BY_LOSS, None)
     history: Mapping[str, Any] = field(default_factory=dict)
     data: DataRecord = field(default_factory=DataRecord)
 
@@ -42,6 +45,7 @@ class ResumePoint:
             layout,
             files,
             evaluation=self.evaluation,
+            best=self.best,
             state=state,
             history=dict(self.history),
             data=self.data,

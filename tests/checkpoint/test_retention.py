@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from roots.checkpoint import folders, manifest, retention
 from roots.checkpoint.retention import Keep, steps_to_keep
+from roots.errors import RootsError
 
 LAYOUT = manifest.Layout(1, 1, 1, 0, "fp32")
 # Few values, so that equal losses are common.
@@ -90,6 +92,22 @@ def test_what_is_removed_is_what_is_not_chosen(
     removed = [folders.step_of(path) for path in retention.apply(root, keep)]
     assert removed == sorted(set(losses) - steps_to_keep(losses, keep))
     assert steps_below(root) == sorted(steps_to_keep(losses, keep))
+
+
+def test_best_are_those_of_what_the_run_judges_by(tmp_path: Path) -> None:
+    """As its newest one says; those judged by something else cannot be compared with it."""
+    costs = {1: ("cloze/acc", -0.9), 2: ("cloze/acc", -0.5), 3: ("loss", None), 4: ("other", -9.0)}
+    costs |= {5: ("cloze/acc", None), 6: ("cloze/acc", -0.1)}
+    for step, best in costs.items():
+        path = save(tmp_path, step, loss=float(step))
+        sealed = manifest.read_manifest(path)
+        manifest.write_manifest(path, dataclasses.replace(sealed, best=best))
+        assert manifest.read_manifest(path).best == best
+    removed = retention.apply(tmp_path, Keep(1, best=2))
+    assert [folders.step_of(path) for path in removed] == [3, 4, 5]
+    with pytest.raises(RootsError) as caught:
+        retention.prune(tmp_path / "none", Keep(1, best=2))
+    assert "chooses by held-out losses" in caught.value.lines[0]
 
 
 def test_unfinished_and_set_aside_ones_are_spared_and_do_not_count(tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ BUGS = [
     PlantedBug(
         "phase of the data left out",
         "training/loop.py",
-        "state.consumed_samples, history=history, data=data)",
-        "state.consumed_samples, history=history)",
+        "state.consumed_samples, best=best, history=history, data=data",
+        "state.consumed_samples, best=best, history=history",
         "tests/integration/test_phases.py",
     ),
     PlantedBug(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from roots.config.training import BY_LOSS
 from roots.errors import problem
 from roots.files import local_path
 
@@ -22,6 +23,20 @@ def best_are_measured(config: RunConfig) -> Iterator[str]:
             "has no effect with evaluation.every_steps=0: no loss tells which are the best",
             "set evaluation.every_steps, or checkpoint.keep_best=0",
         )
+
+
+def best_have_a_measure(config: RunConfig) -> Iterator[str]:
+    """What is measured on tasks is measured of those that are asked."""
+    by, asked = config.checkpoint.keep_best_by, config.evaluation.tasks
+    if by == BY_LOSS:
+        return
+    if not config.checkpoint.keep_best:
+        rule, fix = "has no effect with checkpoint.keep_best=0", "set that to 1 or more"
+        yield problem("checkpoint.keep_best_by", by, rule, fix)
+    if not asked or "/" not in by:
+        rule = "must be loss, or TASK/MEASURE of one of evaluation.tasks"
+        fix = "name one, as cloze/acc, or leave it out"
+        yield problem("checkpoint.keep_best_by", by, rule, fix)
 
 
 def kept_besides_some(config: RunConfig) -> Iterator[str]:
@@ -72,4 +87,4 @@ def mirror_outlives_the_runs(config: RunConfig) -> Iterator[str]:
         )
 
 
-CHECKPOINT_RULES = (best_are_measured, kept_besides_some, kept_ones_are_saved)
+CHECKPOINT_RULES = (best_are_measured, best_have_a_measure, kept_besides_some, kept_ones_are_saved)

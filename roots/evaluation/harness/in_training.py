@@ -7,15 +7,25 @@ which hold the same weights, are copies there and take shares of the questions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from roots.config.run import RunConfig
-from roots.evaluation.harness.evaluate import Asked, TaskRequest, evaluate_tasks, load_tasks
+from roots.config.training import BY_LOSS
+from roots.errors import RootsError, problem
+from roots.evaluation.harness.evaluate import (
+    Asked,
+    Measure,
+    TaskRequest,
+    TaskResults,
+    evaluate_tasks,
+    load_tasks,
+)
 from roots.evaluation.harness.text_model import text_model_of
+from roots.evaluation.likelihood import finite
 from roots.generation.load import LoadedModel, LoadedNetwork
 from roots.generation.network import Network, StageLayers
 from roots.models.build import LayerKind, build_model, model_layers
@@ -41,6 +51,7 @@ class TaskEvaluation:
         self._config = config
         self._mesh = mesh
         self._words = words
+        self._falls: set[str] = set()
         self._every = section.tasks_every_steps or section.every_steps
         self._tasks = together(mesh.world, lambda: load_tasks(self._request))
 
@@ -60,11 +71,29 @@ class TaskEvaluation:
         found = together(
             self._mesh.world, lambda: evaluate_tasks(asked, self._tasks, self._request)
         )
-        return {
-            f"{each.task}/{measure.label}": measure.value
-            for each in found.scores
-            for measure in each.measures
-        }
+        self._falls = {name for name, each in _by_name(found) if each.higher_is_better is False}
+        return {name: each.value for name, each in _by_name(found)}
+
+    def cost(self, scores: Mapping[str, float]) -> tuple[str, float | None]:
+        """What checkpoints are judged by, and what `scores` make of this one: lower is better.
+
+        Raises RootsError if that is none of them.
+        """
+        by = self._config.checkpoint.keep_best_by
+        if by == BY_LOSS:
+            return by, None
+        if by not in scores:
+            rule = f"is none of what is measured ({', '.join(scores)})"
+            line = problem("checkpoint.keep_best_by", by, rule, "name one of these")
+            raise RootsError(line, speaks=self._mesh.rank == 0)
+        return by, finite(scores[by] if by in self._falls else -scores[by])
+
+
+def _by_name(found: TaskResults) -> Iterator[tuple[str, Measure]]:
+    """Every measure as TASK/MEASURE."""
+    for each in found.scores:
+        for measure in each.measures:
+            yield f"{each.task}/{measure.label}", measure
 
 
 def sharing_weights(

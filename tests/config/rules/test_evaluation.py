@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from roots.config import parse_config
+from roots.config import load_config, parse_config
 from roots.errors import RootsError
 
 TASKS = {"tasks": ["cloze"], "every_steps": 10}
@@ -36,6 +37,20 @@ def lines_of(tree: dict[str, Any]) -> tuple[str, ...]:
             {"evaluation": {**TASKS, "tasks_every_steps": 25}, "data": DATA},
             "evaluation.tasks_every_steps=25: must be a multiple of evaluation.every_steps=10; "
             "set it to 30, or to 0",
+        ),
+        (
+            {"checkpoint": {"keep_best_by": "cloze/acc"}},
+            "checkpoint.keep_best_by='cloze/acc': has no effect with checkpoint.keep_best=0; "
+            "set that to 1 or more",
+        ),
+        (
+            {
+                "checkpoint": {"keep_best": 1, "keep_best_by": "cloze"},
+                "evaluation": TASKS,
+                "data": DATA,
+            },
+            "checkpoint.keep_best_by='cloze': must be loss, or TASK/MEASURE of one of "
+            "evaluation.tasks; name one, as cloze/acc, or leave it out",
         ),
         (
             {"evaluation": TASKS},
@@ -70,6 +85,14 @@ def lines_of(tree: dict[str, Any]) -> tuple[str, ...]:
 )
 def test_tasks_that_cannot_be_asked_are_told(tree: dict[str, Any], line: str) -> None:
     assert line in lines_of(tree)
+
+
+@pytest.mark.parametrize("text", ["a,b", "[a, b]", '["a", "b"]'])
+def test_tasks_are_a_list_in_an_override_too(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {tokenizer: bytes}\n", encoding="utf-8")
+    assert load_config(path, [f"evaluation.tasks={text}"]).evaluation.tasks == ("a", "b")
+    assert load_config(path, ["evaluation.tasks=cloze"]).evaluation.tasks == ("cloze",)
 
 
 def test_tasks_of_a_training_are_taken() -> None:
