@@ -1,11 +1,11 @@
 // linear_few_rows on a CPU: every weight is read from memory once, and that is what the time goes
 // to. A tile of some rows of x and some outputs keeps its sums in registers while it goes along the
 // inputs; meanwhile what lies behind its weights is asked for in the order of addresses, which the
-// processor's own prefetcher then follows: with one stream for each output it reaches half as much.
+// processor's own prefetcher follows: with one stream for each output it reaches half as much.
 //
 // Each number of y has one vector of sums, over the inputs in their order: it depends neither on
-// the other rows of x nor on threads. A bfloat16 weight meets bfloat16 x in instructions for pairs of
-// them where the processor has these: half the multiply-adds, with the same float32 sums.
+// the other rows of x nor on threads. A bfloat16 weight meets bfloat16 x in instructions for pairs
+// of them where the processor has these: half the multiply-adds, with the same float32 sums.
 
 #include "linear_few_rows.h"
 

@@ -9,6 +9,7 @@ from roots.ops.bias_gelu import bias_gelu
 from roots.ops.check_finite import check_finite
 from roots.ops.cross_entropy import cross_entropy, softmax_gradient_, softmax_statistics
 from roots.ops.dropout import dropout
+from roots.ops.few_rows.attention_rows import attention_rows
 from roots.ops.few_rows.huge_pages import empty_in_huge_pages, move_to_huge_pages
 from roots.ops.few_rows.linear_few_rows import linear_few_rows, quantise_rows
 from roots.ops.layer_norm import layer_norm
@@ -23,6 +24,7 @@ __all__ = [
     "KeyRanges",
     "attention",
     "attention_block",
+    "attention_rows",
     "bias_dropout_add",
     "bias_gelu",
     "check_finite",

@@ -11,6 +11,7 @@ from roots.ops.check_finite import IMPLEMENTATIONS as CHECK_FINITE
 from roots.ops.cross_entropy import IMPLEMENTATIONS as CROSS_ENTROPY
 from roots.ops.dispatch import OpStatus, status_of
 from roots.ops.dropout import IMPLEMENTATIONS as DROPOUT
+from roots.ops.few_rows.attention_rows import IMPLEMENTATIONS as ATTENTION_ROWS
 from roots.ops.few_rows.linear_few_rows import IMPLEMENTATIONS as LINEAR_FEW_ROWS
 from roots.ops.layer_norm import IMPLEMENTATIONS as LAYER_NORM
 from roots.ops.rms_norm import IMPLEMENTATIONS as RMS_NORM
@@ -34,4 +35,5 @@ def table(devices: Sequence[str] = ("cpu",)) -> list[OpStatus]:
     rows += status_of("check_finite", CHECK_FINITE, devices)
     cases = ("", "int8_weight", "many_rows")
     rows += status_of("linear_few_rows", LINEAR_FEW_ROWS, devices, cases)
+    rows += status_of("attention_rows", ATTENTION_ROWS, devices)
     return rows

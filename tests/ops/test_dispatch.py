@@ -99,7 +99,7 @@ def test_table_has_every_op_dtype_and_device_with_reasons_in_sentences() -> None
     assert ops == {
         "attention", "layer_norm", "rms_norm", "rotary", "bias_gelu", "swiglu", "cross_entropy",
         "dropout", "bias_dropout_add", "scaled_masked_softmax", "check_finite",
-        "linear_few_rows",
+        "linear_few_rows", "attention_rows",
     }  # fmt: skip
     for op in ops:
         plain = [(row.dtype, row.device) for row in rows if row.op == op and row.case == ""]
