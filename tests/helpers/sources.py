@@ -24,7 +24,7 @@ def configs() -> list[Path]:
     return [
         path
         for path in files(".yaml", below=("configs",))
-        if path.parent != ROOT / "configs" / "evaluation"
+        if ROOT / "configs" / "evaluation" not in path.parents
     ]
 
 

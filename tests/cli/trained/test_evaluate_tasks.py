@@ -69,6 +69,26 @@ def test_json_and_samples_hold_the_same_scores(
     assert lines == to.read_text()
 
 
+def test_crows_pairs_score_as_in_the_audit_of_bias(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pairs.csv"
+    texts = [(f"The {10 + n} cats, too.", f"The {21 - n} cats, too.") for n in range(12)]
+    rows = [f'{n},"{more}","{less}",stereo,pets' for n, (more, less) in enumerate(texts)]
+    head = ",sent_more,sent_less,stereo_antistereo,bias_type"
+    file.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    data = ("--task-data", f"crows_pairs_file={file}")
+    code, out, error = run(capsys, str(saved), "--tasks", "crows_pairs_file", *data, "--json")
+    assert code == 0, error
+    measures = json.loads(out)["tasks"]["crows_pairs_file"]["measures"]
+    (share,) = [each["value"] for each in measures if each["name"] == "acc"]
+    with pytest.raises(SystemExit):
+        main(["audit", "bias", str(saved), "--crows-pairs", str(file), "--json"])
+    audit = json.loads(capsys.readouterr().out)["probes"]["CrowS-Pairs"]["estimates"][0]
+    assert 0 < audit["value"] < 100
+    assert audit["value"] == pytest.approx(100 * share)
+
+
 @pytest.mark.parametrize(
     "words, line",
     [
