@@ -4,7 +4,9 @@
 
 #include "attention_rows.h"
 
-#include "attention_tiles.h"
+#include <array>
+
+#include "four_sums.h"
 
 namespace roots {
 namespace ROOTS_CAPABILITY {
@@ -74,16 +76,24 @@ inline void ask_for(const void* token, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) _mm_prefetch(first + at, _MM_HINT_T0);
 }
 
-// q k of one key; q is padded with zeros.
+// q k of four keys, the same for each wherever it stands among the four; q is padded with zeros.
 template <class T>
-inline Vec products(const float* q, const T* k, int64_t size) {
-  Vec total(0.0f);
+inline __m128 products(const float* q, const std::array<const T*, 4>& k, int64_t size) {
+  Vec total[4] = {Vec(0.0f), Vec(0.0f), Vec(0.0f), Vec(0.0f)};
   int64_t d = 0;
   for (; d + kWidth <= size; d += kWidth) {
-    total = at::vec::fmadd(Vec::loadu(q + d), load_vector(k + d), total);
+    const Vec left = Vec::loadu(q + d);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) total[j] = at::vec::fmadd(left, load_vector(k[j] + d), total[j]);
   }
-  if (d < size) total = at::vec::fmadd(Vec::loadu(q + d), load_vector(k + d, size - d), total);
-  return total;
+  if (d < size) {
+    const Vec left = Vec::loadu(q + d);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      total[j] = at::vec::fmadd(left, load_vector(k[j] + d, size - d), total[j]);
+    }
+  }
+  return four_sums(total[0], total[1], total[2], total[3]);
 }
 
 // scores[s - first] = scale q k + bias for s in `keys`, times log2(e).
@@ -91,9 +101,15 @@ template <class T>
 void score(const RowHead<T>& head, const float* q, int64_t query, Range keys, float* scores) {
   const int64_t size = head.args.head_size, bytes = size * static_cast<int64_t>(sizeof(T));
   const float scale = head.args.scale * kLog2E;
-  for (int64_t s = keys.lo; s < keys.hi; ++s) {
-    ask_for(head.key(std::min(s + kAhead, keys.hi - 1)), bytes);
-    scores[s - keys.lo] = scale * sum(products(q, head.key(s), size));
+  // What stands behind the last key is a key once more, and its score is not used.
+  for (int64_t s = keys.lo; s < keys.hi; s += 4) {
+    std::array<const T*, 4> k;
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < 4; ++j) {
+      k[j] = head.key(std::min(s + j, keys.hi - 1));
+      ask_for(head.key(std::min(s + j + kAhead, keys.hi - 1)), bytes);
+    }
+    _mm_storeu_ps(scores + s - keys.lo, _mm_mul_ps(_mm_set1_ps(scale), products(q, k, size)));
   }
   const float* bias = head.bias(query);
   if (bias == nullptr) return;
