@@ -27,6 +27,7 @@ from roots.cli.train import train
 from roots.cli.trained.evaluate import evaluate
 from roots.cli.trained.generate import generate
 from roots.cli.trained.inspect import inspect
+from roots.cli.trained.serve import serve
 from roots.cli.verify import verify
 from roots.errors import ExitCode, RootsError, ran_out_of_memory
 from roots.launching.environment import enter
@@ -44,6 +45,7 @@ app.command()(launch)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(inspect)
+app.command()(serve)
 app.command()(export)
 app.command("import")(import_model)
 app.command()(preprocess)

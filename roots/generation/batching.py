@@ -62,6 +62,7 @@ class Event:
     likelihood: of that, if asked for
     prompt:     of the prompt's tokens but the first, if asked for, once they have all been read
     stopped_by: why it ended, if it did
+    end:        likelihood of the token that ended it, if one did and it was asked for
     """
 
     ticket: int
@@ -69,6 +70,7 @@ class Event:
     likelihood: Likelihood | None = None
     prompt: tuple[Likelihood, ...] = ()
     stopped_by: StopReason | None = None
+    end: Likelihood | None = None
 
 
 @dataclass(eq=False)
@@ -266,7 +268,8 @@ class Batch:
         if stopped is not None:
             self.cancel(text.ticket)
         likelihood = None if token is None else answer.likelihood
-        return Event(text.ticket, token, likelihood, prompt, stopped)
+        end = answer.likelihood if stopped == "end_of_document" else None
+        return Event(text.ticket, token, likelihood, prompt, stopped, end)
 
 
 def _wanted(text: _Text, past: int, count: int) -> Iterator[tuple[int, int | None]]:

@@ -26,6 +26,7 @@ class TextEvent:
     likelihood: Likelihood | None
     prompt: tuple[Likelihood, ...]
     stopped_by: StopReason | None
+    end: Likelihood | None = None
 
 
 class TextBatch:
@@ -69,6 +70,7 @@ class TextBatch:
                 stopped = "stop_text"
         if stopped is not None:
             self.cancel(event.ticket)
+        end = event.end if stopped == "end_of_document" else None
         return TextEvent(
-            event.ticket, text, event.token_id, event.likelihood, event.prompt, stopped
+            event.ticket, text, event.token_id, event.likelihood, event.prompt, stopped, end
         )

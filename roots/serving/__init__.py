@@ -1,0 +1,1 @@
+"""A trained model over HTTP, for trying, evaluating and comparing it."""

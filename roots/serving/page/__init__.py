@@ -1,0 +1,1 @@
+"""The page at `/`: write with the model, see what each token cost, look inside."""
