@@ -115,7 +115,10 @@ def both(
     ours = evaluate_tasks(asked, tasks, wanted)
     export_hf(saved, folder / "exported")
     hf = HFLM(pretrained=str(folder / "exported"), device="cpu", batch_size=3)
-    theirs = evaluate(hf, load_tasks(wanted).as_tree(), bootstrap_iters=0)
+    again = load_tasks(wanted)
+    for task in again.tasks.values():
+        task.set_fewshot_seed(seed=1234)
+    theirs = evaluate(hf, again.as_tree(), bootstrap_iters=0)
     return dict(ours.samples), theirs["samples"]
 
 
