@@ -17,7 +17,7 @@ code=0
 main() {
     cd "$ROOTS_HOME" || fail "cannot enter $ROOTS_HOME"
     make_environment "$EXTRAS" "${ROOTS_BUILD:-all}"
-    install_if_possible megatron-core transformers sacrebleu lm_eval gguf accelerate starlette uvicorn openai
+    install_if_possible megatron-core transformers sacrebleu lm_eval gguf accelerate starlette uvicorn openai tenacity
     install_if_possible nvidia-cuda-nvcc nvidia-cuda-cccl nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
     VIRTUAL_ENV="$ROOTS_VENV"
     PATH="$ROOTS_VENV/bin:$PATH"
