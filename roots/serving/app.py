@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from roots.generation.batching import Batch
-from roots.generation.chat_template import ChatTemplate
+from roots.generation.chat import ChatTemplate
 from roots.generation.generate import check_tokenizer
 from roots.generation.load import LoadedModel
 from roots.generation.network import Network

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from roots.errors import problem
-from roots.generation.chat_template import ChatTemplate
+from roots.generation.chat import ChatTemplate
 from roots.generation.generate import with_seed_of
 from roots.generation.options import GenerationOptions
 from roots.generation.prompts import encode_prompts
@@ -54,8 +54,8 @@ class Clerk:
         if self.template is None:
             rule = "the tokenizer has no chat template; use /v1/completions"
             raise Refusal(400, rule, code="no_chat_template")
-        text = self.template.render([each.model_dump(exclude_none=True) for each in body.messages])
-        prompt = tuple(self.tokenizer.encode(text, special_tokens=True))
+        messages = [each.model_dump(exclude_none=True) for each in body.messages]
+        prompt = self.template.encode(self.tokenizer, messages)
         wanted = body.max_tokens
         if wanted is None:
             wanted = body.max_completion_tokens

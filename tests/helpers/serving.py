@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from roots.device import Device
-from roots.generation.chat_template import ChatTemplate
+from roots.generation.chat import ChatTemplate
 from roots.generation.load import LoadedModel, load_model
 from roots.serving.app import Front
 from roots.serving.server import Server, listen

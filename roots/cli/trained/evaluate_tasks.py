@@ -14,8 +14,6 @@ import typer
 if TYPE_CHECKING:
     from roots.device import Device
     from roots.evaluation.harness.evaluate import Asked, TaskRequest, TaskResults, TaskScores
-    from roots.generation.chat_template import ChatTemplate
-    from roots.generation.load import LoadedModel, LoadedNetwork
     from roots.parallel.mesh import Mesh
 
 
@@ -117,12 +115,13 @@ def _load(checkpoint: Path, options: TaskOptions, device: Device, mesh: Mesh) ->
     """The model on this process' part of a layout, its tokenizer and its chat template."""
     from roots.evaluation.harness.evaluate import Asked
     from roots.evaluation.harness.text_model import text_model_of
+    from roots.generation.chat import template_of
     from roots.generation.load import load_model, load_network, tokenizer_of
 
     loads = load_network if mesh.pipeline.size > 1 else load_model
     model = loads(checkpoint, device, mesh)
     words = tokenizer_of(model, options.tokenizer)
-    chat = _chat_template(model, options.tokenizer) if options.chat else None
+    chat = template_of(model, options.tokenizer) if options.chat else None
     return Asked(text_model_of(model, words, mesh), words, str(checkpoint), chat)
 
 
@@ -210,21 +209,3 @@ def _as_document(results: TaskResults) -> dict[str, Any]:
             measure["value"] = finite(measure["value"])
         document[tree.pop("task")] = tree
     return document
-
-
-def _chat_template(model: LoadedModel | LoadedNetwork, given: str | None) -> ChatTemplate:
-    """The template beside the tokenizer. Raises RootsError where there is none."""
-    from roots.errors import RootsError, problem
-    from roots.exchange.hf.tokenizer_files import find_tokenizer
-    from roots.generation.chat_template import read_chat_template
-
-    where, _ = find_tokenizer(model.config, model.checkpoint, given)
-    folder = None if where in (None, "bytes") else Path(str(where))
-    if folder is not None and folder.is_file():
-        folder = folder.parent
-    found = None if folder is None else read_chat_template(folder)
-    if found is None:
-        rule = f"needs the chat template of the tokenizer ({where}), which has none"
-        fix = "leave it out, or put chat_template.jinja beside its tokenizer.json"
-        raise RootsError(problem("--chat", None, rule, fix))
-    return found

@@ -12,8 +12,6 @@ import typer
 from roots.cli.options.generation import TokenizerFolder
 
 if TYPE_CHECKING:
-    from roots.generation.chat_template import ChatTemplate
-    from roots.generation.load import LoadedModel
     from roots.serving.settings import Settings
 
 
@@ -102,6 +100,7 @@ def _run(
 ) -> None:
     """Load the model and serve it until a signal."""
     from roots.device import current_device
+    from roots.generation.chat import find_template
     from roots.generation.load import load_model, tokenizer_of
     from roots.log import configure
     from roots.serving.app import Front
@@ -109,7 +108,7 @@ def _run(
 
     model = load_model(checkpoint, current_device())
     words = tokenizer_of(model, tokenizer)
-    front = Front(model, words, _template(model, tokenizer), settings)
+    front = Front(model, words, find_template(model, tokenizer), settings)
     configure(logging.INFO)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{listening.getsockname()[1]}"
@@ -146,14 +145,3 @@ def _key_in(path: Path) -> str:
         reason = getattr(error, "strerror", None) or "is no text"
         rule, fix = f"cannot be read ({reason})", "name a file that holds the key"
         raise RootsError(problem("--api-key-file", str(path), rule, fix)) from None
-
-
-def _template(model: LoadedModel, given: str | None) -> ChatTemplate | None:
-    from roots.exchange.hf.tokenizer_files import find_tokenizer
-    from roots.generation.chat_template import read_chat_template
-
-    where, _ = find_tokenizer(model.config, model.checkpoint, given)
-    if where is None or str(where) == "bytes":
-        return None
-    folder = Path(where)
-    return read_chat_template(folder if folder.is_dir() else folder.parent)

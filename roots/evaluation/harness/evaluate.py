@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from roots.device import set_environment
 from roots.errors import RootsError, problem
-from roots.generation.chat_template import ChatTemplate
+from roots.generation.chat import ChatTemplate
 from roots.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from roots.errors import RootsError, problem
 from roots.evaluation.harness.text_model import TextModel, Writing
-from roots.generation.chat_template import ChatTemplate
+from roots.generation.chat import ChatTemplate
 from roots.generation.sampling import SamplingOptions
 from roots.tokenizer.tokenizer import Tokenizer
 
@@ -78,7 +78,7 @@ class NativeModel(TemplateLM):
     ) -> str:
         """The text of a chat, up to where the next answer begins or within its last message."""
         assert self._template is not None, "checked before anything is evaluated"
-        return self._template.render(chat_history, answer=add_generation_prompt)
+        return self._template.render(chat_history, continue_last=not add_generation_prompt)
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any

@@ -94,8 +94,8 @@ def test_crows_pairs_score_as_in_the_audit_of_bias(
     [
         (
             ("--tasks", "cloze", *DATA, "--chat"),
-            "--chat: needs the chat template of the tokenizer (bytes), which has none; leave it "
-            "out, or put chat_template.jinja beside its tokenizer.json",
+            "tokenizer='bytes': has no chat template; put chat_template.jinja beside its "
+            "tokenizer.json",
         ),
         (
             ("--tasks", " ,"),

@@ -9,7 +9,7 @@ import pytest
 
 from roots.errors import RootsError
 from roots.evaluation.harness.text_model import DecoderTexts, EncoderDecoderTexts
-from roots.generation.chat_template import ChatTemplate
+from roots.generation.chat import ChatTemplate
 from roots.generation.network import Network
 from roots.generation.sampling import SamplingOptions
 from roots.tokenizer.tokenizer import load_tokenizer
