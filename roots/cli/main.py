@@ -24,6 +24,7 @@ from roots.cli.preprocess import preprocess
 from roots.cli.report import report
 from roots.cli.tokenizer import tokenizer_app
 from roots.cli.train import train
+from roots.cli.trained.chat import chat
 from roots.cli.trained.evaluate import evaluate
 from roots.cli.trained.generate import generate
 from roots.cli.trained.inspect import inspect
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(launch)
 app.command()(generate)
+app.command()(chat)
 app.command()(evaluate)
 app.command()(inspect)
 app.command()(serve)
