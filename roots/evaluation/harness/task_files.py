@@ -201,8 +201,10 @@ def _with_data(name: str, index: TaskManager, files: Files) -> Task:
         "dataset_path": readers.pop(),
         "dataset_name": None,
         "dataset_kwargs": arguments,
-        "fewshot_split": None,
         **{f"{split}_split": split if split in by_split else None for split in _SPLITS},
+        # lm_eval keeps a question out of its own examples only where these two are one.
+        "fewshot_split": "training" if "training" in by_split else tested,
+        "test_split": "test" if "test" in by_split else tested,
     }
     with tempfile.TemporaryDirectory() as folder:
         # The documented way to change a task: a file that includes another one.

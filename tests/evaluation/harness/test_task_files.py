@@ -127,3 +127,28 @@ def test_files_that_are_wrong_are_told(tmp_path: Path) -> None:
     path.write_text(OWN.format(data=data), encoding="utf-8")
     (line,) = lines_of(TaskRequest(names=["own"], folders=[folder]))
     assert line.startswith("task own: cannot be loaded (")
+
+
+@pytest.mark.parametrize("split", ["", "validation"])
+def test_no_question_is_among_its_own_examples(tmp_path: Path, split: str) -> None:
+    """Of three questions two are left to show; the third is the one that is asked."""
+    path = tmp_path / "questions.jsonl"
+    questions = [{"question": f"q{n}", "choices": ["a", "b"], "answer": 0} for n in range(3)]
+    path.write_text("".join(json.dumps(each) + "\n" for each in questions), encoding="utf-8")
+    data = {"multiple_choice": {split: path}}
+    if split:
+        own = tmp_path / "tasks"
+        own.mkdir()
+        text = (TASKS / "multiple_choice.yaml").read_text(encoding="utf-8")
+        text = text.replace("test_split: test", "validation_split: validation")
+        (own / "own.yaml").write_text(text.replace("task: multiple_choice", "task: own"), "utf-8")
+        data = {"own": {split: path}}
+    (name,) = data
+    folders = [tmp_path / "tasks"] if split else [TASKS]
+    request = TaskRequest(names=[name], folders=folders, data=data, few_shot=2)
+    task = load_tasks(request).tasks[name]
+    for number in range(3):
+        text = task.fewshot_context(questions[number], 2)
+        assert isinstance(text, str)
+        assert sorted(text.count(f"q{n}") for n in range(3)) == [1, 1, 1]
+        assert text.rstrip().endswith(f"q{number}\nAnswer:")
