@@ -214,7 +214,13 @@ def full_disk(scene: Scene) -> None:
         if not scene.until_fault(ranks, 2):
             return
         ballast = fill(scene.config.run_directory)
-        ranks.until(lambda: "not saved, training goes on" in ranks.said(), PATIENCE)
+
+        def told() -> bool:
+            # An old checkpoint that was just being removed leaves room for the next one.
+            fill(scene.config.run_directory)
+            return "not saved, training goes on" in ranks.said()
+
+        ranks.until(told, PATIENCE)
         ballast.unlink()
         before = scene.saved()
         ranks.until(lambda: scene.saved() != before, PATIENCE)

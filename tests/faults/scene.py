@@ -202,9 +202,9 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Take all the room that is left below `folder`; the file that takes it."""
+    """Take all the room that is left below `folder`, once more if need be; the file that has it."""
     ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+    with ballast.open("ab", buffering=0) as file, suppress(OSError):
         while file.write(b"\0" * (1 << 20)):
             pass
     return ballast
