@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 
@@ -19,9 +20,11 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+_HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+
 
 def pytest_configure() -> None:
-    """Let every process of the tests run until it waits, unless its time is up.
+    """Let every process of the tests run until it waits, unless its time is up, and hear signals.
 
     Ranks are more than processors. Else a thread of Gloo that is woken by a message takes the
     processor from the one that holds its lock, and asks for the lock until its own time is up: that
@@ -29,6 +32,10 @@ def pytest_configure() -> None:
     """
     with suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    # A shell that starts the tests in the background has them ignored, and ROOTS leaves it so.
+    for number, handler in _HANDLERS.items():
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,8 @@ def test_cable_that_is_cut_is_silence_until_it_is_mended(hosts: Hosts) -> None:
     result = hosts.run("head", *ask)
     assert (result.returncode, "timed out" in result.stderr) == (255, True)
     hosts.mend("node2")
-    assert hosts.run("head", *ask).stdout == "node2\n"
+    # Within its second, unless the machine is busy.
+    wait_until(lambda: hosts.run("head", *ask).stdout == "node2\n", "node2 answers again")
 
 
 def test_host_that_is_switched_off_and_on_again_has_nothing_left(hosts: Hosts) -> None:
@@ -48,7 +49,8 @@ def test_host_that_is_switched_off_and_on_again_has_nothing_left(hosts: Hosts) -
     assert not hosts.is_on("node1")
     hosts.switch_on("node1")
     assert hosts.processes("node1") == {}
-    assert hosts.run("head", "ssh", "node1", "hostname").stdout == "node1\n"
+    ask = ("ssh", "node1", "hostname")
+    wait_until(lambda: hosts.run("head", *ask).stdout == "node1\n", "node1 answers")
 
 
 def test_throttled_cable_carries_less(hosts: Hosts) -> None:

@@ -65,10 +65,13 @@ def _only_line(ended: list[Ended], culprit: int) -> str:
 
 
 def _signals(rank: int, marks: Marks, folder: Path, victim: int, number: int) -> None:
-    step = _groups()
+    step, pause = _groups(), threading.Event()
 
     def outlived(code: int, cause: str) -> None:
-        is_gone = start_ticks(int((folder / "victim").read_text())) is None
+        victim = int((folder / "victim").read_text())
+        # A process that was killed may wait for a processor before it is gone.
+        tries = range(500)
+        is_gone = any(start_ticks(victim) is None or pause.wait(0.01) for _ in tries)
         (folder / f"outlived_{rank}").write_text(f"{code}, {cause}, {is_gone}")
 
     def data(done: int) -> None:
