@@ -185,7 +185,8 @@ class Batch:
         text = self._running.pop(ticket, None)
         if text is not None:
             self.rows.remove(text.row)
-        self._waiting = deque(each for each in self._waiting if each[0] != ticket)
+        else:
+            self._waiting = deque(each for each in self._waiting if each[0] != ticket)
 
     def step(self) -> list[Event]:
         """One pass of the network -> what has happened, in the order of the tickets."""
