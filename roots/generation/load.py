@@ -15,7 +15,7 @@ from roots.device import Device
 from roots.errors import RootsError, problem
 from roots.exchange.hf.tokenizer_files import fed_documents, find_tokenizer
 from roots.generation.network import Network, StageLayers
-from roots.models.build import LayerKind, build_model, model_layers
+from roots.models.build import build_model, model_layers
 from roots.models.decoder import Decoder
 from roots.models.encoder import Encoder
 from roots.models.encoder_decoder import EncoderDecoder
@@ -73,7 +73,7 @@ def load_model(path: str | Path, device: Device, mesh: Mesh | None = None) -> Lo
     not fit its config.
     """
     checkpoint, config = _found(path)
-    options = _build_options(config, device)
+    options = BuildOptions.for_use(config, inference_dtype(config, device))
     network = build_model(config.model, mesh or Mesh.single(), options=options)
     _fill(checkpoint, network, device)
     return LoadedModel(checkpoint, config, network)
@@ -89,50 +89,30 @@ def load_network(path: str | Path, device: Device, mesh: Mesh | None = None) -> 
         model = load_model(path, device, mesh)
         return LoadedNetwork(model.checkpoint, model.config, Network.of(model.decoder, mesh))
     checkpoint, config = _found(path)
-    options = _build_options(config, device)
+    options = BuildOptions.for_use(config, inference_dtype(config, device))
     held = stage_layers(config, mesh, options)
     _fill(checkpoint, held.modules, device)
     return LoadedNetwork(checkpoint, config, Network(config.model, held, mesh))
 
 
 def stage_layers(config: RunConfig, mesh: Mesh, options: BuildOptions) -> StageLayers:
-    """The layers of this rank's pipeline stage, not yet filled; stages are balanced by parameters.
+    """The layers of this rank's pipeline stage of a decoder, not yet filled.
 
-    Raises RootsError for another architecture than a decoder.
+    Stages are balanced by parameters.
     """
     stage, stages = mesh.pipeline.rank, mesh.pipeline.size
     factories = model_layers(config.model, mesh, options)
-    blocks = [each for each in factories if each.kind == "block"]
-    cuts = cut_blocks("parameters", block_weights(config.model), 0, stages)
-    first, last = stage == 0, stage == stages - 1
-
-    def build(kind: LayerKind, here: bool) -> nn.Module | None:
-        found = [each for each in factories if each.kind == kind]
-        return found[0].build() if here and found else None
-
-    return StageLayers(
-        embedding=build("embedding", first),
-        blocks=[each.build() for each in blocks[cuts[stage] : cuts[stage + 1]]],
-        final_norm=build("norm", last),
-        head_transform=build("transform", last),
-        head=build("head", last),
-    )
+    blocks = cut_blocks("parameters", block_weights(config.model), 0, stages)
+    # The embedding stands before the blocks, and what ends the model behind them.
+    cuts = [0, *(1 + cut for cut in blocks[1:-1]), len(factories)]
+    here = factories[cuts[stage] : cuts[stage + 1]]
+    return StageLayers.of_kinds((each.kind, each.build()) for each in here)
 
 
 def _found(path: str | Path) -> tuple[Path, RunConfig]:
     checkpoint = resolve_checkpoint(path)
     check_model(checkpoint)
     return checkpoint, read_config(checkpoint)
-
-
-def _build_options(config: RunConfig, device: Device) -> BuildOptions:
-    """What the parameters of a model do not say; how its training was laid out plays no part."""
-    return BuildOptions(
-        dtype=inference_dtype(config, device),
-        separate_documents=config.data.separate_documents,
-        reset_positions=config.data.reset_positions,
-        ops=config.ops,
-    )
 
 
 def _fill(checkpoint: Path, module: nn.Module, device: Device) -> None:

@@ -6,7 +6,7 @@ relative buckets; n is this tensor rank's share of the heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from roots.config.model import ModelConfig
 from roots.models.attention.rows import Rows
+from roots.models.build import LayerKind
 from roots.models.decoder import Decoder
 from roots.parallel.mesh import Axis, Mesh
 from roots.parallel.process import broadcast_object, receive, send_on
@@ -48,6 +49,22 @@ class StageLayers:
         head = decoder.embedding.tokens if decoder.head is None else decoder.head
         return StageLayers(
             decoder.embedding, [*decoder.layers], decoder.final_norm, decoder.head_transform, head
+        )
+
+    @staticmethod
+    def of_kinds(layers: Iterable[tuple[LayerKind, nn.Module]]) -> StageLayers:
+        """The layers of a stage of a decoder, in their order."""
+        held = list(layers)
+
+        def only(kind: LayerKind) -> nn.Module | None:
+            return next((layer for of_kind, layer in held if of_kind == kind), None)
+
+        return StageLayers(
+            embedding=only("embedding"),
+            blocks=[layer for kind, layer in held if kind == "block"],
+            final_norm=only("norm"),
+            head_transform=only("transform"),
+            head=only("head"),
         )
 
     @property

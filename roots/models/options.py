@@ -55,16 +55,23 @@ class BuildOptions:
     @staticmethod
     def of_run(config: RunConfig) -> BuildOptions:
         """The options of a training run, with parameters on the meta device."""
-        return BuildOptions(
-            dtype=compute_dtype(config.training.precision),
-            separate_documents=config.data.separate_documents,
-            reset_positions=config.data.reset_positions,
+        return replace(
+            BuildOptions.for_use(config, compute_dtype(config.training.precision)),
             recompute=config.parallel.recompute,
             recompute_every=config.parallel.recompute_every,
             sequence_parallel=config.parallel.sequence,
             context_method=config.parallel.context_method,
             label_smoothing=config.training.label_smoothing,
             z_loss=config.training.z_loss,
+        )
+
+    @staticmethod
+    def for_use(config: RunConfig, dtype: torch.dtype) -> BuildOptions:
+        """The options of a trained model; how its training was laid out plays no part."""
+        return BuildOptions(
+            dtype=dtype,
+            separate_documents=config.data.separate_documents,
+            reset_positions=config.data.reset_positions,
             ops=config.ops,
         )
 

@@ -57,8 +57,8 @@ BUGS = [
     PlantedBug(
         "copies of a model write each other's prompts again",
         "generation/texts.py",
-        "own = range(copy, len(prompts), count)",
-        "own = range(0, len(prompts), count)",
+        "own = range(copy, len(starts), count)",
+        "own = range(0, len(starts), count)",
         "tests/generation/test_layout.py -k data",
     ),
     PlantedBug(
@@ -98,15 +98,15 @@ BUGS = [
     ),
     PlantedBug(
         "loaded model tells documents apart always",
-        "generation/load.py",
-        ("        separate_documents=config.data.separate_documents,\n"),
+        "models/options.py",
+        ("            separate_documents=config.data.separate_documents,\n"),
         "",
         "tests/generation/test_load.py",
     ),
     PlantedBug(
         "loaded model forgets reset positions",
-        "generation/load.py",
-        ("        reset_positions=config.data.reset_positions,\n"),
+        "models/options.py",
+        ("            reset_positions=config.data.reset_positions,\n"),
         "",
         "tests/generation/test_load.py",
     ),

@@ -28,7 +28,7 @@ from roots.evaluation.harness.text_model import text_model_of
 from roots.evaluation.likelihood import finite
 from roots.generation.load import LoadedModel, LoadedNetwork
 from roots.generation.network import Network, StageLayers
-from roots.models.build import LayerKind, build_model, model_layers
+from roots.models.build import build_model, model_layers
 from roots.models.options import BuildOptions, compute_dtype
 from roots.parallel.mesh import Mesh
 from roots.parallel.shard import Shard, shard_of
@@ -102,32 +102,16 @@ def sharing_weights(
     """A model for inference on this rank's part of a training's layout, made of its `weights`."""
     held = {shard.name: tensor for shard, tensor in weights}
     mesh = _without_context(mesh)
-    options = BuildOptions(
-        dtype=compute_dtype(config.training.precision),
-        separate_documents=config.data.separate_documents,
-        reset_positions=config.data.reset_positions,
-        ops=config.ops,
-    )
+    options = BuildOptions.for_use(config, compute_dtype(config.training.precision))
     where = config.run_directory
     if mesh.pipeline.size == 1:
         network = build_model(config.model, mesh, options=options)
         _take_over(network, held)
         return LoadedModel(where, config, network.eval())
-    layers = [
+    stage = StageLayers.of_kinds(
         (factory.kind, factory.build())
         for factory in model_layers(config.model, mesh, options)
         if any(name.startswith(f"{factory.name}.") for name in held)
-    ]
-
-    def only(kind: LayerKind) -> nn.Module | None:
-        return next((layer for of_kind, layer in layers if of_kind == kind), None)
-
-    stage = StageLayers(
-        embedding=only("embedding"),
-        blocks=[layer for kind, layer in layers if kind == "block"],
-        final_norm=only("norm"),
-        head_transform=only("transform"),
-        head=only("head"),
     )
     _take_over(stage.modules, held)
     stage.modules.eval()
