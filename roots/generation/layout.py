@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from roots.config.run import RunConfig
 from roots.device import Device, LaunchEnvironment
 from roots.errors import RootsError, problem
 from roots.parallel.mesh import Mesh
-from roots.parallel.process import initialise
+from roots.parallel.process import all_gather_object, initialise
 from roots.parallel.topology import Topology
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +79,13 @@ def copies(mesh: Mesh) -> tuple[int, int]:
     Ranks that share experts read the same tokens together, and so are one copy.
     """
     return mesh.expert_data.rank, mesh.expert_data.size
+
+
+def of_all_copies(mesh: Mesh, found: Mapping[int, Found]) -> list[Found]:
+    """What all copies have found of their shares, in the order of its numbers, on every rank.
+
+    Communication: an all-gather between the copies.
+    """
+    parts = all_gather_object(mesh.expert_data, dict(found))
+    everything = {number: each for part in parts for number, each in part.items()}
+    return [everything[number] for number in sorted(everything)]

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from roots.errors import RootsError, problem
-from roots.generation.layout import copies
+from roots.generation.layout import copies, of_all_copies
 from roots.generation.network import Network, Piece
 from roots.models.encoder_decoder import EncoderDecoder
-from roots.parallel.process import all_gather_object
 
 TOKENS_AT_A_TIME = 2048
 Ids = Sequence[int]
@@ -82,9 +81,7 @@ def score_continuations(
         scores |= _read_shared(network, batch)
         if progress is not None:
             progress(min(len(pairs), len(scores) * count))
-    for part in all_gather_object(network.mesh.expert_data, scores):
-        scores |= part
-    return [scores[number] for number in range(len(pairs))]
+    return of_all_copies(network.mesh, scores)
 
 
 def score_targets(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from roots.data.objectives.choice import begin_token
@@ -10,7 +10,7 @@ from roots.generation.batching import Batch, Likelihood
 from roots.generation.beam import BeamOptions
 from roots.generation.continue_beams import continue_by_beams
 from roots.generation.generate import check_tokenizer, with_seed_of
-from roots.generation.layout import copies
+from roots.generation.layout import copies, of_all_copies
 from roots.generation.limits import StopReason, check_lengths
 from roots.generation.load import LoadedModel
 from roots.generation.network import Network
@@ -18,7 +18,6 @@ from roots.generation.options import GenerationOptions
 from roots.generation.prompts import decode_new, encode_prompts, encode_sources
 from roots.generation.text_batch import TextBatch, TextEvent
 from roots.generation.write import write_targets
-from roots.parallel.process import all_gather_object
 from roots.tokenizer.tokenizer import Tokenizer
 
 
@@ -77,28 +76,46 @@ def sample_texts(
     check_tokenizer(tokenizer, network.model)
     starts = encode_prompts(tokenizer, prompts, special_tokens=special_tokens)
     check_lengths(starts, network.model)
+    told = write_own(network, tokenizer, starts, options, hear)
+    written = {number: _written(prompts[number], events) for number, events in told.items()}
+    return of_all_copies(network.mesh, written)
+
+
+def write_own(
+    network: Network,
+    tokenizer: Tokenizer,
+    starts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    hear: Callable[[int, TextEvent], None] | None = None,
+) -> dict[int, list[TextEvent]]:
+    """Continue this copy's share of some prompts of token ids -> the events of each, by its number.
+
+    Options and `hear` are those of `sample_texts`. Raises RootsError as Batch does.
+    """
     copy, count = copies(network.mesh)
     batch = TextBatch(Batch(network), tokenizer)
-    own = range(copy, len(prompts), count)
+    own = range(copy, len(starts), count)
     numbers = {batch.add(starts[each], with_seed_of(options, each)): each for each in own}
     told: dict[int, list[TextEvent]] = {number: [] for number in own}
     for event in batch.run():
-        told[numbers[event.ticket]].append(event)
+        number = numbers[event.ticket]
+        told[number].append(event)
         if hear is not None:
-            hear(numbers[event.ticket], event)
-    found = {number: _written(prompts[number], events) for number, events in told.items()}
-    parts = all_gather_object(network.mesh.expert_data, found)
-    everything = {number: text for part in parts for number, text in part.items()}
-    return [everything[number] for number in range(len(prompts))]
+            hear(number, event)
+    return told
+
+
+def tokens_of(events: Iterable[TextEvent]) -> tuple[int, ...]:
+    """The tokens that a text's events have added to it."""
+    return tuple(each.token_id for each in events if each.token_id is not None)
 
 
 def _written(prompt: str, events: Sequence[TextEvent]) -> WrittenText:
-    ids = tuple(each.token_id for each in events if each.token_id is not None)
     likelihoods = tuple(each.likelihood for each in events if each.likelihood is not None)
     reason = events[-1].stopped_by
     assert reason is not None, "a text that is done has ended"
     text = "".join(each.text for each in events)
-    return WrittenText(prompt, text, ids, reason, likelihoods=likelihoods or None)
+    return WrittenText(prompt, text, tokens_of(events), reason, likelihoods=likelihoods or None)
 
 
 def search_texts(

@@ -6,32 +6,28 @@ are pairs of a context and a continuation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from roots.data.objectives.choice import begin_token
 from roots.errors import RootsError, problem
-from roots.generation.batching import Batch
 from roots.generation.beam import BeamOptions
 from roots.generation.continue_beams import continue_by_beams
-from roots.generation.generate import check_tokenizer, with_seed_of
-from roots.generation.layout import copies
+from roots.generation.generate import check_tokenizer
+from roots.generation.layout import copies, of_all_copies
 from roots.generation.load import LoadedModel, LoadedNetwork
 from roots.generation.network import Network
 from roots.generation.options import GenerationOptions
 from roots.generation.sampling import SamplingOptions
-from roots.generation.scoring import Score, score_continuations, score_targets
-from roots.generation.text_batch import TextBatch
+from roots.generation.scoring import Ids, Report, Score, score_continuations, score_targets
+from roots.generation.text_batch import TextEvent
+from roots.generation.texts import tokens_of, write_own
 from roots.generation.write import write_targets
 from roots.models.decoder import Decoder
 from roots.models.encoder_decoder import EncoderDecoder
 from roots.parallel.mesh import Mesh
-from roots.parallel.process import all_gather_object
 from roots.tokenizer.tokenizer import Tokenizer
-
-Ids = Sequence[int]
-Report = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,22 +108,17 @@ class DecoderTexts:
             seed=how.seed,
             stop=how.until,
         )
-        copy, count = copies(self._network.mesh)
-        batch = TextBatch(Batch(self._network), self._words)
-        own = range(copy, len(contexts), count)
-        numbers = {batch.add(contexts[each], with_seed_of(options, each)): each for each in own}
-        new: dict[int, list[int]] = {number: [] for number in own}
-        done = 0
-        for event in batch.run():
-            if event.token_id is not None:
-                new[numbers[event.ticket]].append(event.token_id)
+        mesh = self._network.mesh
+        _, count = copies(mesh)
+        ended: list[int] = []
+
+        def hear(number: int, event: TextEvent) -> None:
             if event.stopped_by is not None:
-                done += 1
-                progress(min(len(contexts), done * count))
-        found = {number: tuple(ids) for number, ids in new.items()}
-        for part in all_gather_object(self._network.mesh.expert_data, found):
-            found |= part
-        return [found[number] for number in range(len(contexts))]
+                ended.append(number)
+                progress(min(len(contexts), len(ended) * count))
+
+        told = write_own(self._network, self._words, contexts, options, hear)
+        return of_all_copies(mesh, {number: tokens_of(events) for number, events in told.items()})
 
     def _search(self, contexts: Sequence[Ids], how: Writing) -> list[tuple[int, ...]]:
         if self._decoder is None:
