@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from roots.cli.options.trained import AsJson
 from roots.errors import RootsError, problem
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ RunOrCheckpoint = Annotated[
     ),
 ]
 _MINUTES = "%Y-%m-%d %H:%M"
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
 @checkpoint_app.command("list")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from roots.cli.notes import tell_notes
+from roots.cli.options.trained import AsJson
 
 if TYPE_CHECKING:
     from roots.config.rules.table import Rule
@@ -86,7 +87,7 @@ def deepspeed(
 
 @config_app.command("list")
 def list_configs(
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the names of the configs that come with ROOTS, and what each is for."""
     from roots.cli.shipped import config_names

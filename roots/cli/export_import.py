@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from roots.cli.options.trained import AsJson, Checkpoint
+
 if TYPE_CHECKING:
     from roots.exchange.imported_checkpoint import Exchanged
 
@@ -46,13 +48,10 @@ Dtype = Annotated[
 ShardSize = Annotated[
     str, typer.Option(metavar="SIZE", help="Largest file of weights, as 5GB or 500MB.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
 def export(
-    checkpoint: Annotated[
-        str, typer.Argument(help="Folder or URL of a checkpoint, or of a run (then its latest).")
-    ],
+    checkpoint: Checkpoint,
     *,
     to: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model.")],
     kind: Annotated[

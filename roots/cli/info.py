@@ -7,15 +7,17 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+
+from roots.cli.options.trained import AsJson
 
 _PACKAGES = ("torch", "deepspeed", "numpy", "pydantic", "tokenizers", "transformers", "apex")
 
 
 def info(
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show versions, devices, kernel libraries, and for every op the choice and its reasons."""
     report = _report()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from roots.cli.notes import tell_notes
-from roots.errors import ExitCode, RootsError
+from roots.cli.options.ranks import told_once
+from roots.errors import ExitCode
 
 if TYPE_CHECKING:
     from roots.training.signals import StopSignals
@@ -47,12 +48,9 @@ def _train(
         balanced_stages_have_experts,
         batch_rule(environment.world_size),
     ]
-    try:
+    # Every rank reads the same files.
+    with told_once():
         loaded = load_config(config, overrides, rules=rules)
-    except RootsError as error:
-        # Every rank reads the same files and finds the same problems: the first one tells them.
-        speaks = environment.rank == 0
-        raise RootsError(*error.lines, exit_code=error.exit_code, speaks=speaks) from error
     if environment.rank == 0:
         tell_notes(loaded)
     with open_run(loaded, environment.rank, process_start()) as opening:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from roots.cli.audit.options import AsJson, Checkpoint, Seed, TokenizerFolder
+from roots.cli.audit.options import Seed
+from roots.cli.options.trained import AsJson, Checkpoint, TokenizerFolder
 
 if TYPE_CHECKING:
     from roots.evaluation.bias.probe import Estimate, Findings, Probe

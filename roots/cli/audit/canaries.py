@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roots.cli.audit.options import AsJson, Checkpoint, Data, Seed, TokenizerFolder
+from roots.cli.audit.options import Data, Seed
+from roots.cli.options.trained import AsJson, Checkpoint, TokenizerFolder
 
 if TYPE_CHECKING:
     from roots.inspection.audit.canaries import CanaryAudit

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roots.cli.audit.options import AsJson, Checkpoint, Data, HeldOut, Seed, TokenizerFolder
+from roots.cli.audit.options import Data, HeldOut, Seed
+from roots.cli.options.trained import AsJson, Checkpoint, TokenizerFolder
 
 if TYPE_CHECKING:
     from roots.inspection.audit.memorisation import Lengths, Memorisation, Share

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-NamesOfTokens = Annotated[
-    bool,
-    typer.Option(
-        "--special-tokens/--no-special-tokens",
-        help="Whether names of special tokens in a prompt, as `<|im_start|>`, are these tokens "
-        "(as in transformers) or plain text.",
-    ),
-]
+if TYPE_CHECKING:
+    from roots.generation.options import GenerationOptions
+
 Prompts = Annotated[
     list[str] | None,
     typer.Option(
@@ -79,7 +76,21 @@ Stages = Annotated[
 Experts = Annotated[
     int | None, typer.Option("--expert", min=1, help="Likewise: ranks that share the experts.")
 ]
-TokenizerFolder = Annotated[
-    str | None, typer.Option(help="Folder of the tokenizer; default: that of the training.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+# Parameters that concern the choice of tokens at random.
+OF_CHANCE = ("temperature", "top_k", "top_p", "min_p", "seed")
+
+
+def generation_options(given: Mapping[str, Any]) -> GenerationOptions:
+    """How texts are written, from parameters by their names. Raises RootsError for bad ones."""
+    from roots.generation.options import GenerationOptions
+    from roots.generation.sampling import SamplingOptions
+
+    sampling = {each.name: given[each.name] for each in fields(SamplingOptions)}
+    return GenerationOptions(
+        max_new_tokens=given["max_new_tokens"],
+        sampling=SamplingOptions(**sampling),
+        seed=given["seed"],
+        stop=tuple(given["stop"] or ()),
+        log_probabilities=given.get("log_probabilities"),
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from roots.cli.options.ranks import speaks
 from roots.errors import RootsError, problem
 
 # Parameters that hold a config's overrides, and so say that a command takes any.
@@ -27,7 +28,7 @@ def refuse_stray_options(root: Any, words: Sequence[str]) -> None:
         for word, fix in _stray(command, rest)
     ]
     if lines:
-        raise RootsError(*lines, speaks=_speaks())
+        raise RootsError(*lines, speaks=speaks())
 
 
 def _command(root: Any, words: Sequence[str]) -> tuple[Any, Sequence[str]]:
@@ -66,10 +67,3 @@ def _stray(command: Any, words: Sequence[str]) -> Iterator[tuple[str, str]]:
             value = "..." if not behind or behind.startswith("--") or "=" in behind else behind
         if fields:
             yield word, " or ".join(f"{field}={value}" for field in fields)
-
-
-def _speaks() -> bool:
-    """Whether this process tells a mistake that every rank finds."""
-    from roots.device import launch_environment
-
-    return launch_environment().rank == 0

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from roots.cli.options import generation as options_of
+from roots.cli.options.generation import OF_CHANCE, generation_options
+from roots.cli.options.ranks import refuse_ranks
+from roots.cli.options.trained import Checkpoint, TokenizerFolder
 
 if TYPE_CHECKING:
     from roots.generation.conversation import Conversation
-    from roots.generation.options import GenerationOptions
 
 # What begins a line that is no message.
 RESET, EXIT = "/reset", "/exit"
@@ -23,9 +24,7 @@ RESET, EXIT = "/reset", "/exit"
 
 def chat(
     context: typer.Context,
-    checkpoint: Annotated[
-        str, typer.Argument(help="Folder or URL of a checkpoint, or of a run (then its latest).")
-    ],
+    checkpoint: Checkpoint,
     *,
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
     template: Annotated[
@@ -47,7 +46,7 @@ def chat(
     presence_penalty: options_of.PresencePenalty = 0.0,
     stop: options_of.Stop = None,
     seed: options_of.Seed = 1234,
-    tokenizer: options_of.TokenizerFolder = None,
+    tokenizer: TokenizerFolder = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="An object a line for each answer, instead of text.")
     ] = False,
@@ -57,12 +56,11 @@ def chat(
     `/reset` begins anew, `/exit` or Ctrl-D ends it, and Ctrl-C stops an answer.
     """
     from roots.cli.options.useless import refuse_useless
-    from roots.cli.trained.generate import OF_CHANCE
 
     if greedy:
         rule = "has no effect with --greedy, which leaves nothing to chance"
         refuse_useless(context, OF_CHANCE, rule, "leave it out, or leave out --greedy")
-    _refuse_ranks()
+    refuse_ranks("talks")
     conversation = _begin(checkpoint, context.params)
     heard = _Heard(as_json, sys.stdin.isatty())
     for line in heard.lines():
@@ -87,7 +85,7 @@ def _begin(checkpoint: str, given: dict[str, Any]) -> Conversation:
     from roots.generation.load import load_network, tokenizer_of
     from roots.serving.settings import context_of
 
-    options = _options(given)
+    options = generation_options(given)
     file, folder = given["template"], given["tokenizer"]
     model = load_network(resolve_checkpoint(checkpoint), current_device())
     words = tokenizer_of(model, folder)
@@ -109,19 +107,6 @@ def _begin(checkpoint: str, given: dict[str, Any]) -> Conversation:
     )
     conversation.check()
     return conversation
-
-
-def _options(given: dict[str, Any]) -> GenerationOptions:
-    from roots.generation.options import GenerationOptions
-    from roots.generation.sampling import SamplingOptions
-
-    sampling = {each.name: given[each.name] for each in fields(SamplingOptions)}
-    return GenerationOptions(
-        max_new_tokens=given["max_new_tokens"],
-        sampling=SamplingOptions(**sampling),
-        seed=given["seed"],
-        stop=tuple(given["stop"] or ()),
-    )
 
 
 class _Heard:
@@ -193,13 +178,3 @@ class _Heard:
         typer.echo()
         if self._on_terminal and stopped_by in ("max_new_tokens", None):
             typer.echo("(stopped there)", err=True)
-
-
-def _refuse_ranks() -> None:
-    from roots.device import launch_environment
-    from roots.errors import RootsError, problem
-
-    ranks = launch_environment().world_size
-    if ranks > 1:
-        rule, fix = "is more than the one process that talks", "start it without a launcher"
-        raise RootsError(problem("processes", ranks, rule, fix))

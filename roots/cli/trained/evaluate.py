@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from roots.cli.options.trained import AsJson, Checkpoint, TokenizerFolder
 from roots.cli.preprocess import SourceKey, TargetKey
 from roots.cli.trained.evaluate_pairs import (
     Baselines,
@@ -59,9 +60,7 @@ OF_TASKS = (
 
 def evaluate(
     context: typer.Context,
-    checkpoint: Annotated[
-        str, typer.Argument(help="Folder or URL of a checkpoint, or of a run (then its latest).")
-    ],
+    checkpoint: Checkpoint,
     *,
     data: Annotated[
         str | None, typer.Option(metavar="PREFIX", help="Dataset of `roots preprocess`.")
@@ -85,10 +84,8 @@ def evaluate(
     batch_size: Annotated[
         int, typer.Option(min=0, help="Windows or pairs at a time; 0: as many as in training.")
     ] = 0,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder of the tokenizer; default: that of the training.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
+    tokenizer: TokenizerFolder = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print how well the model in CHECKPOINT predicts --data, writes --pairs, or does --tasks."""
     options = dict(locals())

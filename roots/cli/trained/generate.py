@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
 from roots.cli.options import generation as options_of
-from roots.cli.trained.processes import on_processes, told_once
+from roots.cli.options.generation import OF_CHANCE, generation_options
+from roots.cli.options.ranks import told_once
+from roots.cli.options.trained import AsJson, Checkpoint, NamesOfTokens, TokenizerFolder
+from roots.cli.trained.processes import on_processes
 
 if TYPE_CHECKING:
     from roots.device import Device
@@ -24,9 +27,7 @@ if TYPE_CHECKING:
     from roots.parallel.mesh import Mesh
     from roots.tokenizer.tokenizer import Tokenizer
 
-# Parameters of `generate` that concern the choice of tokens at random.
-OF_CHANCE = ("temperature", "top_k", "top_p", "min_p", "seed")
-# Those that only writing token by token knows.
+# Parameters that only writing token by token knows.
 OF_SAMPLING = (
     "repetition_penalty",
     "frequency_penalty",
@@ -41,9 +42,7 @@ PROMPTS_AT_ONCE = 256
 
 def generate(
     context: typer.Context,
-    checkpoint: Annotated[
-        str, typer.Argument(help="Folder or URL of a checkpoint, or of a run (then its latest).")
-    ],
+    checkpoint: Checkpoint,
     *,
     prompt: options_of.Prompts = None,
     file: options_of.PromptFile = None,
@@ -63,19 +62,19 @@ def generate(
     length_penalty: options_of.LengthPenalty = 1.0,
     log_probabilities: options_of.LogProbabilities = None,
     stream: options_of.Stream = False,
-    special_tokens: options_of.NamesOfTokens = True,
-    tokenizer: options_of.TokenizerFolder = None,
+    special_tokens: NamesOfTokens = True,
+    tokenizer: TokenizerFolder = None,
     tensor: options_of.Tensor = None,
     pipeline: options_of.Stages = None,
     expert: options_of.Experts = None,
-    as_json: options_of.AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print what the model in CHECKPOINT writes after each prompt, or for each source.
 
     `launch/local.sh N generate CHECKPOINT ...` does it on N processes.
     """
     from roots.checkpoint import read_config, resolve_checkpoint
-    from roots.generation.prompt_files import STANDARD_INPUT, read_prompts
+    from roots.generation.prompt_files import read_prompts
 
     with told_once():
         # Before the weights, which may take long to read.
@@ -83,7 +82,7 @@ def generate(
         architecture = read_config(found).model.architecture
         _refuse_what_does_nothing(context, architecture)
         wish = Wish(context.params, found, architecture)
-        prompts = prompt or read_prompts(file or STANDARD_INPUT)
+        prompts = (prompt or []) if file is None else read_prompts(file)
     _write(wish, prompts)
 
 
@@ -93,8 +92,7 @@ class Wish:
     def __init__(self, given: dict[str, Any], checkpoint: Path, architecture: str) -> None:
         """`given`: the parameters by their names."""
         from roots.generation.beam import BeamOptions
-        from roots.generation.options import GenerationOptions
-        from roots.generation.sampling import SamplingOptions
+        from roots.generation.layout import Degrees
 
         self.checkpoint = checkpoint
         self.tokenizer: str | None = given["tokenizer"]
@@ -106,7 +104,7 @@ class Wish:
         self.searches = bool(given["beams"]) or architecture == "encoder_decoder"
         # Beams are the work of one stage.
         stages = 1 if self.searches else given["pipeline"]
-        self.degrees = {"tensor": given["tensor"], "pipeline": stages, "expert": given["expert"]}
+        self.degrees = Degrees(tensor=given["tensor"], pipeline=stages, expert=given["expert"])
         self.options: GenerationOptions | BeamOptions
         if self.searches:
             self.options = BeamOptions(
@@ -115,19 +113,11 @@ class Wish:
                 max_new_tokens=given["max_new_tokens"],
             )
         else:
-            sampling = {each.name: given[each.name] for each in fields(SamplingOptions)}
-            self.options = GenerationOptions(
-                max_new_tokens=given["max_new_tokens"],
-                sampling=SamplingOptions(**sampling),
-                seed=given["seed"],
-                stop=tuple(given["stop"] or ()),
-                log_probabilities=given["log_probabilities"],
-            )
+            self.options = generation_options(given)
 
 
 def _write(wish: Wish, prompts: Sequence[str]) -> None:
     """Write all texts; show or keep them on the first process."""
-    from roots.generation.layout import Degrees
     from roots.generation.load import load_model, load_network, tokenizer_of
     from roots.generation.prompt_files import ResultFile
     from roots.parallel.shared_errors import together
@@ -139,7 +129,7 @@ def _write(wish: Wish, prompts: Sequence[str]) -> None:
     kept = None if wish.to is None else ResultFile(wish.to, prompts)
     begin = 0 if kept is None else kept.done
     texts: list[WrittenText] = []
-    with on_processes(wish.checkpoint, Degrees(**wish.degrees), load) as ((model, words), mesh):
+    with on_processes(wish.checkpoint, wish.degrees, load) as ((model, words), mesh):
         speaks = mesh.rank == 0
         hear = _told if wish.streams and speaks else None
         for first in range(begin, len(prompts), PROMPTS_AT_ONCE):

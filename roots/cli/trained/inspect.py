@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from roots.cli.options.generation import NamesOfTokens
+from roots.cli.options.trained import AsJson, Checkpoint, NamesOfTokens, TokenizerFolder
 
 if TYPE_CHECKING:
     from roots.generation.load import LoadedModel
@@ -37,9 +37,7 @@ class Request:
 
 def inspect(
     context: typer.Context,
-    checkpoint: Annotated[
-        str, typer.Argument(help="Folder or URL of a checkpoint, or of a run (then its latest).")
-    ],
+    checkpoint: Checkpoint,
     *,
     text: Annotated[str | None, typer.Option(help="Text that the model reads.")] = None,
     data: Annotated[
@@ -70,10 +68,8 @@ def inspect(
         Path | None, typer.Option(help="Tuned lens, .safetensors: read, or with --fit written.")
     ] = None,
     special_tokens: NamesOfTokens = True,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder of the tokenizer; default: that of the training.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
+    tokenizer: TokenizerFolder = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what a decoder does inside while it reads: losses, lenses, heads, experts, overflow."""
     _check_options(context, text, data, fit)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from roots.errors import RootsError
+from roots.cli.options.ranks import told_once
 
 if TYPE_CHECKING:
     from roots.device import Device
@@ -15,18 +15,6 @@ if TYPE_CHECKING:
     from roots.parallel.mesh import Mesh
 
 Loaded = TypeVar("Loaded")
-
-
-@contextmanager
-def told_once() -> Iterator[None]:
-    """Of an error that every process finds by itself, only the first one tells."""
-    from roots.device import launch_environment
-
-    try:
-        yield
-    except RootsError as error:
-        speaks = launch_environment().rank == 0
-        raise RootsError(*error.lines, exit_code=error.exit_code, speaks=speaks) from error
 
 
 @contextmanager

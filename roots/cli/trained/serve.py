@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from roots.cli.options.generation import TokenizerFolder
+from roots.cli.options.ranks import refuse_ranks
+from roots.cli.options.trained import Checkpoint, TokenizerFolder
 
 if TYPE_CHECKING:
     from roots.serving.settings import Settings
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
 def serve(
     given: typer.Context,
-    checkpoint: Annotated[
-        str, typer.Argument(help="Folder or URL of a checkpoint, or of a run (then its latest).")
-    ],
+    checkpoint: Checkpoint,
     *,
     host: Annotated[
         str, typer.Option(help="Address to listen on; another than this machine's needs a key.")
@@ -123,17 +122,13 @@ def _refuse_others() -> None:
     """Raise RootsError where the packages of the extra are missing, and under several ranks."""
     from importlib.util import find_spec
 
-    from roots.device import launch_environment
     from roots.errors import RootsError, problem
 
     missing = [each for each in ("starlette", "uvicorn") if find_spec(each) is None]
     if missing:
         rule, fix = "is not installed", "pip install 'roots-pretrain[serve]'"
         raise RootsError(problem(" and ".join(missing), None, rule, fix))
-    ranks = launch_environment().world_size
-    if ranks > 1:
-        rule, fix = "is more than the one process that serves", "start it without a launcher"
-        raise RootsError(problem("processes", ranks, rule, fix))
+    refuse_ranks("serves")
 
 
 def _key_in(path: Path) -> str:
