@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from roots.cli.options.ranks import refuse_ranks
 from roots.cli.options.trained import AsJson, Checkpoint, TokenizerFolder
 from roots.cli.preprocess import SourceKey, TargetKey
 from roots.cli.trained.evaluate_pairs import (
@@ -96,6 +97,8 @@ def evaluate(
         rule = "exactly one of them says what to evaluate on"
         raise RootsError(problem("--data, --pairs, --tasks", None, rule, "give one of the three"))
     _refuse_what_others_need(context, given[0])
+    if tasks is None:
+        refuse_ranks(f"evaluates on --{given[0]}")
     if tasks is not None:
         evaluate_on_tasks(TaskOptions.of(options), as_json)
     elif pairs is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from roots.cli.options.ranks import refuse_ranks
 from roots.cli.options.trained import AsJson, Checkpoint, NamesOfTokens, TokenizerFolder
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Tell what a decoder does inside while it reads: losses, lenses, heads, experts, overflow."""
+    refuse_ranks("inspects")
     _check_options(context, text, data, fit)
     values = dict(context.params, nearest=nearest or [], fit_steps=fit_steps if fit else 0)
     _inspect(Request(**{each.name: values[each.name] for each in fields(Request)}))
