@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from roots.data.batch import DocumentRules
 from roots.data.indexed import IndexedDataset
+from roots.data.objectives.choice import document_rules
 from roots.evaluation.perplexity import Perplexity, evaluate_perplexity
 from roots.generation.load import LoadedModel
 from roots.tokenizer.tokenizer import Tokenizer
@@ -27,16 +27,10 @@ def evaluate_dataset(
 
     Raises RootsError for a model that is no decoder, and for data that do not fit it.
     """
-    data = model.config.data
-    rules = DocumentRules(
-        separate_documents=data.separate_documents,
-        reset_positions=data.reset_positions,
-        mask_document_end=data.mask_document_end,
-    )
     return evaluate_perplexity(
         model.decoder,
         indexed,
-        rules=rules,
+        rules=document_rules(model.config.data),
         batch_size=batch_size or model.config.training.micro_batch_size,
         tokenizer=tokenizer,
         progress=progress,

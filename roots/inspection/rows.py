@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from roots.data.batch import DocumentRules
 from roots.data.indexed import IndexedDataset
+from roots.data.objectives.choice import document_rules
 from roots.data.windows import iterate_windows
 from roots.errors import RootsError, problem
 from roots.evaluation.perplexity import check_made_by
@@ -63,17 +63,13 @@ def dataset_rows(
     Raises RootsError for a dataset of another tokenizer, or with ids beyond the vocabulary.
     """
     check_made_by(indexed, tokenizer)
-    data, config = model.config.data, model.config.model
+    config = model.config.model
     windows = iterate_windows(
         indexed,
         sequence_length=config.sequence_length,
         batch_size=1,
         vocab_size=config.vocab_size,
-        rules=DocumentRules(
-            separate_documents=data.separate_documents,
-            reset_positions=data.reset_positions,
-            mask_document_end=data.mask_document_end,
-        ),
+        rules=document_rules(model.config.data),
     )
     device = _device(model)
     for window in islice(windows, first, first + count):
