@@ -118,10 +118,13 @@ def predicted_bytes(indexed: IndexedDataset, tokenizer: Tokenizer, rules: Docume
     return num_bytes
 
 
-def check_made_by(indexed: IndexedDataset, tokenizer: Tokenizer) -> None:
-    """Raise RootsError if the dataset's side file names another tokenizer."""
+def check_made_by(
+    indexed: IndexedDataset,
+    tokenizer: Tokenizer,
+    fix: str = "give the tokenizer of the dataset, or preprocess the text with the model's",
+) -> None:
+    """Raise RootsError, with `fix`, if the dataset's side file names another tokenizer."""
     made_by = indexed.description.tokenizer if indexed.description else tokenizer.fingerprint
     if not tokenizer.has_ids_of(made_by):
         rule = f"was made with another tokenizer (fingerprint {made_by})"
-        fix = "give the tokenizer of the dataset, or preprocess the text with the model's"
         raise RootsError(problem("data", indexed.prefix, rule, fix))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from roots.data.indexed import IndexedDataset
 from roots.device import Device
-from roots.errors import RootsError, problem
+from roots.evaluation.perplexity import check_made_by
 from roots.generation.generate import check_tokenizer
 from roots.generation.load import LoadedNetwork, load_network, tokenizer_of
 from roots.generation.scoring import Ids, Score, score_continuations
@@ -40,11 +40,8 @@ class Subject:
     def open(self, prefix: str) -> IndexedDataset:
         """The dataset at `prefix`. Raises RootsError for one of another tokenizer."""
         indexed = IndexedDataset(prefix)
-        made_by = indexed.description.tokenizer if indexed.description else None
-        if made_by is not None and not self.tokenizer.has_ids_of(made_by):
-            rule = f"was made with another tokenizer (fingerprint {made_by})"
-            fix = "give the dataset of this model's training, or its tokenizer by --tokenizer"
-            raise RootsError(problem("data", prefix, rule, fix))
+        fix = "give the dataset of this model's training, or its tokenizer by --tokenizer"
+        check_made_by(indexed, self.tokenizer, fix)
         return indexed
 
     def score(
