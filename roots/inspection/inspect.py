@@ -18,7 +18,7 @@ Numbers that are not finite are None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +41,7 @@ from roots.inspection.neighbours import nearest_tokens
 from roots.inspection.overflow import overflow_summary
 from roots.inspection.residual import ResidualTally
 from roots.inspection.rows import Row, dataset_rows, text_row
+from roots.log import Report, silent
 from roots.models.decoder import Decoder
 from roots.tokenizer.tokenizer import Tokenizer
 
@@ -93,7 +94,7 @@ def inspect_data(
     indexed: IndexedDataset,
     options: InspectionOptions | None = None,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Report = silent,
 ) -> Found:
     """Look into a decoder while it reads the first windows of a dataset, of which one is shown.
 
@@ -118,7 +119,7 @@ def inspect_rows(
     rows: Sequence[Row],
     options: InspectionOptions,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Report = silent,
 ) -> Found:
     """What the module's docstring lists, without `checkpoint` and `read`, of rows of tokens."""
     decoder = model.decoder
@@ -126,8 +127,7 @@ def inspect_rows(
     with torch.no_grad():
         for index, row in enumerate(rows):
             tallies.read(row)
-            if progress is not None:
-                progress(index + 1, len(rows))
+            progress(index + 1, len(rows))
     found = tallies.summary()
     found["heads"] = score_heads(decoder, without=_no_words(tokenizer, decoder))
     tokens = rows[0].tokens_1T[0].tolist()

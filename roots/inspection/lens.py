@@ -12,7 +12,7 @@ Legend: L blocks, T tokens, H hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from roots.files import cannot_write, publish, removed_on_error
 from roots.inspection.hooks import residual_stream
 from roots.inspection.losses import likeliest, nats_of_row
 from roots.inspection.rows import Row
+from roots.log import Report
 from roots.models.decoder import Decoder
 
 # Of Adam; it falls to 0 along the way.
@@ -81,9 +82,7 @@ class TunedLens:
         return TunedLens(weights_LHH.to(device), biases_LH.to(device))
 
 
-def fit_lens(
-    decoder: Decoder, rows: Sequence[Row], *, steps: int, progress: Callable[[int, int], None]
-) -> TunedLens:
+def fit_lens(decoder: Decoder, rows: Sequence[Row], *, steps: int, progress: Report) -> TunedLens:
     """Train a lens on one row a step, again from the first when there are no more.
 
     The model itself is left as it is. `progress` is called with (steps done, steps).

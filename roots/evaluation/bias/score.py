@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from roots.evaluation.bias.probe import Findings, Probe, Text
 from roots.generation.network import Network
 from roots.generation.scoring import Ids, score_continuations
+from roots.log import Report, silent
 from roots.tokenizer.tokenizer import Tokenizer
 
 
@@ -14,12 +15,12 @@ def score_probe(
     network: Network,
     tokenizer: Tokenizer,
     probe: Probe,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Report = silent,
 ) -> Findings:
     """What a model prefers in every example of a probe."""
     pairs = [token_pair(tokenizer, text) for text in probe.texts]
-    report = None if progress is None else lambda done: progress(done, len(pairs))
-    return probe.findings(score_continuations(network, pairs, progress=report))
+    scores = score_continuations(network, pairs, progress=lambda done: progress(done, len(pairs)))
+    return probe.findings(scores)
 
 
 def token_pair(tokenizer: Tokenizer, text: Text) -> tuple[Ids, Sequence[int]]:

@@ -18,7 +18,8 @@ from roots.inspection.audit.exposure import (
     estimated_exposure,
     exact_exposure,
 )
-from roots.inspection.audit.subject import Progress, Subject
+from roots.inspection.audit.subject import Subject
+from roots.log import Report, silent
 
 # Secrets whose candidates are scored at a time.
 _SECRETS_AT_A_TIME = 8
@@ -73,7 +74,7 @@ def audit_canaries(
     *,
     samples: int,
     seed: int,
-    progress: Progress | None = None,
+    progress: Report = silent,
 ) -> CanaryAudit:
     """Measure the exposure of every secret, by a sample of `samples` others behind the same name.
 
@@ -86,8 +87,7 @@ def audit_canaries(
         for canary, (own, others, written_out) in zip(some, costs, strict=True):
             exposure = _exposure(own, others, planted.space)
             found.append(_told(canary, exposure, own, written_out))
-        if progress is not None:
-            progress(len(found), len(planted.canaries))
+        progress(len(found), len(planted.canaries))
     return CanaryAudit(
         text=planted.text,
         space=planted.space,

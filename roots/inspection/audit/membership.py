@@ -29,7 +29,8 @@ from roots.data.indexed import IndexedDataset
 from roots.errors import RootsError, problem
 from roots.evaluation.intervals import Interval, middle_of
 from roots.generation.scoring import Score
-from roots.inspection.audit.subject import Progress, Subject
+from roots.inspection.audit.subject import Subject
+from roots.log import Report, silent
 
 # Less text tells nothing, whatever was memorised.
 FEWEST_TOKENS = 16
@@ -84,7 +85,7 @@ def audit_membership(
     *,
     samples: int,
     seed: int,
-    progress: Progress | None = None,
+    progress: Report = silent,
 ) -> Membership:
     """Compare up to `samples` documents of each dataset, of as many tokens as the model reads.
 

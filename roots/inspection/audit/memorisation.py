@@ -17,8 +17,9 @@ from itertools import chain
 from roots.data.indexed import IndexedDataset, Tokens
 from roots.errors import RootsError, problem
 from roots.evaluation.intervals import Interval, share_interval
-from roots.inspection.audit.subject import Progress, Subject
+from roots.inspection.audit.subject import Subject
 from roots.inspection.audit.windows import Run, occurrences, sample_runs
+from roots.log import Report, silent
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def choose_runs(
     *,
     samples: int,
     seed: int,
-    progress: Progress | None = None,
+    progress: Report = silent,
 ) -> Chosen:
     """Choose up to `samples` runs of every magnitude of occurrences, and as many held-out ones.
 
@@ -109,9 +110,7 @@ def choose_runs(
     return Chosen(lengths, held_in, others, left_out)
 
 
-def audit_memorisation(
-    subject: Subject, chosen: Chosen, progress: Progress | None = None
-) -> Memorisation:
+def audit_memorisation(subject: Subject, chosen: Chosen, progress: Report = silent) -> Memorisation:
     """Ask the model to continue every chosen run, behind each prefix."""
     lengths = chosen.lengths
     written = iter(_written(subject, list(chosen.all), lengths, progress))
@@ -168,7 +167,7 @@ def _unseen(
 
 
 def _written(
-    subject: Subject, texts: Sequence[Tokens], lengths: Lengths, progress: Progress | None
+    subject: Subject, texts: Sequence[Tokens], lengths: Lengths, progress: Report
 ) -> list[list[bool]]:
     """For every run, whether it is written verbatim behind each prefix."""
     longest = max(lengths.prefixes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from roots.data.indexed import IndexedDataset
@@ -11,10 +11,8 @@ from roots.evaluation.perplexity import check_made_by
 from roots.generation.generate import check_tokenizer
 from roots.generation.load import LoadedNetwork, load_network, tokenizer_of
 from roots.generation.scoring import Ids, Score, score_continuations
+from roots.log import Report, silent
 from roots.tokenizer.tokenizer import Tokenizer
-
-# Called with what is done of all.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,8 @@ class Subject:
         check_made_by(indexed, self.tokenizer, fix)
         return indexed
 
-    def score(
-        self, pairs: Sequence[tuple[Ids, Ids]], progress: Progress | None = None
-    ) -> list[Score]:
+    def score(self, pairs: Sequence[tuple[Ids, Ids]], progress: Report = silent) -> list[Score]:
         """What the model thinks of the second of every pair behind the first, in their order."""
-        report = None if progress is None else lambda done: progress(done, len(pairs))
-        return score_continuations(self.model.network, pairs, progress=report)
+        return score_continuations(
+            self.model.network, pairs, progress=lambda done: progress(done, len(pairs))
+        )

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roots.data.indexed import IndexedDataset, Int64s, Tokens
-from roots.inspection.audit.subject import Progress
+from roots.log import Report, silent
 
 # Runs that are kept, of however many.
 KEPT = 1 << 21
@@ -47,7 +47,7 @@ def sample_runs(
     length: int,
     count: int,
     seed: int,
-    progress: Progress | None = None,
+    progress: Report = silent,
     kept: int = KEPT,
 ) -> dict[int, list[Run]]:
     """Up to `count` runs of each magnitude of occurrences: 0 for 1, 1 for 2 or 3, 2 for 4 to 7...
@@ -62,7 +62,7 @@ def sample_runs(
         low_W = mixed(hashes_W ^ np.uint64(seed)) <= np.uint64(bound)
         starts.append(starts_W[low_W])
         hashes.append(hashes_W[low_W])
-        if progress is not None and len(starts_W):
+        if len(starts_W):
             progress(int(starts_W[-1]), indexed.num_tokens)
     if not starts:
         return {}
