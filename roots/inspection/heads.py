@@ -17,7 +17,7 @@ Legend: B rows, T = 2 N tokens, S keys, L blocks, n heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,7 +64,6 @@ def score_heads(
     *,
     without: Sequence[int] = (),
     length: int = 0,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Scores by kind [L][n], the heads that have a name, and the mean loss of both halves.
 
@@ -93,8 +92,6 @@ def score_heads(
         losses += torch.stack((nats_T[: length - 1].mean(), nats_T[length:].mean())).cpu() / ROWS
         for kind, scores_Ln in scores_by_kind(weights, length).items():
             total[kind] = total.get(kind, 0.0) + scores_Ln / ROWS
-        if progress is not None:
-            progress(index + 1, ROWS)
     scores = {kind: total[kind].cpu() for kind in KINDS}
     return {
         "length": length,

@@ -12,7 +12,7 @@ Legend: L blocks, T tokens, H hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,8 +163,3 @@ class LensTally:
             "divergences": [each / max(self.tokens, 1) for each in self.divergence_L],
             "predictions": self.predictions,
         }
-
-
-def ids_in_lens(summary: Mapping[str, Any]) -> Iterable[Any]:
-    """The predictions of all places, one after the other."""
-    return (row for place in summary["predictions"] for row in place)
