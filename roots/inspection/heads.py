@@ -60,10 +60,7 @@ def repeated_tokens(
 
 @torch.no_grad()
 def score_heads(
-    decoder: Decoder,
-    *,
-    without: Sequence[int] = (),
-    length: int = 0,
+    decoder: Decoder, *, without: Sequence[int] = (), length: int = 0
 ) -> dict[str, Any]:
     """Scores by kind [L][n], the heads that have a name, and the mean loss of both halves.
 
@@ -82,11 +79,8 @@ def score_heads(
     ).to(device)
     total: dict[str, Tensor] = {}
     losses = torch.zeros(2, dtype=torch.float64)
-    for index in range(ROWS):
-        tokens_1T = tokens_BT[index : index + 1]
-        predicted_T = torch.ones(2 * length, dtype=torch.bool, device=device)
-        predicted_T[0] = False
-        row = Row(tokens_1T, torch.zeros_like(tokens_1T), predicted_T)
+    for tokens_1T in tokens_BT.split(1):
+        row = Row.of_document(tokens_1T)
         with attention_weights(decoder) as weights:
             nats_T = nats_of_row(row.logits(decoder)[0].float().log_softmax(-1), row).double()
         losses += torch.stack((nats_T[: length - 1].mean(), nats_T[length:].mean())).cpu() / ROWS

@@ -31,6 +31,13 @@ class Row(NamedTuple):
     starts_1T: Tensor
     predicted_T: Tensor
 
+    @classmethod
+    def of_document(cls, tokens_1T: Tensor) -> Row:
+        """One document from its first token on, from which all others are predicted."""
+        predicted_T = torch.ones(tokens_1T.shape[1], dtype=torch.bool, device=tokens_1T.device)
+        predicted_T[0] = False
+        return cls(tokens_1T, torch.zeros_like(tokens_1T), predicted_T)
+
     def logits(self, decoder: Decoder) -> Tensor:
         """logits_1TV of the token behind each."""
         keys_1 = torch.zeros(1, dtype=torch.int64, device=self.tokens_1T.device)
@@ -49,10 +56,7 @@ def text_row(
     if not text or len(ids) < 2:
         rule = "holds no token that is predicted from another"
         raise RootsError(problem("--text", text, rule, "give a longer text"))
-    tokens_1T = torch.tensor([ids], device=_device(model))
-    predicted_T = torch.ones(len(ids), dtype=torch.bool, device=tokens_1T.device)
-    predicted_T[0] = False
-    return Row(tokens_1T, torch.zeros_like(tokens_1T), predicted_T)
+    return Row.of_document(torch.tensor([ids], device=_device(model)))
 
 
 def dataset_rows(
