@@ -49,9 +49,7 @@ class TunedLens:
         """x_TH before block `place` -> what the norm before the head is to read."""
         if place == len(self.biases_LH):
             return x_TH
-        wide_TH = x_TH.float()
-        moved_TH = functional.linear(wide_TH, self.weights_LHH[place], self.biases_LH[place])
-        return (wide_TH + moved_TH).to(x_TH.dtype)
+        return _moved(x_TH, self.weights_LHH[place], self.biases_LH[place])
 
     def write(self, path: Path) -> None:
         """Write it as safetensors, whole or not at all. Raises RootsError if that cannot be."""
@@ -82,6 +80,12 @@ class TunedLens:
         return TunedLens(weights_LHH.to(device), biases_LH.to(device))
 
 
+def _moved(x_TH: Tensor, weight_HH: Tensor, bias_H: Tensor) -> Tensor:
+    """x + A x + b, in float32 and then as x is."""
+    wide_TH = x_TH.float()
+    return (wide_TH + functional.linear(wide_TH, weight_HH, bias_H)).to(x_TH.dtype)
+
+
 def fit_lens(decoder: Decoder, rows: Sequence[Row], *, steps: int, progress: Report) -> TunedLens:
     """Train a lens on one row a step, again from the first when there are no more.
 
@@ -104,8 +108,8 @@ def fit_lens(decoder: Decoder, rows: Sequence[Row], *, steps: int, progress: Rep
         for place in range(blocks):
             weight_HH, bias_H = maps[place]
             x_TH = stream[place][0]
-            moved_TH = x_TH.float() + functional.linear(x_TH.float(), weight_HH, bias_H)
-            logits_TV = decoder.predict(moved_TH.to(x_TH.dtype)[None])[0].float()
+            moved_TH = _moved(x_TH, weight_HH, bias_H)
+            logits_TV = decoder.predict(moved_TH[None])[0].float()
             loss = divergence(target_TV, logits_TV.log_softmax(-1)).mean()
             # Of these two alone: the model's parameters get no gradient.
             weight_HH.grad, bias_H.grad = torch.autograd.grad(loss, (weight_HH, bias_H))
