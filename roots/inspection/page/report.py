@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from roots.files import cannot_write, write_atomically
-from roots.inspection.page.shell import html_page, json_block
+from roots.inspection.page.shell import asset, html_page, json_block
 
-STYLES = ("inspection.css",)
+STYLE = "inspection.css"
 SCRIPTS = ("drawing.js", "inspection.js")
 
 
@@ -31,5 +31,9 @@ def report_of(found: dict[str, Any]) -> str:
         'showInspection(document.getElementById("inspection"), '
         'JSON.parse(document.getElementById("found").textContent));'
     )
-    page = html_page(f"Inspection of {found['checkpoint']}", body, styles=STYLES, scripts=SCRIPTS)
-    return page.replace("</body>", f"<script>{start}</script></body>")
+    return html_page(
+        f"Inspection of {found['checkpoint']}",
+        body,
+        styles=[asset(STYLE)],
+        scripts=[*map(asset, SCRIPTS), start],
+    )

@@ -14,9 +14,9 @@ STYLE = "page.css"
 def html_page(
     title: str, body: Sequence[str], *, styles: Sequence[str] = (), scripts: Sequence[str] = ()
 ) -> str:
-    """The HTML around `body`; styles and scripts are files beside this module."""
+    """The HTML around `body`; `styles` follow that of all pages, `scripts` run behind the body."""
     name = escape(title)
-    style = "".join(asset(each) for each in (STYLE, *styles))
+    style = "".join([asset(STYLE), *styles])
     return "\n".join(
         [
             "<!doctype html>",
@@ -25,16 +25,16 @@ def html_page(
             f"<title>{name}</title><style>\n{style}</style></head><body>",
             f"<h1>{name}</h1>",
             *body,
-            *(f"<script>\n{asset(each)}</script>" for each in scripts),
+            *(f"<script>\n{each}</script>" for each in scripts),
             "</body></html>",
             "",
         ]
     )
 
 
-def asset(name: str) -> str:
-    """The text of a file beside this module."""
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+def asset(name: str, package: str = __package__) -> str:
+    """The text of a file of `package`; by default one beside this module."""
+    return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
 def json_block(name: str, tree: Any) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
-from roots.inspection.page.report import SCRIPTS, STYLES
-from roots.inspection.page.shell import html_page, json_block
+from roots.inspection.page.report import SCRIPTS, STYLE
+from roots.inspection.page.shell import asset, html_page, json_block
 
 
 def playground(name: str, context: int, *, needs_key: bool) -> str:
@@ -16,12 +14,9 @@ def playground(name: str, context: int, *, needs_key: bool) -> str:
         "<noscript>This page works with JavaScript, which is switched off.</noscript>",
         json_block("facts", facts),
     ]
-    page = html_page(name, body, styles=STYLES, scripts=SCRIPTS)
-    page = page.replace("</head>", f"<style>\n{_asset('playground.css')}</style></head>", 1)
-    return page.replace(
-        "</body></html>", f"<script>\n{_asset('playground.js')}</script></body></html>"
+    return html_page(
+        name,
+        body,
+        styles=[asset(STYLE), asset("playground.css", __package__)],
+        scripts=[*map(asset, SCRIPTS), asset("playground.js", __package__)],
     )
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from roots.files import cannot_write, write_atomically
-from roots.inspection.page.shell import html_page
+from roots.inspection.page.shell import asset, html_page
 from roots.training.report.facts import (
     Row,
     forecast_line,
@@ -56,7 +56,7 @@ def page_of(report: Report, pictures: Sequence[Picture], drawn: Mapping[str, str
     if account is not None:
         head = ("start", "host", "layout", "steps", "end")
         parts += ["<h2>Starts</h2>", _table(start_rows(account), head)]
-    return html_page(f"Run {report.name}", parts, styles=(STYLE,))
+    return html_page(f"Run {report.name}", parts, styles=[asset(STYLE)])
 
 
 def _table(rows: Iterable[Row], head: Row = ()) -> str:

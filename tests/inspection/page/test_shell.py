@@ -13,7 +13,12 @@ from tests.helpers.sources import ROOT
 
 def test_page_holds_its_styles_and_scripts_and_asks_for_nothing() -> None:
     scripts = ("drawing.js", "inspection.js")
-    page = html_page("A & B", ["<p>words</p>"], styles=("inspection.css",), scripts=scripts)
+    page = html_page(
+        "A & B",
+        ["<p>words</p>"],
+        styles=[asset("inspection.css")],
+        scripts=[*map(asset, scripts)],
+    )
     assert "<title>A &amp; B</title>" in page
     for name in ("page.css", "inspection.css", *scripts):
         assert asset(name) in page
