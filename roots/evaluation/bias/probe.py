@@ -12,18 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from roots.evaluation.intervals import Interval, middle_of, resampled_means
+from roots.evaluation.intervals import Floats, Interval, middle_of, resampled_means
 from roots.generation.scoring import Score
 
 # The group of all examples.
 ALL = "all"
 
-Floats = NDArray[np.floating[Any]]
 Means = Mapping[str, Floats]
 
 

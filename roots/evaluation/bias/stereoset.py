@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from roots.errors import RootsError, problem
-from roots.evaluation.bias.probe import Findings, Floats, Means, Statistic, Text, percent
+from roots.evaluation.bias.probe import Findings, Means, Statistic, Text, percent
+from roots.evaluation.intervals import Floats
 from roots.generation.scoring import Score
 
 _SPLITS = ("intrasentence", "intersentence")

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from roots.data.canaries import Canaries, Canary
-from roots.evaluation.intervals import Interval, mean_interval
+from roots.evaluation.intervals import Floats, Interval, mean_interval
 from roots.inspection.audit.exposure import (
     CHANCE,
     Exposure,
-    Floats,
     Method,
     estimated_exposure,
     exact_exposure,

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+
+from roots.evaluation.intervals import Floats
 
 # Mean of -log2 of a number that is drawn evenly from (0, 1).
 CHANCE = 1 / math.log(2)
@@ -34,7 +35,6 @@ _GRID = 4001
 _REACH = 40.0
 
 Method = Literal["exact", "sampled", "fitted"]
-Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)

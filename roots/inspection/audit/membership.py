@@ -20,14 +20,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from roots.data.indexed import IndexedDataset
 from roots.errors import RootsError, problem
-from roots.evaluation.intervals import Interval, middle_of
+from roots.evaluation.intervals import Floats, Interval, middle_of
 from roots.generation.scoring import Score
 from roots.inspection.audit.subject import Subject
 from roots.log import Report, silent
@@ -37,8 +35,6 @@ FEWEST_TOKENS = 16
 _RESAMPLES = 1000
 _LEAST_LIKELY = 0.2
 _WRONGLY_ACCUSED = 0.01
-
-Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
