@@ -122,20 +122,18 @@ def audit_memorisation(subject: Subject, chosen: Chosen, progress: Report = sile
 
 
 def check_lengths(lengths: Lengths, sequence_length: int) -> None:
-    """Raise RootsError with every length that cannot be."""
-    lines = []
+    """Raise RootsError for lengths that cannot be."""
     prefixes = ",".join(map(str, lengths.prefixes))
     if min(lengths.prefixes) < 1 or len(set(lengths.prefixes)) < len(lengths.prefixes):
         rule = "must be different numbers of 1 or more"
-        lines.append(problem("--prefix-tokens", prefixes, rule, "write them as 16,32,64"))
-    elif lengths.run > sequence_length:
+        fix = "write them as 16,32,64"
+        raise RootsError(problem("--prefix-tokens", prefixes, rule, fix))
+    if lengths.run > sequence_length:
         rule = (
             f"with --continuation-tokens {lengths.continuation} makes {lengths.run} tokens, and "
             f"the model reads {sequence_length} (model.sequence_length)"
         )
-        lines.append(problem("--prefix-tokens", prefixes, rule, "shorten one of the two"))
-    if lines:
-        raise RootsError(*lines)
+        raise RootsError(problem("--prefix-tokens", prefixes, rule, "shorten one of the two"))
 
 
 def _too_short(indexed: IndexedDataset, lengths: Lengths) -> str:
