@@ -112,21 +112,21 @@ def parsed(kind: type[Body], content: bytes) -> Body:
 
 
 def _refusal(kind: type[BaseModel], error: ValidationError) -> Refusal:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = errors[0]
     if first["type"] == "json_invalid" or not first["loc"]:
         return Refusal(400, f"the body is no JSON object of this request: {first['msg']}")
     name = str(first["loc"][0])
-    others = [each for each in error.errors(include_url=False) if each["loc"][0] == name]
+    where = ".".join(map(str, first["loc"]))
     if first["type"] == "missing" and len(first["loc"]) == 1:
         return Refusal(400, problem(name, None, "is missing", "give it"), param=name)
     if first["type"] == "extra_forbidden":
-        where = ".".join(map(str, first["loc"]))
         return Refusal(400, problem(where, None, "is not known here", "leave it out"), param=where)
-    if len(others) > 1 and kind.model_fields[name].description is not None:
+    several = sum(each["loc"][0] == name for each in errors) > 1
+    if several and kind.model_fields[name].description is not None:
         # One of each type that it could have had.
         rule = f"must be {kind.model_fields[name].description}"
         return Refusal(400, problem(name, None, rule, "send one of these"), param=name)
-    where = ".".join(map(str, first["loc"]))
     shown = repr(first["input"])
     value = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
     return Refusal(
