@@ -70,7 +70,7 @@ class StereoSet:
             ]
         except (OSError, UnicodeDecodeError) as error:
             raise RootsError(problem(str(path), None, f"cannot be read ({error})", _FIX)) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             rule = f"is not of the format of StereoSet ({type(error).__name__}: {error})"
             raise RootsError(problem(str(path), None, rule, _FIX)) from None
         if not examples:

@@ -95,3 +95,12 @@ def test_files_of_another_format(tmp_path: Path, data: object, rule: str) -> Non
     (line,) = error.value.lines
     assert line.startswith(f"{path}: ")
     assert rule in line
+
+
+def test_file_nested_too_deeply_is_of_another_format(tmp_path: Path) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(RootsError) as error:
+        StereoSet.read(path)
+    (line,) = error.value.lines
+    assert line.startswith(f"{path}: is not of the format of StereoSet (RecursionError")
