@@ -38,13 +38,13 @@ def publish(temporary: Path, final: Path) -> None:
     sync_folder(final.parent)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`: a reader sees the old or the new content, never a part of it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content`: a reader sees the old or the new one, never a part of it."""
     # A pid is not enough of a name: processes of other machines may have the same.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     with removed_on_error(temporary):
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         except OSError as error:
             raise _named(error, path) from None
         publish(temporary, path)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from roots.errors import RootsError, problem
-from roots.files import cannot_write, publish, removed_on_error
+from roots.files import cannot_write, write_atomically
 from roots.inspection.hooks import residual_stream
 from roots.inspection.losses import likeliest, nats_of_row
 from roots.inspection.rows import Row
@@ -53,12 +53,9 @@ class TunedLens:
 
     def write(self, path: Path) -> None:
         """Write it as safetensors, whole or not at all. Raises RootsError if that cannot be."""
-        temporary = path.with_name(f".{path.name}.partial")
         tensors = {"weights": self.weights_LHH.cpu(), "biases": self.biases_LH.cpu()}
         try:
-            with removed_on_error(temporary):
-                temporary.write_bytes(save(tensors))
-                publish(temporary, path)
+            write_atomically(path, save(tensors))
         except OSError as error:
             raise cannot_write(path, error) from None
 
