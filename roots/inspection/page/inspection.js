@@ -30,14 +30,8 @@ function showLosses(found, word, named) {
   const { of_tokens, predictions, mean, perplexity, tokens } = found.losses;
   const most = Math.max(1, ...of_tokens.filter((each) => each !== null));
   const spans = found.tokens.map((id, at) => {
-    const loss = of_tokens[at];
-    const span = element("span", { "data-token": at }, found.vocabulary[id]);
-    if (loss !== null) span.style.background = shade(loss / most, "229 57 53");
-    return tip(span, () => {
-      const before = at > 0 && loss !== null ? `\n\nexpected here:\n${named(predictions[at - 1])}` : "";
-      const cost = loss === null ? "not predicted" : `${number(loss)} nats, p ${number(Math.exp(-loss))}`;
-      return `token ${at}: ${word(id)}\n${cost}${before}`;
-    });
+    const expected = () => named(predictions[at - 1]);
+    return lossSpan(at, found.vocabulary[id], of_tokens[at], { most, none: "not predicted", expected });
   });
   const last = predictions[predictions.length - 1];
   return [
@@ -48,6 +42,18 @@ function showLosses(found, word, named) {
     element("h2", {}, "What would come next"),
     table(["probability", "token"], last.map(([id, share]) => [fixed(share, 4), word(id)])),
   ];
+}
+
+// A token, the redder the nearer its loss is to `most`; beneath the pointer the loss, and the lines of `expected()`.
+// Where there is no loss, `none` says why.
+function lossSpan(at, text, loss, { most, none, expected }) {
+  const span = element("span", { "data-token": at }, text);
+  if (loss !== null) span.style.background = shade(loss / most, "229 57 53");
+  return tip(span, () => {
+    const name = `token ${at}: ${visible(text)}`;
+    if (loss === null) return `${name}\n${none}`;
+    return `${name}\n${number(loss)} nats, p ${number(Math.exp(-loss))}\n\nexpected here:\n${expected()}`;
+  });
 }
 
 function showLenses(found, word, named) {

@@ -140,13 +140,10 @@ function tokensOf(columns) {
 }
 
 function spanOf({ text, loss, likeliest }, isNew, at) {
-  const span = element("span", { "data-token": at, class: isNew ? "new" : "given" }, text);
-  if (loss !== null) span.style.background = shade(loss / REDDEST, "229 57 53");
-  return tip(span, () => {
-    if (loss === null) return `token ${at}: ${visible(text)}\nnothing stands before it`;
-    const others = likeliest.map(([word, value]) => `${Math.exp(value).toFixed(4)}  ${visible(word)}`).join("\n");
-    return `token ${at}: ${visible(text)}\n${number(loss)} nats, p ${number(Math.exp(-loss))}\n\nexpected here:\n${others}`;
-  });
+  const expected = () => likeliest.map(([word, value]) => `${Math.exp(value).toFixed(4)}  ${visible(word)}`).join("\n");
+  const span = lossSpan(at, text, loss, { most: REDDEST, none: "nothing stands before it", expected });
+  span.className = isNew ? "new" : "given";
+  return span;
 }
 
 startPlayground(document.getElementById("playground"), JSON.parse(document.getElementById("facts").textContent));
